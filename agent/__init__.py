@@ -1,0 +1,1 @@
+"""The agent: does the work that leases name, and reports it."""

@@ -1,0 +1,1 @@
+"""The range engine: pieces of objects over many connections into partial files."""

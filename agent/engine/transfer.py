@@ -1,0 +1,282 @@
+"""One object on its way into a partial file: shared by all leases that this agent holds on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ...common.digests import GIT_SHA1
+from ...common.errors import Changed, ShoalError
+from ...common.intervals import Interval, IntervalSet
+from ...common.records import ObjectSpec
+from .crew import Crew, Job
+from .follower import HashFollower
+from .holding import Holding
+from .locations import Location
+from .memory import BufferPool
+
+if TYPE_CHECKING:
+    from ..storage.destination import Destination, Published
+    from ..storage.partial import Partial
+    from .pieces import Piece
+
+
+class Transfer:
+    """Lives in the event loop; everything that touches the disk goes through the crews."""
+
+    def __init__(
+        self,
+        spec: ObjectSpec,
+        *,
+        location: Location | None,
+        destination: Destination,
+        disk: Crew,
+        hashing: Crew,
+        buffers: BufferPool,
+    ) -> None:
+        """location: None for an object that is not fetched over HTTP."""
+        self.spec = spec  # its size is filled in once it is known
+        self.location = location
+        self.holdings: list[Holding] = []
+        self.have = IntervalSet()  # bytes on disk
+        self.validators: dict[str, str] = {}  # host -> what it says of the object's version
+        self.etag = ""  # of the first answer
+        self.rangeless = False  # the server sends the whole or nothing
+        self.sweeper: Piece | None = None  # the piece whose stream brings the whole body of a rangeless object
+        self.version: object = None  # of a source file: size and time of change
+        self._destination = destination
+        self._disk = disk
+        self._hashing = hashing
+        self._buffers = buffers
+        self._partial: Partial | None = None
+        self._follower: HashFollower | None = None
+        self._unmarked = IntervalSet()
+        self._hashable = IntervalSet()
+        self._marking = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._poisoned = False  # what still comes belongs to another version
+        self._writes = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    # -- the file
+
+    @property
+    def partial(self) -> Partial:
+        """The partial file. Only once it is open."""
+        assert self._partial is not None
+        return self._partial
+
+    @property
+    def is_open(self) -> bool:
+        return self._partial is not None
+
+    async def open(self, *, create: bool) -> None:
+        """Open the partial file, once. Raises what ``Destination.open_partial`` does."""
+        async with self._opening:
+            if self._partial is not None:
+                return
+            opened = self._disk.run(partial(self._destination.open_partial, self.spec, create=create), self._opened)
+            await opened.wait()
+
+    def _opened(self, job: Job[Partial]) -> None:
+        # Here and not behind an await: a task that was cancelled meanwhile must not leave a file open that nobody knows of.
+        if job.error is None:
+            self._partial = job.result()
+            self.have = self._partial.done.copy()
+
+    def follow(self, *, all_of_it: bool) -> None:
+        """Begin to compute the digest of what this agent writes, and with ``all_of_it`` of what is there already.
+
+        Without: another agent's bytes would be read over the network, and most likely another agent publishes.
+        """
+        if all_of_it:
+            self._hashable = self.have.copy()
+        if self._follower is None and (self.spec.size is not None or not self.spec.digest.startswith(GIT_SHA1)):
+            self._follower = self._new_follower()
+        self._advance()
+
+    async def refresh(self) -> None:
+        """Learn what other agents have written."""
+        file = self.partial
+
+        def read() -> IntervalSet:
+            file.refresh()
+            return file.done.copy()
+
+        for start, stop in await self._disk.run(read).wait():
+            self.have.add(start, stop)
+
+    def learn_size(self, size: int) -> None:
+        """The size of an object that came without one."""
+        self.spec = replace(self.spec, size=size)
+
+    # -- bytes
+
+    def write(self, buffer: memoryview, at: int, count: int) -> Job[tuple[Interval, ...]] | None:
+        """Write the first ``count`` bytes of ``buffer``, which belong at ``at``, and give the buffer back when that is done.
+
+        Of a rangeless object only what somebody wants is written; None when that is nothing.
+        """
+        spans: tuple[Interval, ...] = ((at, at + count),)
+        if self.rangeless:
+            spans = self._wanted(at, at + count)
+        if not spans or self._poisoned:
+            self._buffers.give(buffer)
+            return None
+        return self.submit(partial(_write_spans, self.partial, buffer, at, spans), buffer)
+
+    def submit(
+        self, call: Callable[[], tuple[Interval, ...]], buffer: memoryview | None = None
+    ) -> Job[tuple[Interval, ...]]:
+        """Run something in a thread that writes to the partial file and returns what it wrote."""
+        self._writes += 1
+        self._quiet.clear()
+        return self._disk.run(call, partial(self._written, buffer))
+
+    def wrote(self, spans: Iterable[Interval]) -> None:
+        """These bytes are on disk now."""
+        for start, stop in spans:
+            self.have.add(start, stop)
+            self._hashable.add(start, stop)
+            self._unmarked.add(start, stop)
+            for holding in self.holdings:
+                holding.wrote(start, stop)
+        self._advance()
+        for holding in self.holdings:
+            if not holding.want and self.spec.size is not None:
+                holding.complete()
+
+    def _written(self, buffer: memoryview | None, job: Job[tuple[Interval, ...]]) -> None:
+        if buffer is not None:
+            self._buffers.give(buffer)
+        self._writes -= 1
+        if isinstance(job.error, Changed):
+            self.poison(job.error)
+        elif job.error is not None:
+            self.fail(job.error)
+        else:
+            self.wrote(job.result())
+        if not self._writes:
+            self._quiet.set()
+
+    def _wanted(self, start: int, stop: int) -> tuple[Interval, ...]:
+        if self.spec.size is None:
+            return ((start, stop),)
+        wanted = IntervalSet()
+        for holding in self.holdings:
+            for a, b in holding.want.present(start, stop):
+                wanted.add(a, b)
+        return tuple(wanted)
+
+    async def settle(self) -> None:
+        """Record in the chunk map what was written. Raises NoSpace, NotWritable: what was not recorded will be tried again."""
+        async with self._marking:
+            if not self._unmarked:
+                return
+            spans = tuple(self._unmarked)
+            self._unmarked.clear()
+            try:
+                await self._disk.run(partial(_mark_spans, self.partial, spans)).wait()
+            except ShoalError:
+                for start, stop in spans:
+                    self._unmarked.add(start, stop)
+                raise
+
+    async def quiet(self) -> None:
+        """Wait until no thread writes."""
+        await self._quiet.wait()
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more can be done for any lease on it."""
+        for holding in list(self.holdings):
+            holding.complete(error)
+
+    # -- the end
+
+    async def digest(self) -> str:
+        """``ALGORITHM:HEX`` of the whole partial file; what was followed so far is not read again."""
+        assert self.spec.size is not None
+        if self._follower is None:
+            self._follower = self._new_follower()
+        return await self._follower.finish(self.spec.size)
+
+    async def reset(self) -> None:
+        """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before."""
+        await self.quiet()
+        if self._follower is not None:
+            await self._follower.stop()
+            self._follower = None
+        async with self._marking:
+            self._unmarked.clear()
+            self.have.clear()
+            self._hashable.clear()
+            self.validators.clear()
+            self.version = None
+            self.etag = ""
+            self.rangeless = False
+            self.sweeper = None
+            if self._partial is not None:
+                await self._disk.run(self._partial.reset).wait()
+            self._poisoned = False
+
+    def poison(self, error: Changed) -> None:
+        """The object changed at its origin: nothing more is written until `reset`, and every lease on it hears why."""
+        self._poisoned = True
+        self.fail(error)
+
+    async def publish(self, digest: str) -> Published:
+        """Give the complete and verified file its final name. Raises what ``Destination.publish`` does."""
+        await self.quiet()
+        if self._follower is not None:
+            await self._follower.stop()
+        async with self._marking:
+            published = self._disk.run(
+                partial(
+                    self._destination.publish, self.spec, self.partial, digest=digest, etag=self.spec.etag or self.etag
+                ),
+                self._published,
+            )
+            return await published.wait()
+
+    def _published(self, job: Job[Published]) -> None:
+        if job.error is None:
+            self._partial = None  # closed by its publication
+            self._follower = None
+            self._unmarked.clear()
+
+    async def close(self) -> None:
+        """Close the partial file, marks written first if that is possible."""
+        await self.quiet()
+        if self._follower is not None:
+            await self._follower.stop()
+        if self._partial is not None:
+            try:
+                await self.settle()
+            except ShoalError:
+                pass  # the bytes will be fetched again
+            opened, self._partial = self._partial, None
+            await self._disk.run(opened.close).wait()
+
+    def _advance(self) -> None:
+        if self._follower is not None:
+            self._follower.advance(self._hashable.frontier(self._follower.position))
+
+    def _new_follower(self) -> HashFollower:
+        return HashFollower(
+            self._hashing, self.partial.fd, digest=self.spec.digest, size=self.spec.size, name=self.spec.path
+        )  # fmt: skip
+
+
+def _write_spans(file: Partial, buffer: memoryview, at: int, spans: tuple[Interval, ...]) -> tuple[Interval, ...]:
+    for start, stop in spans:
+        file.write(buffer[start - at : stop - at], start)
+    return spans
+
+
+def _mark_spans(file: Partial, spans: tuple[Interval, ...]) -> None:
+    for start, stop in spans:
+        file.mark(start, stop)

@@ -1,0 +1,290 @@
+"""The agent's shell: carries messages between the session core, the worker and the coordinator.
+
+Thin on purpose: what to do is decided in `session.py`, the work is done in `worker.py`; here are the tasks, the clock and the
+connection. One `Agent` is one identity; the daemon and the embedded mode both run it, with another `connect`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from ..common.errors import ShoalError
+from ..common.logs import get_logger
+from ..common.records import (
+    AgentMessage,
+    Capacity,
+    CoordinatorMessage,
+    HostBudget,
+    HostObservation,
+    JobSpec,
+    Lease,
+    LeaseRef,
+    ObjectSpec,
+    Progress,
+    Result,
+    WorkReport,
+)
+from ..common.retry import Backoff
+from .session import (
+    GiveBackHalf,
+    Identity,
+    Journal,
+    Leave,
+    Outlook,
+    SessionCore,
+    SessionEffect,
+    SetBudgets,
+    Settle,
+    StartWork,
+    StopWork,
+    Tell,
+)
+
+OUTGOING_MAX = 10_000
+"""Messages that wait for the coordinator; reports are bounded by the credit, so more means that the coordinator is stuck."""
+POLL_S = 0.5
+"""How often the worker is asked whether a host wants to be left alone: that news cannot wait for a heartbeat."""
+DRAIN_GRACE_S = 10.0
+LINK_CLOSE_S = 5.0
+
+log = get_logger("agent")
+
+
+class Link(Protocol):
+    """An open session with the coordinator."""
+
+    async def send(self, message: AgentMessage) -> None:
+        """Send; raises ShoalError if the connection is broken."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[CoordinatorMessage]:
+        """What the coordinator says, until the connection ends."""
+        ...
+
+    def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The published objects of a job, in pages."""
+        ...
+
+
+class Worker(Protocol):
+    """What does the work; see `worker.py`."""
+
+    def start(self, lease: Lease, job: JobSpec, deadline: Callable[[], float]) -> None: ...
+    def stop(self, ref: LeaseRef) -> None: ...
+    def give_back(self, ref: LeaseRef) -> None: ...
+    def set_budget(self, budgets: Sequence[HostBudget]) -> None: ...
+    def take_observations(self) -> tuple[HostObservation, ...]: ...
+    def progress(self) -> tuple[Progress, ...]: ...
+    async def drain(self, grace_s: float) -> None: ...
+
+
+class ResultJournal(Protocol):
+    """Where unacknowledged reports are kept; see `journal.py`."""
+
+    @property
+    def pending(self) -> dict[int, Result]: ...
+    def put(self, results: Iterable[Result]) -> None: ...
+    def drop(self, seqs: Iterable[int]) -> None: ...
+
+
+class Agent:
+    """One agent: reconnects for ever, until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        capacity: Capacity,
+        journal: ResultJournal,
+        connect: Callable[[], AbstractAsyncContextManager[Link]],
+        rng: random.Random,
+        hub_cache: Path,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Args: connect opens a session with the coordinator; hub_cache is this agent's Hub cache, for jobs that name no other;
+        clock is the running loop's unless given, in seconds."""
+        self._clock = clock or asyncio.get_running_loop().time
+        self._session = SessionCore(identity, capacity, unreported=dict(journal.pending))
+        self._journal = journal
+        self._connect = connect
+        self._backoff = Backoff(initial_s=0.5, max_s=15.0)
+        self._rng = rng
+        self._hub_cache = str(hub_cache)
+        self._worker: Worker | None = None
+        self._link: Link | None = None
+        self._outgoing: asyncio.Queue[AgentMessage] = asyncio.Queue(OUTGOING_MAX)
+        self._reports: list[WorkReport] = []
+        self._flush_due = False
+        self._observations: list[HostObservation] = []
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self.connected = asyncio.Event()
+
+    def report(self, report: WorkReport) -> None:
+        """The worker's callback. Reports of one turn of the loop travel together."""
+        self._reports.append(report)
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The published objects of a job, as the coordinator knows them."""
+        if self._link is None:
+            raise ShoalError("manifest", cause="the coordinator is not connected")
+        async for page in self._link.manifest_pages(job_id):
+            yield page
+
+    def stop(self) -> None:
+        """Begin to drain: work is given back, then `run` returns."""
+        self._stopping.set()
+
+    @property
+    def held(self) -> int:
+        """How many leases are held now."""
+        return len(self._session.held)
+
+    async def run(self, worker: Worker) -> None:
+        """Work until `stop`. Raises what the worker raises if it breaks."""
+        self._worker = worker
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                main = [tasks.create_task(self._keep_connected()), tasks.create_task(self._keep_time())]
+                await asyncio.wait([stopped, *main], return_when=asyncio.FIRST_COMPLETED)
+                if self._stopping.is_set():
+                    await self._drain(worker)
+                for task in main:
+                    task.cancel()
+        finally:
+            stopped.cancel()
+
+    # ---- connection -------------------------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async with self._connect() as link:
+                    log.debug("agent.connected")
+                    await self._converse(link)
+                    failures = 0
+            except ShoalError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("agent.disconnected", error=str(error))
+                if not error.retryable:
+                    raise
+            finally:
+                self._link = None
+                self.connected.clear()
+                self._perform(self._session.closed())
+            await asyncio.sleep(self._backoff.delay_s(max(1, failures), self._rng))
+
+    async def _converse(self, link: Link) -> None:
+        """One session: send and receive until the connection ends."""
+        while not self._outgoing.empty():  # meant for the session before; reports are in the hello again
+            self._outgoing.get_nowait()
+        self._perform(self._session.open(self._clock()))
+        self._link = link
+        self._wake.set()
+        writer = asyncio.ensure_future(self._write(link))
+        try:
+            async for message in link:
+                self._perform(self._session.receive(message, self._clock()))
+                if self._session.welcomed and not self.connected.is_set():
+                    self.connected.set()
+                    self._wake.set()
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, link: Link) -> None:
+        while True:
+            message = await self._outgoing.get()
+            try:
+                await link.send(message)
+            finally:
+                self._outgoing.task_done()
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        assert self._worker is not None
+        while True:
+            now = self._clock()
+            self._observations.extend(self._worker.take_observations())
+            if any(seen.throttled or seen.retry_after_s for seen in self._observations):
+                self._session.hasten(now)
+            self._tick(now)
+            delay_s = min(POLL_S, max(0.0, self._session.next_wakeup(now) - now))
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._wake.wait()
+                self._wake.clear()
+            except TimeoutError:
+                pass
+
+    def _tick(self, now: float) -> None:
+        assert self._worker is not None
+        outlook = Outlook()
+        if self._session.welcomed:
+            outlook = Outlook(
+                progress=self._worker.progress(),
+                hosts=tuple(self._observations),
+                memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            )
+        effects = self._session.tick(now, outlook)
+        if any(isinstance(effect, Tell) for effect in effects):
+            self._observations.clear()
+        self._perform(effects)
+
+    # ---- effects ----------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        reports, self._reports = self._reports, []
+        self._perform(self._session.report(reports))
+
+    def _perform(self, effects: Iterable[SessionEffect]) -> None:
+        assert self._worker is not None
+        for effect in effects:
+            match effect:
+                case StartWork(lease, job):
+                    ref = LeaseRef(lease.unit, lease.token)
+                    placed = job if job.destination else replace(job, destination=self._hub_cache)
+                    self._worker.start(lease, placed, lambda ref=ref: self._session.deadline(ref))
+                case StopWork(ref):
+                    self._worker.stop(ref)
+                case GiveBackHalf(ref):
+                    self._worker.give_back(ref)
+                case SetBudgets(budgets):
+                    self._worker.set_budget(budgets)
+                case Journal(results):
+                    self._journal.put(results)
+                case Settle(seqs):
+                    self._journal.drop(seqs)
+                case Tell(message):
+                    self._outgoing.put_nowait(message)
+                case Leave(reason, reconnect):
+                    log.info("agent.asked_to_drain", reason=reason, reconnect=reconnect)
+                    if not reconnect:
+                        self.stop()
+
+    async def _drain(self, worker: Worker) -> None:
+        """Give everything back, say goodbye, and wait until both are on the wire."""
+        await worker.drain(DRAIN_GRACE_S)
+        self._flush()
+        if self._session.welcomed:
+            self._perform(self._session.goodbye("draining"))
+            try:
+                async with asyncio.timeout(LINK_CLOSE_S):
+                    await self._outgoing.join()
+            except TimeoutError:
+                log.warning("agent.goodbye_unsent")

@@ -1,0 +1,1 @@
+"""What lies on the disk: partial files, chunk maps, layouts, manifests."""

@@ -1,0 +1,313 @@
+"""Where a job's files land on this agent, and everything that happens to them there.
+
+A final name always names a complete file: bytes come in below ``.shoal/partial`` and get their name by rename(2). Everything
+below the destination goes through ``SafeRoot``, so that a symlink planted there leads nowhere.
+
+With ``sync`` a file is fsynced before it gets its name and its folder after, so both survive a power failure. Without, a power
+failure may take files that were finished within the kernel's write-back delay (about 30 s on Linux); ``shoal verify`` finds
+them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...common.digests import digest_of_file, matches
+from ...common.errors import Conflict, NotShared, NotWritable, VerificationFailed
+from ...common.manifest import ManifestEntry
+from ...common.paths import SafeRoot
+from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
+from . import workfolder as names
+from .filesystems import disk_error
+from .finishing import finish_job, tidy
+from .layouts import work_folder
+from .opened import OpenDestination
+from .partial import Partial
+from .room import check_room
+from .roots import find_twin, resolve_destination
+from .runlock import run_lock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A file under its final name.
+
+    path is relative to the destination as the user finds it; size in bytes; digest ``ALGORITHM:HEX``; skipped says that it
+    was there already.
+    """
+
+    path: str
+    size: int
+    digest: str
+    skipped: bool
+
+
+class Destination:
+    """One job's destination on this agent. Synchronous; safe to call from several threads; owns its file descriptors.
+
+    Unless said otherwise a method raises NoSpace, NotWritable, Conflict (something else has the name) and UnsafeName (a name
+    or a planted link that could lead elsewhere).
+    """
+
+    def __init__(self, job: JobSpec, *, root: Path, allow: Sequence[Path], sync: bool, agent_id: str) -> None:
+        """Touches nothing yet. sync: fsync files before they get their final name.
+
+        Raises Refused when the destination leaves root or is below none of the allowed folders (if there are any).
+        """
+        self.path = resolve_destination(job.destination, root=root, allow=allow)
+        """The destination folder on this machine; for HUB_CACHE the cache folder that holds ``models--…``."""
+        self._job = job
+        self._sync = sync
+        self._agent = names.plain_name(agent_id)
+        self._work = work_folder(job)
+        self._lock = threading.Lock()
+        self._here: OpenDestination | None = None
+        self._is_alone = False  # a run lock says that no other job of this source is alive
+
+    def prepare(self) -> None:
+        """PREPARE unit: make the folder, prove that it can be written and has room, write the shared marker."""
+        with self._errors(str(self.path)):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise NotWritable(
+                    str(self.path), cause="a file lies where a folder should be", remedy="choose another destination"
+                ) from None
+            here = self._open()
+            check_room(
+                self.path,
+                total_bytes=self._job.total_bytes,
+                total_objects=self._job.total_objects,
+                files_each=2 if self._job.origin is OriginKind.HUB else 1,  # its metadata or symlink
+            )
+            for is_last_try in (False, True):
+                here.make_folders()
+                try:
+                    here.hold_marker(create=True)
+                except FileNotFoundError:
+                    if is_last_try:
+                        raise
+                    continue  # a job that ended took the empty folders away meanwhile
+                break
+            probe = here.temporary()
+            here.write_new(probe, [b"x"], sync=False)
+            here.root.unlink_beneath(probe)
+            here.layout.begin()
+
+    def check_shared(self) -> None:
+        """Raises NotShared when the marker that PREPARE wrote is not visible here."""
+        with self._errors(str(self.path)):
+            here = self._open()
+            try:
+                here.hold_marker(create=False)
+            except FileNotFoundError:
+                raise self._not_shared(str(self.path)) from None
+
+    @contextmanager
+    def run_lock(self) -> Generator[None]:
+        """Hold the lock of this source in this folder, as embedded runs do. Raises also Busy, naming the holder.
+
+        It is released by ``kill -9``; between machines on a network file system it is best effort.
+        """
+        with ExitStack() as stack:
+            with self._errors(str(self.path)):
+                self.path.mkdir(parents=True, exist_ok=True)
+                here = self._open()
+                here.make_folders()
+                stack.callback(tidy, here.root, self._work)
+                path = f"{self._work}/jobs/{names.source_key(self._job)}{names.LOCK}"
+                stack.enter_context(run_lock(here.root, path, thing=str(self.path)))
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
+
+    def find_present(self, spec: ObjectSpec) -> Published | None:
+        """The final file when it is there and right (skipped=True), else None. May hash the file: call from a thread.
+
+        A file counts unhashed when the manifest or a journal knows its very size and modification time; with job.force only
+        when this same job has fetched it. The Hub client's metadata does not count: that client checks no digests.
+        """
+        if self._job.layout is Layout.HUB_CACHE and not (spec.digest or spec.etag):
+            return None
+        with self._errors(spec.path):
+            here = self._open()
+            fd = here.layout.open_data(spec, digest="", etag=spec.etag)
+            if fd is None:
+                return None
+            try:
+                found = os.fstat(fd)
+                digest = self._digest_of_present(here, spec, fd, found)
+            finally:
+                os.close(fd)
+            if digest is None:
+                return None
+            return self._finish_one(here, spec, found, digest, spec.etag, skipped=True)
+
+    def open_partial(self, spec: ObjectSpec, *, create: bool = True) -> Partial:
+        """The object's partial file, preallocated when its size is known. The caller closes it.
+
+        Stale partial files of other versions of the object are removed, unless somebody works on them. Raises also NotShared
+        (create=False and it is not there) and Busy (it is being cleaned up).
+        """
+        with self._errors(spec.path):
+            here = self._open()
+            here.layout.entry_path(spec)  # refuses an unsafe name before anything is made for it
+            partial = here.partials.open(self._job, spec, create=create)
+            if partial is None:
+                raise self._not_shared(spec.path)
+            return partial
+
+    def publish(self, spec: ObjectSpec, partial: Partial, *, digest: str, etag: str) -> Published:
+        """Give a complete, verified partial its final name, with the layout's metadata; remove its chunk maps; close it.
+
+        digest is what was computed over the bytes, etag what the origin named. Where the object's size is not known, the file
+        ends where it was written to last: an attempt that begins again resets it first. Raises also VerificationFailed.
+        """
+        with self._errors(spec.path):
+            here = self._open()
+            found = os.fstat(partial.fd)
+            self._check(spec, found.st_size, digest)
+            partial.check_ours()
+            if self._sync:
+                os.fsync(partial.fd)
+            self._place(here, partial.path, spec, digest, etag)
+            published = self._finish_one(here, spec, found, digest, etag, skipped=False)
+            partial.close()
+            partial.remove_maps()
+            return published
+
+    def publish_bytes(
+        self, spec: ObjectSpec, data: Sequence[memoryview | bytes], *, digest: str, etag: str
+    ) -> Published:
+        """Publish a small whole object from memory. digest is what was computed over data. Raises also VerificationFailed."""
+        with self._errors(spec.path):
+            here = self._open()
+            self._check(spec, sum(map(len, data)), digest)
+            here.layout.entry_path(spec)
+            temporary = here.temporary()
+            found = here.write_new(temporary, data, sync=self._sync)
+            try:
+                self._place(here, temporary, spec, digest, etag)
+            except BaseException:
+                with suppress(OSError):
+                    here.root.unlink_beneath(temporary)
+                raise
+            return self._finish_one(here, spec, found, digest, etag, skipped=False)
+
+    def finalize(self, objects: Iterable[ObjectSpec]) -> None:
+        """FINALIZE unit: merge into the manifest, write refs, remove what only the work needed. Raises also Busy.
+
+        objects are the finished ones, streamed, with the digests that were computed for them where the publisher named none.
+        One that is not on the disk is left out.
+        """
+        with self._errors(str(self.path)):
+            here = self._open()
+            here.make_folders()
+            here.release()
+            spool = here.temporary()
+            finish_job(
+                self._job, here.root, self._work, here.layout, here.partials, objects, spool, is_alone=self._is_alone
+            )
+
+    def close(self) -> None:
+        """Close every descriptor. Safe to call twice."""
+        with self._lock:
+            here, self._here = self._here, None
+        if here is not None:
+            here.close()
+
+    def _digest_of_present(self, here: OpenDestination, spec: ObjectSpec, fd: int, found: os.stat_result) -> str | None:
+        """The digest of the file open at fd when it is the object's present version, else None."""
+        if spec.size is not None and found.st_size != spec.size:
+            return None
+        key = here.layout.entry_path(spec), found.st_size, found.st_mtime_ns
+        if spec.digest:
+            if here.knows(lambda known: known.has_digest(*key, spec.digest)):
+                return spec.digest
+            if self._job.force:
+                return None
+            actual = digest_of_file(fd, spec.digest, found.st_size)
+            return actual if matches(spec.digest, actual) else None
+        # Nothing but the record of how it was fetched tells what it is.
+        if here.knows(lambda known: known.has_validator(*key, self._job.source, spec.etag)):
+            return digest_of_file(fd, "", found.st_size)
+        return None
+
+    def _check(self, spec: ObjectSpec, size: int, digest: str) -> None:
+        if spec.size is not None and size != spec.size:
+            raise VerificationFailed(spec.path, cause=f"it has {size} bytes, not {spec.size}")
+        if not matches(spec.digest, digest):
+            raise VerificationFailed(spec.path, cause=f"its digest is {digest}, not {spec.digest}")
+
+    def _place(self, here: OpenDestination, source: str, spec: ObjectSpec, digest: str, etag: str) -> None:
+        """Rename source to the final name."""
+        final = here.layout.data_path(spec, digest=digest, etag=etag)
+        if here.ignores_case and (twin := find_twin(here.root, final)) is not None:
+            raise Conflict(
+                spec.path,
+                cause=f"{twin} is there, and this file system does not tell them apart",
+                remedy="choose a destination that does, or exclude one of them",
+            )
+        try:
+            here.root.replace_beneath(source, final)
+        except FileNotFoundError:
+            here.root.makedirs_beneath(final.rpartition("/")[0])
+            here.root.replace_beneath(source, final)
+        if self._sync:
+            here.root.sync_folder_beneath(final.rpartition("/")[0])
+
+    def _finish_one(
+        self, here: OpenDestination, spec: ObjectSpec, found: os.stat_result, digest: str, etag: str, *, skipped: bool
+    ) -> Published:
+        """The bytes have their name: the layout's metadata, a line in the journal."""
+        here.layout.placed(spec, digest=digest, etag=etag, mtime_ns=found.st_mtime_ns)
+        path = here.layout.entry_path(spec)
+        here.note(
+            ManifestEntry(
+                path=path,
+                size=found.st_size,
+                digest=digest,
+                etag=spec.etag or etag,
+                mtime_ns=found.st_mtime_ns,
+                source=self._job.source,
+                revision=self._job.revision,
+                commit=self._job.commit,
+            )
+        )
+        base = here.layout.base
+        return Published(path=f"{base}/{path}" if base else path, size=found.st_size, digest=digest, skipped=skipped)
+
+    def _open(self) -> OpenDestination:
+        with self._lock:
+            if self._here is None:
+                try:
+                    root = SafeRoot(self.path)
+                except FileNotFoundError:
+                    raise self._not_shared(str(self.path)) from None
+                try:
+                    self._here = OpenDestination(self._job, root, self._work, agent=self._agent, sync=self._sync)
+                except BaseException:
+                    root.close()
+                    raise
+            return self._here
+
+    def _not_shared(self, thing: str) -> NotShared:
+        return NotShared(
+            thing,
+            cause="this agent does not see what another agent has made there",
+            remedy="mount the shared folder at the same path on every agent, or use --deliver replicate",
+        )
+
+    @contextmanager
+    def _errors(self, thing: str) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(error, thing) from error

@@ -1,0 +1,160 @@
+"""The end of a job: its manifest entries, and the removal of what only the work needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from ...common.digests import digest_of_file
+from ...common.errors import NotFound, ShoalError, StateDamaged, UnsafeName
+from ...common.manifest import ManifestEntry, read_manifest
+from ...common.paths import SafeRoot
+from ...common.records import JobSpec, Layout, ObjectSpec
+from . import workfolder as names
+from .filesystems import boot_id
+from .journal import read_journal
+from .known import KnownFiles
+from .layouts import FileLayout
+from .merge import merge_manifest, path_key
+from .partials import PartialFolder
+
+
+def known_files(job: JobSpec, root: SafeRoot, work: str) -> KnownFiles:
+    """What earlier work knows of the files below root; for a forced job only what this very job has fetched already."""
+
+    def entries() -> Iterator[ManifestEntry]:
+        yield from _journal_entries(root, work, names.job_key(job) if job.force else names.source_key(job))
+        if job.force:
+            return
+        try:
+            with read_manifest(root, work) as manifest:
+                yield from manifest
+        except (NotFound, StateDamaged):
+            return
+
+    return KnownFiles(entries(), by_path=job.layout is not Layout.HUB_CACHE)
+
+
+def finish_job(
+    job: JobSpec,
+    root: SafeRoot,
+    work: str,
+    layout: FileLayout,
+    partials: PartialFolder,
+    objects: Iterable[ObjectSpec],
+    spool: str,
+    *,
+    is_alone: bool,
+) -> None:
+    """Write a job's manifest entries and refs, then remove its marker, journals, partial files and empty folders.
+
+    objects are walked once; spool is a free path below root for the time between that and the merge, which may have to begin
+    again. is_alone says that no other job of the source is alive: then what killed ones left goes too.
+
+    Raises Busy, UnsafeName, OSError.
+    """
+    fd = root.open_beneath(spool, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    with os.fdopen(fd, "w+b") as file:
+        try:
+            for entry in _job_entries(job, root, work, layout, objects):
+                file.write(entry.to_json().encode() + b"\n")
+
+            def spooled() -> Iterator[ManifestEntry]:
+                file.seek(0)
+                return (ManifestEntry.from_json(line) for line in file)
+
+            about = {"revision": job.revision, "commit": job.commit}
+            merge_manifest(root, work, spooled, source=job.source, about=about)
+        finally:
+            root.unlink_beneath(spool)
+    layout.finish()
+    _remove_work(job, root, work, partials, is_alone=is_alone)
+    tidy(root, work)
+
+
+def tidy(root: SafeRoot, work: str) -> None:
+    """Remove the folders of a work folder that are empty. Where a job still has its marker, all stay: it needs them."""
+    with suppress(OSError, UnsafeName):
+        root.rmdir_beneath(f"{work}/jobs")
+        root.rmdir_beneath(f"{work}/partial")
+        root.rmdir_beneath(work)
+
+
+def _job_entries(
+    job: JobSpec, root: SafeRoot, work: str, layout: FileLayout, objects: Iterable[ObjectSpec]
+) -> Iterator[ManifestEntry]:
+    """An entry per finished object: from the journals of all agents, and from the objects themselves where those lack one."""
+    seen: set[int] = set()
+    for entry in _journal_entries(root, work, names.job_key(job)):
+        key = path_key(entry.path)
+        if key not in seen and _is_as_noted(root, layout, entry):
+            seen.add(key)
+            yield entry
+    for spec in objects:
+        try:
+            path = layout.entry_path(spec)
+            if path_key(path) in seen:
+                continue
+            fd = layout.open_data(spec, digest=spec.digest, etag=spec.etag)
+        except (ShoalError, OSError):
+            continue  # a name that was refused, or a file that cannot be read: it is not there for a manifest either
+        if fd is None:
+            continue
+        try:
+            found = os.fstat(fd)
+            yield ManifestEntry(
+                path=path,
+                size=found.st_size,
+                digest=spec.digest or digest_of_file(fd, "", found.st_size),
+                etag=spec.etag,
+                mtime_ns=found.st_mtime_ns,
+                source=job.source,
+                revision=job.revision,
+                commit=job.commit,
+            )
+        finally:
+            os.close(fd)
+
+
+def _is_as_noted(root: SafeRoot, layout: FileLayout, entry: ManifestEntry) -> bool:
+    try:
+        fd = layout.open_entry(entry.path)
+    except (OSError, UnsafeName):
+        return False
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
+
+
+def _journal_entries(root: SafeRoot, work: str, prefix: str) -> Iterator[ManifestEntry]:
+    try:
+        found = root.listdir_beneath(f"{work}/jobs")
+    except FileNotFoundError:
+        return
+    for name in found:
+        if not (name.startswith(prefix) and name.endswith(names.LOG)):
+            continue
+        try:
+            fd = root.open_beneath(f"{work}/jobs/{name}", os.O_RDONLY)
+        except (UnsafeName, FileNotFoundError):
+            continue
+        try:
+            yield from read_journal(fd, boot_id=boot_id())
+        finally:
+            os.close(fd)
+
+
+def _remove_work(job: JobSpec, root: SafeRoot, work: str, partials: PartialFolder, *, is_alone: bool) -> None:
+    own, source = names.job_key(job), names.source_key(job)
+    others = False
+    for name in root.listdir_beneath(f"{work}/jobs"):
+        if name.startswith(f"{source}-" if is_alone else own):
+            with suppress(FileNotFoundError):
+                root.unlink_beneath(f"{work}/jobs/{name}")
+        elif name.startswith(f"{source}-") and name.endswith(names.MARKER):
+            others = True
+    # Another job of the same source may go on with the same partial files.
+    partials.remove(lambda name: name.startswith(own if others else source))

@@ -1,0 +1,198 @@
+"""Several jobs end in one folder: their manifests become one.
+
+They may do so at once, on several machines. So merging works under a lock file made with O_EXCL, which holds on NFS where
+flock may not (open(2)). A lock that its holder has not touched for LOCK_EXPIRY_S is broken: the waiter goes by its own clock
+and the lock's change of state, because the clocks of two machines need not agree. As a broken lock's holder may come back to life, the
+new manifest is put in place only if the old one is still the one that was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from ...common.errors import Busy, NotFound, StateDamaged
+from ...common.manifest import Manifest, ManifestEntry, read_manifest, write_manifest
+from ...common.paths import SafeRoot
+
+LOCK_NAME = "manifest.lock"
+
+LOCK_EXPIRY_S = 30.0
+"""A live holder touches its lock every quarter of this. NFS clients cache attributes for 3 to 60 s (nfs(5), acregmax)."""
+
+LOCK_WAIT_S = 300.0
+"""How long to wait for others to finish before giving up."""
+
+_LOCK_POLL_S = 0.05
+_TOUCH_EVERY = 1000  # objects between two looks at the clock
+
+
+def merge_manifest(
+    root: SafeRoot,
+    work: str,
+    entries: Callable[[], Iterable[ManifestEntry]],
+    *,
+    source: str,
+    about: Mapping[str, str],
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Add entries to the manifest in a work folder below root. Returns how many objects it holds afterwards.
+
+    An entry takes the place of an old one with the same path; of several new ones the first counts. What is held in memory
+    is a 64-bit hash per new path. entries is called again when somebody else changed the manifest meanwhile. A damaged
+    manifest is replaced: files that only it knew are still there, and are hashed when they are next asked for.
+
+    Raises Busy when others hold the lock for LOCK_WAIT_S, UnsafeName, OSError.
+    """
+    with manifest_lock(root, work, monotonic=monotonic, sleep=sleep) as touch:
+        while True:
+            old = _read_if_sound(root, work)
+            try:
+                was = old.checksum if old else ""
+                sources = {**(old.sources if old else {}), source: dict(about)}
+
+                def check_unchanged(was: str = was) -> None:
+                    now = _read_if_sound(root, work)
+                    if now is not None:
+                        now.close()
+                    if (now.checksum if now else "") != was:
+                        raise _ChangedMeanwhile
+
+                merged = _merged(entries(), old, touch)
+                return write_manifest(root, work, sources=sources, entries=merged, before_rename=check_unchanged)
+            except _ChangedMeanwhile:
+                continue
+            finally:
+                if old is not None:
+                    old.close()
+
+
+class _ChangedMeanwhile(Exception):
+    """Somebody broke our lock and wrote a manifest."""
+
+
+def _read_if_sound(root: SafeRoot, work: str) -> Manifest | None:
+    try:
+        return read_manifest(root, work)
+    except (NotFound, StateDamaged):
+        return None
+
+
+def _merged(new: Iterable[ManifestEntry], old: Manifest | None, touch: Callable[[], None]) -> Iterator[ManifestEntry]:
+    seen: set[int] = set()
+    for number, entry in enumerate(new):
+        if number % _TOUCH_EVERY == 0:
+            touch()
+        key = path_key(entry.path)
+        if key not in seen:
+            seen.add(key)
+            yield entry
+    for number, entry in enumerate(old or ()):
+        if number % _TOUCH_EVERY == 0:
+            touch()
+        if path_key(entry.path) not in seen:
+            yield entry
+
+
+def path_key(path: str) -> int:
+    """64 bits that stand for a path where a set of paths would be too large."""
+    return int.from_bytes(hashlib.blake2b(path.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+@contextmanager
+def manifest_lock(
+    root: SafeRoot,
+    work: str,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Generator[Callable[[], None]]:
+    """Hold the lock of a work folder below root. Yields a function that a long holder calls now and then.
+
+    Raises Busy, UnsafeName, OSError.
+    """
+    path = f"{work}/{LOCK_NAME}"
+    owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n".encode()
+    seen: tuple[bytes, int] | None = None
+    since = began = monotonic()
+    while not _take(root, path, owner):
+        now = monotonic()
+        state = _look_at(root, path)
+        if state != seen:
+            seen, since = state, now
+        elif state is not None and now - since >= LOCK_EXPIRY_S:
+            _break(root, path, state[0])
+        if now - began >= LOCK_WAIT_S:
+            holder = state[0].decode(errors="replace").split()[:2] if state else []
+            raise Busy(str(root.path / path), cause=f"held by {' pid '.join(holder) or 'somebody'}", remedy="try again")
+        sleep(_LOCK_POLL_S)
+    touched = monotonic()
+
+    def touch() -> None:
+        nonlocal touched
+        now = monotonic()
+        if now - touched >= LOCK_EXPIRY_S / 4:
+            touched = now
+            with suppress(OSError):
+                _rewrite(root, path, owner)
+
+    try:
+        yield touch
+    finally:
+        state = _look_at(root, path)
+        if state is not None and state[0] == owner:
+            with suppress(OSError):
+                root.unlink_beneath(path)
+
+
+def _take(root: SafeRoot, path: str, owner: bytes) -> bool:
+    try:
+        fd = root.open_beneath(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return False
+    try:
+        os.write(fd, owner)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _rewrite(root: SafeRoot, path: str, owner: bytes) -> None:
+    """Give the lock a new modification time, unless it is somebody else's by now."""
+    fd = root.open_beneath(path, os.O_RDWR)
+    try:
+        if os.pread(fd, 500, 0) == owner:
+            os.pwrite(fd, owner, 0)
+    finally:
+        os.close(fd)
+
+
+def _look_at(root: SafeRoot, path: str) -> tuple[bytes, int] | None:
+    """Who holds the lock and when it was last touched; None when nobody does."""
+    try:
+        fd = root.open_beneath(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, 500), os.fstat(fd).st_mtime_ns
+    finally:
+        os.close(fd)
+
+
+def _break(root: SafeRoot, path: str, owner: bytes) -> None:
+    """Remove an expired lock. Renamed first, so that of two that break it one does; a newer lock caught so is put back."""
+    aside = f"{path}.{secrets.token_hex(8)}.tmp"
+    try:
+        root.replace_beneath(path, aside)
+    except FileNotFoundError:
+        return
+    caught = _look_at(root, aside)
+    if caught is not None and caught[0] != owner:
+        _take(root, path, caught[0])
+    root.unlink_beneath(aside)

@@ -1,0 +1,183 @@
+"""The folder of partial files: opening one with its chunk maps, and removing what is stale."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial as bind
+
+from ...common.errors import Busy, UnsafeName
+from ...common.intervals import IntervalSet
+from ...common.paths import SafeRoot
+from ...common.records import JobSpec, ObjectSpec
+from .chunkmap import ChunkMapWriter, read_map
+from .partial import MAP, PART, Partial, map_names, remove_maps
+from .room import preallocate
+from .workfolder import held_alone, lock_now, object_identity, object_key, object_prefix
+
+_OPEN_TRIES = 5  # a file that is renamed or removed between open and lock is opened anew
+
+
+class PartialFolder:
+    """``.shoal/partial`` of one destination. Thread-safe, as each object's calls come from one thread at a time."""
+
+    def __init__(
+        self, root: SafeRoot, path: str, *, agent: str, boot_id: bytes, is_network: bool, is_memory: bool
+    ) -> None:
+        """path is below root; agent is a plain name; is_network and is_memory tell of the file system."""
+        self._root = root
+        self._path = path
+        self._agent = agent
+        self._boot_id = boot_id
+        self._is_network = is_network
+        self._preallocate = bind(preallocate, reserve=not (is_network or is_memory))
+
+    def open(self, job: JobSpec, spec: ObjectSpec, *, create: bool) -> Partial | None:
+        """The object's partial file; None when it is not there and must not be made. Raises Busy, UnsafeName, OSError."""
+        key = object_key(job, spec)
+        part = f"{self._path}/{key}{PART}"
+        if create:
+            self._remove_stale(object_prefix(job, spec), key)
+        opened = self._open_part(part, create=create)
+        if opened is None:
+            return None
+        fd, fresh = opened
+        try:
+            length = os.fstat(fd).st_size
+            if create and spec.size is not None and length != spec.size:
+                fresh = True  # made just now, or cut by a power failure: then the maps claim bytes that are lost
+                os.ftruncate(fd, 0)
+                remove_maps(self._root, part)
+                self._preallocate(fd, spec.size)
+            return self._with_maps(fd, part, spec, identity=object_identity(job, spec), fresh=fresh)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _with_maps(self, fd: int, part: str, spec: ObjectSpec, *, identity: bytes, fresh: bool) -> Partial:
+        if fresh:
+            remove_maps(self._root, part)  # of a file that is gone: they claim what is not there
+        durable = self._is_network or not spec.digest
+        own = f"{part.removesuffix(PART)}.{self._agent}{MAP}"
+        writer = self._open_map(own, identity=identity, durable=durable, has_digest=bool(spec.digest))
+        try:
+            return Partial(
+                fd,
+                thing=spec.path,
+                root=self._root,
+                path=part,
+                size=spec.size,
+                writer=writer,
+                durable=durable,
+                fresh=fresh,
+                preallocate=self._preallocate,
+                read_maps=bind(self._read_maps, part, identity, bool(spec.digest)),
+            )
+        except BaseException:
+            writer.close()
+            raise
+
+    def _open_part(self, part: str, *, create: bool) -> tuple[int, bool] | None:
+        """A locked descriptor of the partial file, and whether it was made just now; None when it is not there."""
+        for _ in range(_OPEN_TRIES):
+            fresh = False
+            try:
+                fd = self._open_file(part, os.O_RDWR)
+            except FileNotFoundError:
+                if not create:
+                    return None
+                try:
+                    fd = self._open_file(part, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                except FileExistsError:
+                    continue
+                fresh = True
+            try:
+                if not lock_now(fd, fcntl.LOCK_SH):
+                    raise Busy(part, cause="it is being cleaned up", remedy="try again")
+                if self._is_still(fd, part):
+                    return fd, fresh
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise Busy(part, cause="it keeps being replaced", remedy="see whether another job fetches the same object")
+
+    def _open_file(self, path: str, flags: int) -> int:
+        """Open a file of ours. What was planted in its place is removed: a link itself, never what it points to."""
+        try:
+            return self._root.open_beneath(path, flags)
+        except UnsafeName:
+            self._root.unlink_beneath(path)
+            raise FileNotFoundError(path) from None
+
+    def _is_still(self, fd: int, path: str) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), self._root.stat_beneath(path))
+        except FileNotFoundError:
+            return False
+
+    def _open_map(self, path: str, *, identity: bytes, durable: bool, has_digest: bool) -> ChunkMapWriter:
+        try:
+            fd = self._root.open_beneath(path, os.O_RDWR | os.O_CREAT)
+        except UnsafeName:
+            self._root.unlink_beneath(path)
+            fd = self._root.open_beneath(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            return ChunkMapWriter(
+                fd,
+                name=path.rpartition("/")[2],
+                identity=identity,
+                boot_id=self._boot_id,
+                durable=durable,
+                has_digest=has_digest,
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _read_maps(self, part: str, identity: bytes, has_digest: bool) -> IntervalSet:
+        done = IntervalSet()
+        for name in map_names(self._root, part):
+            try:
+                fd = self._root.open_beneath(f"{self._path}/{name}", os.O_RDONLY)
+            except (UnsafeName, FileNotFoundError):
+                continue
+            try:
+                found = read_map(fd, identity=identity)
+            finally:
+                os.close(fd)
+            if found.trusted(has_digest=has_digest, boot_id=self._boot_id):
+                for start, stop in found.intervals:
+                    done.add(start, stop)
+        return done
+
+    def _remove_stale(self, prefix: str, key: str) -> None:
+        """Remove what is left of other versions of an object, unless somebody has it open."""
+        self.remove(lambda name: name.startswith(prefix) and not name.startswith(key))
+
+    def remove(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Remove the files whose names are wanted gone, partial files in use and their maps excepted. Returns their names.
+
+        Raises OSError, UnsafeName.
+        """
+        found = [name for name in self._root.listdir_beneath(self._path) if is_wanted(name)]
+        used: set[str] = set()
+        removed: list[str] = []
+        for name in sorted(found, key=lambda name: not name.endswith(PART)):
+            key = name.partition(".")[0]
+            path = f"{self._path}/{name}"
+            if name.endswith(PART):
+                with held_alone(self._root, path) as alone:
+                    if alone:
+                        with suppress(FileNotFoundError):
+                            self._root.unlink_beneath(path)
+                            removed.append(name)
+                    else:
+                        used.add(key)
+            elif key not in used:
+                with suppress(FileNotFoundError):
+                    self._root.unlink_beneath(path)
+                    removed.append(name)
+        return removed

@@ -1,0 +1,107 @@
+"""The work folder ``.shoal`` of a destination, and what its files are called.
+
+::
+
+    .shoal/manifest.json                what was finished here (common/manifest.py)
+    .shoal/partial/KEY.part             an object on its way
+    .shoal/partial/KEY.AGENT.map        which of its bytes this agent has written (chunkmap.py)
+    .shoal/partial/KEY.AGENT.N.tmp      a small object, a link or a text for the moment between its making and its naming
+    .shoal/jobs/SOURCE-JOB.marker       a job is at work here: how an agent knows that it sees the shared folder
+    .shoal/jobs/SOURCE-JOB.AGENT.log    what this agent has finished of it (journal.py)
+    .shoal/jobs/SOURCE.lock             an embedded run is at work on this source
+
+KEY is the source's hash, the path's hash, a dash and the version's hash, so that every partial file of a source, and every
+stale version of one of its objects, is found by a prefix.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from ...common.errors import UnsafeName
+from ...common.paths import SafeRoot
+from ...common.records import JobSpec, ObjectSpec
+
+MARKER = ".marker"
+LOG = ".log"
+LOCK = ".lock"
+TEMPORARY = ".tmp"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def short_hash(*parts: str, hex_digits: int) -> str:
+    """The first hex digits of a SHA-256 over parts."""
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:hex_digits]
+
+
+def source_key(job: JobSpec) -> str:
+    """Names a job's source in file names. 8 hex digits: there are few sources in one folder."""
+    return short_hash(job.source, hex_digits=8)
+
+
+def job_key(job: JobSpec) -> str:
+    """Names a job in file names: the source's key, a dash and the job's hash."""
+    return f"{source_key(job)}-{short_hash(job.job_id, hex_digits=8)}"
+
+
+def object_prefix(job: JobSpec, spec: ObjectSpec) -> str:
+    """What the keys of all versions of an object begin with. 64 bits of path: a clash costs a fetch, not a wrong file."""
+    return f"{source_key(job)}{short_hash(spec.path, hex_digits=16)}-"
+
+
+def object_key(job: JobSpec, spec: ObjectSpec) -> str:
+    """Names one version of an object. The digest is the version where there is one, so a new commit goes on with old bytes.
+
+    Where the publisher names no version at all, the job is the version: nothing would notice bytes of two mixed in one file.
+    """
+    version = [spec.digest] if spec.digest else [spec.etag, job.commit]
+    if not any(version):
+        version = [job.job_id]
+    return object_prefix(job, spec) + short_hash(*version, str(spec.size), hex_digits=16)
+
+
+def object_identity(job: JobSpec, spec: ObjectSpec) -> bytes:
+    """16 bytes that name one version of an object in its chunk maps."""
+    return hashlib.sha256(
+        f"{job.source}\0{spec.path}\0{object_key(job, spec)}".encode(errors="surrogatepass")
+    ).digest()[:16]
+
+
+def plain_name(agent_id: str) -> str:
+    """An agent's id as it stands in file names: itself where it is plain, else a hash."""
+    return agent_id if _PLAIN.fullmatch(agent_id) else short_hash(agent_id, hex_digits=16)
+
+
+@contextmanager
+def held_alone(root: SafeRoot, path: str) -> Generator[bool]:
+    """Try to lock a file for the moment. Yields whether nobody else has it locked; True for what is not a file of ours.
+
+    flock(2) goes with the process, so ``kill -9`` leaves no lock behind. It may do nothing between machines on a network file
+    system: there the age of a partial file's maps must tell as well.
+    """
+    try:
+        fd = root.open_beneath(path, os.O_RDONLY)
+    except (UnsafeName, FileNotFoundError):
+        yield True
+        return
+    try:
+        yield lock_now(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)
+
+
+def lock_now(fd: int, kind: int) -> bool:
+    """Take a lock (fcntl.LOCK_SH or LOCK_EX) without waiting. False when somebody holds it; True where there are no locks."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,101 @@
+"""Builds an agent's parts from settings: for the daemon and for the embedded mode."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..common.records import Capacity, JobSpec, ObjectSpec, WorkReport
+from ..common.wiring import hub_token, user_agent
+from .engine.options import EngineOptions
+from .engine.pieces import PiecePolicy
+from .storage.destination import Destination
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from ..common.settings import Settings
+
+BUFFER_SHARE = 4
+"""The buffers get this fraction (one in so many) of `agent.memory_limit`: the rest is for the interpreter and the bookkeeping."""
+MIB = 1 << 20
+
+
+def engine_options(settings: Settings, *, agent_id: str, version: str) -> EngineOptions:
+    """The range engine's options."""
+    connections = settings.fetch.connections_per_host
+    return EngineOptions(
+        agent_id=agent_id,
+        root=settings.agent.root,
+        allow_paths=settings.agent.allow_paths,
+        sync=settings.fetch.sync,
+        connections_per_host=connections,
+        rate_limit=settings.fetch.rate_limit,
+        memory_limit=max(16 * MIB, settings.agent.memory_limit // BUFFER_SHARE),
+        piece_bytes=settings.fetch.chunk_size,
+        transient_retries=settings.fetch.transient_retries,
+        connect_timeout_s=settings.fetch.connect_timeout,
+        read_timeout_s=settings.fetch.read_timeout,
+        verify_tls=settings.fetch.verify_tls,
+        ca_bundle=settings.fetch.ca_bundle,
+        proxy=settings.fetch.proxy,
+        https_only=settings.security.https_only,
+        hub_verify_tls=settings.hub.verify_tls,
+        hub_ca_bundle=settings.hub.ca_bundle,
+        user_agent=user_agent(version),
+        backend=settings.hub.backend,  # pyright: ignore[reportArgumentType]  # the setting's kind allows only these
+        pieces=PiecePolicy(connections=connections),
+    )
+
+
+def capacity(settings: Settings) -> Capacity:
+    """How much the agent can hold: work for all its connections, and some to go on with while the next grants travel."""
+    connections = settings.fetch.connections_per_host
+    return Capacity(
+        slots=connections + 1, units_max=4 * connections + 16, bytes_max=max(64 * MIB, connections * 32 * MIB)
+    )
+
+
+def make_worker(
+    settings: Settings,
+    *,
+    agent_id: str,
+    version: str,
+    report: Callable[[WorkReport], None],
+    list_objects: Callable[[str], AsyncIterator[Sequence[ObjectSpec]]],
+    exclusive: bool = False,
+) -> Worker:
+    """A worker that is not started yet: use it as an async context manager.
+
+    exclusive: a destination is locked against other runs of the same source into it, as long as the worker uses it.
+    """
+    options = engine_options(settings, agent_id=agent_id, version=version)
+
+    def locked(job: JobSpec) -> Destination:
+        return _LockedDestination(
+            job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=agent_id
+        )
+
+    return Worker(
+        options,
+        report=report,
+        list_objects=list_objects,
+        hub_token=hub_token(settings),
+        rng=random.Random(),
+        make_destination=locked if exclusive else None,
+    )
+
+
+class _LockedDestination(Destination):
+    """A destination that holds its run lock until it is closed. Raises Busy at once when another run holds it."""
+
+    def __init__(self, job: JobSpec, *, root: Path, allow: Sequence[Path], sync: bool, agent_id: str) -> None:
+        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id)
+        self._held = ExitStack()
+        self._held.enter_context(self.run_lock())
+
+    def close(self) -> None:
+        self._held.close()
+        super().close()

@@ -1,0 +1,533 @@
+"""The range engine's front: it does the work that leases name, and reports it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..common.errors import Changed, ShoalError
+from ..common.intervals import Interval
+from ..common.records import (
+    Failure,
+    HostBudget,
+    HostObservation,
+    JobSpec,
+    Lease,
+    LeaseRef,
+    ObjectSpec,
+    OriginKind,
+    Outcome,
+    Progress,
+    UnitKind,
+)
+from .engine.crew import Crew
+from .engine.files import FileFetcher
+from .engine.holding import Holding, WorkReport
+from .engine.jobs import JobContext
+from .engine.lanes import Lane
+from .engine.memory import BufferPool
+from .engine.options import OBJECTS_IDLE_MAX, REPORT_S, TICK_S, EngineOptions
+from .engine.streams import Fetcher
+from .engine.transfer import Transfer
+from .engine.units import Lapsed, ListObjects, Units
+from .throttle import Throttle
+
+if TYPE_CHECKING:
+    from ..common.http import HttpClient
+    from ..common.secrets import Secret
+    from .storage.destination import Destination, Published
+
+__all__ = ["EngineOptions", "WorkReport", "Worker"]
+
+_LOOK_BATCH = 32  # objects that one thread looks for on disk at a time
+
+
+class Worker:
+    """Works on leases; an async context manager that owns its tasks, threads, connections and files.
+
+    All methods are called in the event loop that it was entered in.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        report: Callable[[WorkReport], None],
+        list_objects: ListObjects,
+        hub_token: Callable[[], Secret | None],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        make_destination: Callable[[JobSpec], Destination] | None = None,
+    ) -> None:
+        """Args:
+        report: is called in the event loop with each report, in order.
+        list_objects: the objects of a job in pages, for FINALIZE.
+        clock: seconds; the same clock as the deadlines of `start`, that is, the event loop's.
+        """
+        self._options = options
+        self._report = report
+        self._list_objects = list_objects
+        self._hub_token = hub_token
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._rng = rng or random.Random()
+        self._make_destination = make_destination or self._destination
+        self._throttle = Throttle(rate_limit=options.rate_limit, clock=clock)
+        self._holdings: dict[LeaseRef, Holding] = {}
+        self._jobs: dict[str, JobContext] = {}
+        self._retired: list[JobContext] = []
+        self._lanes: dict[str, Lane] = {}
+        self._clients: dict[bool, HttpClient] = {}
+        self._arrivals: list[Holding] = []
+        self._busy = asyncio.Event()
+        self._left = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._draining = False
+
+    # -- life
+
+    async def __aenter__(self) -> Worker:
+        self._disk = Crew("disk", self._options.io_threads)
+        self._hashing = Crew("hash", self._options.hash_threads)
+        self._buffers = BufferPool(self._options.memory_limit, buffer_bytes=self._options.buffer_bytes)
+        self._units = Units(
+            self._options,
+            disk=self._disk,
+            hashing=self._hashing,
+            buffers=self._buffers,
+            clock=self._clock,
+            lane_for=self._lane_for,
+            list_objects=self._list_objects,
+            finished=self._finished,
+        )
+        self._fetcher = Fetcher(
+            self._options,
+            throttle=self._throttle,
+            buffers=self._buffers,
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+            rng=self._rng,
+            deliver_small=self._units.publish_small,
+        )
+        self._files = FileFetcher(
+            disk=self._disk, buffers=self._buffers, clock=self._clock, deliver_small=self._units.publish_small
+        )
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._ticker = self._tasks.create_task(self._tick(), name="shoal-worker-tick")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for holding in list(self._holdings.values()):
+            self._end(holding)
+        for lane in self._lanes.values():
+            lane.close()
+        self._ticker.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        for job in (*self._jobs.values(), *self._retired):
+            await job.close()
+        await self._disk.idle()
+        for client in self._clients.values():
+            await client.aclose()
+        await self._disk.aclose()
+        await self._hashing.aclose()
+
+    # -- leases
+
+    def start(self, lease: Lease, job: JobSpec, deadline: Callable[[], float]) -> None:
+        """Begin to work on a lease; never blocks.
+
+        deadline: when, on the worker's clock, the lease ends unless it is renewed; no byte is written after it.
+        """
+        ref = LeaseRef(lease.unit, lease.token)
+        if ref in self._holdings:
+            return
+        if self._draining:
+            self._report(WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.RETURNED))
+            return
+        try:
+            context = self._job(job)
+        except ShoalError as error:
+            self._report(
+                WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.FAILED, failure=_failure(error))
+            )  # fmt: skip
+            return
+        holding = Holding(lease, context, deadline)
+        self._holdings[ref] = holding
+        self._busy.set()
+        if lease.kind is UnitKind.WHOLE:
+            if not self._arrivals:
+                asyncio.get_running_loop().call_soon(self._admit)
+            self._arrivals.append(holding)
+        else:
+            self._begin(holding)
+
+    def stop(self, ref: LeaseRef) -> None:
+        """The lease is no longer ours: stop now, report nothing."""
+        holding = self._holdings.get(ref)
+        if holding is not None:
+            self._end(holding)
+
+    def give_back(self, ref: LeaseRef) -> None:
+        """Others are idle: release what has not been started of the lease and about half of what is under way."""
+        holding = self._holdings.get(ref)
+        if holding is None or holding.committing:
+            return
+        if holding.lease.kind is UnitKind.RANGE:
+            self._release_range(holding)
+        elif holding.lease.kind is UnitKind.WHOLE and not holding.arrived and not self._is_fetching(holding):
+            self._give_up(holding)
+
+    @property
+    def held(self) -> tuple[LeaseRef, ...]:
+        """The leases that are being worked on."""
+        return tuple(self._holdings)
+
+    def progress(self) -> tuple[Progress, ...]:
+        """How far each lease with bytes is, for people."""
+        return tuple(
+            Progress(ref.unit, ref.token, holding.arrived) for ref, holding in self._holdings.items() if holding.arrived
+        )
+
+    def set_budget(self, budgets: Sequence[HostBudget]) -> None:
+        """Take new shares of hosts' budgets."""
+        self._throttle.set_budgets(budgets, self._clock())
+
+    def take_observations(self) -> tuple[HostObservation, ...]:
+        """What was met at origin hosts since the last call."""
+        return self._throttle.take_observations()
+
+    def on_throttled(self, callback: Callable[[], None]) -> None:
+        """Call back at once when a host asks to wait, so that the fleet hears of it before the next heartbeat."""
+        self._throttle.urgent = callback
+
+    async def drain(self, grace_s: float) -> None:
+        """Give everything back: RETURNED reports, with what is on disk. Files that are just getting their name may still get it.
+
+        grace_s: how long to wait for those, in seconds. A second call ends the wait of the first.
+        """
+        if self._draining:
+            self._hurry.set()
+        self._draining = True
+        for holding in list(self._holdings.values()):
+            if not holding.committing:
+                await self._return(holding)
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._holdings and not self._hurry.is_set():
+                    self._left.clear()
+                    await self._either(self._left, self._hurry)
+        except TimeoutError:
+            pass
+        for holding in list(self._holdings.values()):
+            await self._return(holding)
+
+    # -- how
+
+    def _begin(self, holding: Holding) -> None:
+        holding.task = self._tasks.create_task(
+            self._work(holding), name=f"shoal-{holding.lease.kind}-{holding.ref.unit}"
+        )
+
+    async def _work(self, holding: Holding) -> None:
+        try:
+            self._finished(holding, await self._units.run(holding))
+        except Exception as error:
+            await self._settle_failed(holding)
+            self._finished(holding, error)
+
+    async def _settle_failed(self, holding: Holding) -> None:
+        if holding.lane is not None:
+            holding.lane.remove(holding)
+        if holding.transfer is not None and holding.transfer.is_open and holding.unreported:
+            await holding.transfer.quiet()
+            try:
+                await holding.transfer.settle()
+            except ShoalError:
+                holding.unreported.clear()
+
+    def _finished(self, holding: Holding, result: WorkReport | BaseException) -> None:
+        """The lease's work is over."""
+        if holding.ended:
+            return
+        if isinstance(result, WorkReport):
+            self._report(result)
+            if holding.lease.kind is UnitKind.FINALIZE and self._jobs.pop(holding.lease.job_id, None) is not None:
+                self._retired.append(holding.job)
+        elif not isinstance(result, Lapsed):
+            done = () if isinstance(result, Changed) else self._units.take_unreported(holding)
+            self._report(
+                WorkReport(
+                    unit=holding.ref.unit,
+                    token=holding.ref.token,
+                    outcome=Outcome.FAILED,
+                    done=done if holding.lease.kind is UnitKind.RANGE else (),
+                    fetched=holding.take_fetched(),
+                    failure=_failure(result),
+                )
+            )
+        self._end(holding, task_too=False)
+
+    def _end(self, holding: Holding, *, task_too: bool = True) -> None:
+        """Forget the lease. Nothing is written or reported for it any more."""
+        holding.ended = True
+        self._holdings.pop(holding.ref, None)
+        if holding.lane is not None:
+            holding.lane.remove(holding)
+        if task_too and holding.task is not None:
+            holding.task.cancel()
+        transfer = holding.transfer
+        if transfer is not None:
+            if holding in transfer.holdings:
+                transfer.holdings.remove(holding)
+            if not transfer.is_open and not transfer.holdings:
+                holding.job.transfers.pop(transfer.spec.object_id, None)
+        self._left.set()
+
+    async def _return(self, holding: Holding) -> None:
+        """Stop work on the lease and report RETURNED with what is on disk."""
+        if holding.lane is not None:
+            holding.lane.remove(holding)
+        if holding.task is not None:
+            holding.task.cancel()
+        await self._settle_failed(holding)
+        self._give_up(holding)
+
+    def _give_up(self, holding: Holding) -> None:
+        if holding.ended:
+            return
+        ranged = holding.lease.kind is UnitKind.RANGE
+        self._report(
+            WorkReport(
+                unit=holding.ref.unit,
+                token=holding.ref.token,
+                outcome=Outcome.RETURNED,
+                done=self._units.take_unreported(holding) if ranged else (),
+                fetched=holding.take_fetched(),
+            )
+        )
+        self._end(holding)
+
+    def _release_range(self, holding: Holding) -> None:
+        if holding.lane is None:
+            released: tuple[Interval, ...] = ((holding.lease.start, holding.lease.stop),)
+        else:
+            released = holding.lane.planner.release(holding)
+        for start, stop in released:
+            holding.want.remove(start, stop)
+        if holding.lane is None:
+            self._give_up(holding)
+        elif released:
+            self._report(
+                WorkReport(unit=holding.ref.unit, token=holding.ref.token, outcome=Outcome.PARTIAL, released=released)
+            )
+            if not holding.want:
+                holding.complete()
+
+    def _is_fetching(self, holding: Holding) -> bool:
+        return holding.lane is not None and holding.lane.planner.is_active(holding)
+
+    async def _either(self, *events: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    # -- WHOLE leases: looked for on disk many at a time
+
+    def _admit(self) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        by_job: dict[JobContext, list[Holding]] = {}
+        for holding in arrivals:
+            by_job.setdefault(holding.job, []).append(holding)
+        for job, holdings in by_job.items():
+            for at in range(0, len(holdings), _LOOK_BATCH):
+                batch = holdings[at : at + _LOOK_BATCH]
+                self._tasks.create_task(self._look(job, batch), name="shoal-look")
+
+    async def _look(self, job: JobContext, batch: list[Holding]) -> None:
+        """Which of these objects are there already? The others are fetched."""
+        try:
+            await job.check_shared()
+            looked = self._disk.run(partial(_find_present, job.destination, [holding.spec for holding in batch]))
+            found = await looked.wait()
+        except Exception as error:
+            for holding in batch:
+                self._finished(holding, error)
+            return
+        for holding, present in zip(batch, found, strict=True):
+            if holding.ended:
+                continue
+            if isinstance(present, Exception):
+                self._finished(holding, present)
+            elif present is not None:
+                self._finished(holding, self._units.done(holding, present, ""))
+            elif self._units.is_small(holding.spec):
+                self._units.fetch_small(holding)
+            else:
+                self._begin(holding)
+
+    # -- time
+
+    async def _tick(self) -> None:
+        """Now and then: report what has come, look for stalled connections, start what has become worth it."""
+        reported_s = self._clock()
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(TICK_S)
+            for lane in self._lanes.values():
+                lane.drop_stalled()
+                lane.kick()
+            if self._clock() - reported_s >= REPORT_S:
+                reported_s = self._clock()
+                await self._report_partial()
+                await self._close_idle()
+            if not self._holdings:
+                self._busy.clear()
+
+    async def _report_partial(self) -> None:
+        """PARTIAL reports of the ranges that have grown. The one that completes a lease is its last, and not sent here."""
+        grown: dict[Transfer, list[Holding]] = {}
+        for holding in self._holdings.values():
+            if holding.transfer is not None and holding.unreported and holding.want:
+                grown.setdefault(holding.transfer, []).append(holding)
+        for transfer, holdings in grown.items():
+            taken = [(holding, tuple(holding.unreported)) for holding in holdings]
+            try:
+                await transfer.settle()
+            except ShoalError as error:
+                transfer.fail(error)
+                continue
+            for holding, done in taken:
+                if holding.ended:
+                    continue
+                for start, stop in done:
+                    holding.unreported.remove(start, stop)
+                if holding.lease.kind is not UnitKind.RANGE:
+                    continue
+                self._report(
+                    WorkReport(
+                        unit=holding.ref.unit,
+                        token=holding.ref.token,
+                        outcome=Outcome.PARTIAL,
+                        done=done,
+                        fetched=holding.take_fetched(),
+                    )
+                )
+
+    async def _close_idle(self) -> None:
+        """Partial files stay open between two leases of their objects, but not many of them; jobs are closed when they have ended."""
+        busy = {holding.job for holding in self._holdings.values()}
+        for job in [job for job in self._retired if job not in busy]:
+            self._retired.remove(job)
+            await job.close()
+        idle = [
+            (job, transfer)
+            for job in self._jobs.values()
+            for transfer in job.transfers.values()
+            if not transfer.holdings
+        ]
+        for job, transfer in idle[: max(0, len(idle) - OBJECTS_IDLE_MAX)]:
+            if not transfer.holdings and job.transfers.get(transfer.spec.object_id) is transfer:
+                del job.transfers[transfer.spec.object_id]
+                await transfer.close()
+
+    # -- what leases share
+
+    def _job(self, spec: JobSpec) -> JobContext:
+        job = self._jobs.get(spec.job_id)
+        if job is not None and job.spec != spec:
+            self._retired.append(job)  # the job was begun anew, with other words
+            job = None
+        if job is None:
+            job = self._jobs[spec.job_id] = JobContext(
+                spec,
+                destination=self._make_destination(spec),
+                client=self._client(spec.origin is OriginKind.HUB),
+                disk=self._disk,
+                hub_token=self._hub_token,
+            )
+        return job
+
+    def _destination(self, job: JobSpec) -> Destination:
+        from .storage.destination import Destination
+
+        options = self._options
+        return Destination(
+            job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
+        )  # fmt: skip
+
+    def _client(self, for_hub: bool) -> HttpClient:
+        client = self._clients.get(for_hub)
+        if client is None:
+            client = self._clients[for_hub] = _make_client(self._options, for_hub)
+        return client
+
+    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
+        """The lane of the origin that the object is first asked for at."""
+        local = job.spec.origin is OriginKind.FILE
+        key = (
+            "file:"
+            if local
+            else job.endpoints.hosts[job.endpoints.bases[0]]
+            if spec.url.startswith("/")
+            else spec.url.split("/", 3)[2]
+        )
+        lane = self._lanes.get(key)
+        if lane is None:
+            fetch = self._files.fetch if local else self._fetcher.fetch
+            lane = self._lanes[key] = Lane(self._options.policy, tasks=self._tasks, clock=self._clock, fetch=fetch)
+        return lane
+
+
+def _find_present(destination: Destination, specs: Iterable[ObjectSpec]) -> list[Published | Exception | None]:
+    found: list[Published | Exception | None] = []
+    for spec in specs:
+        try:
+            found.append(destination.find_present(spec))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def _make_client(options: EngineOptions, for_hub: bool) -> HttpClient:
+    import os
+
+    from ..common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
+
+    return HttpClient(
+        limits=HttpLimits(
+            connections_per_host=options.connections_per_host,
+            connect_timeout_s=options.connect_timeout_s,
+            read_timeout_s=options.read_timeout_s,
+        ),
+        user_agent=options.user_agent,
+        tls=TlsOptions(
+            verify=options.hub_verify_tls if for_hub else options.verify_tls,
+            ca_bundle=str((options.hub_ca_bundle if for_hub else options.ca_bundle) or ""),
+        ),
+        proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
+        https_only=options.https_only,
+    )
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, ShoalError):
+        return Failure(code=error.code, text=str(error), retryable=error.retryable)
+    return Failure(code="internal", text=f"{type(error).__name__}: {error}", retryable=True)

@@ -1,0 +1,1 @@
+"""How a person speaks to Shoal: command line, Python API, embedded mode."""

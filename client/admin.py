@@ -1,0 +1,339 @@
+"""Commands that ask a coordinator: lists, status, control, credentials."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..common.errors import ExitCode, UsageError
+from ..common.units import format_duration, format_rate, format_size, parse_duration, parse_rate
+from ..common.views import (
+    AgentView,
+    Control,
+    FleetView,
+    HostView,
+    JobView,
+    ObjectView,
+    QueueView,
+    Role,
+    TokenView,
+)
+from .output import moment, percent, printable, progress_line, state, summary_line, table, to_document
+from .remote import RemoteCoordinator, connect
+from .running import run
+
+if TYPE_CHECKING:
+    from ..common.settings import Settings
+
+T = TypeVar("T")
+PAGE = 1000
+WATCH_FLEET_S = 1.0
+DEFAULT_ADDRESS = "127.0.0.1:7070"
+
+JOB_COLUMNS: Mapping[str, Callable[[JobView], str]] = {
+    "job": lambda job: job.job_id,
+    "state": state,
+    "done>": percent,
+    "files>": lambda job: f"{job.objects_done}/{job.objects_total}",
+    "failed>": lambda job: str(job.objects_failed),
+    "size>": lambda job: format_size(job.bytes_total),
+    "speed>": lambda job: format_rate(job.rate_bytes_per_s) if job.rate_bytes_per_s else "-",
+    "left>": lambda job: "-" if job.eta_s is None else format_duration(job.eta_s),
+    "source": lambda job: job.name or job.uri,
+}
+AGENT_COLUMNS: Mapping[str, Callable[[AgentView], str]] = {
+    "agent": lambda agent: agent.name,
+    "state": lambda agent: agent.status.value,
+    "speed>": lambda agent: format_rate(agent.rate_bytes_per_s),
+    "leases>": lambda agent: str(agent.units),
+    "files>": lambda agent: str(agent.objects_done),
+    "bytes>": lambda agent: format_size(agent.bytes_done),
+    "memory>": lambda agent: format_size(agent.memory_bytes),
+    "silent>": lambda agent: format_duration(agent.silent_s),
+    "version": lambda agent: agent.version,
+    "id": lambda agent: agent.agent_id,
+}
+QUEUE_COLUMNS: Mapping[str, Callable[[QueueView], str]] = {
+    "job": lambda job: job.job_id,
+    "state": lambda job: f"{job.status.value} (paused)" if job.paused else job.status.value,
+    "priority>": lambda job: str(job.priority),
+    "files waiting>": lambda job: str(job.objects_waiting),
+    "bytes waiting>": lambda job: format_size(job.bytes_waiting),
+    "leases>": lambda job: str(job.units_leased),
+    "source": lambda job: job.name or job.uri,
+}
+HOST_COLUMNS: Mapping[str, Callable[[HostView], str]] = {
+    "host": lambda host: host.host,
+    "requests/s>": lambda host: f"{host.requests_per_s:g}" if host.requests_per_s else "no limit",
+    "bandwidth>": lambda host: format_rate(host.bytes_per_s) if host.bytes_per_s else "no limit",
+    "blocked for>": lambda host: format_duration(host.blocked_s) if host.blocked_s else "-",
+    "throttled>": lambda host: str(host.throttled),
+    "errors>": lambda host: str(host.errors),
+}
+ERROR_COLUMNS: Mapping[str, Callable[[ObjectView], str]] = {
+    "file": lambda obj: obj.path,
+    "attempts>": lambda obj: str(obj.failures),
+    "code": lambda obj: obj.failure.code if obj.failure else "",
+    "reason": lambda obj: obj.failure.text if obj.failure else "",
+}
+TOKEN_COLUMNS: Mapping[str, Callable[[TokenView], str]] = {
+    "id": lambda token: token.token_id,
+    "role": lambda token: token.role.value,
+    "name": lambda token: token.name,
+    "created": lambda token: moment(token.created_at),
+    "expires": lambda token: moment(token.expires_at) if token.expires_at else "never",
+}
+
+
+def _command(body: Callable[[RemoteCoordinator, argparse.Namespace], Any]) -> Callable[..., int]:
+    """A command that speaks to a coordinator: the configured one, else the one on this machine."""
+
+    def command(options: argparse.Namespace, settings: Settings) -> int:
+        async def main() -> int:
+            async with connect(settings, default_address=DEFAULT_ADDRESS) as remote:
+                return int(await body(remote, options) or ExitCode.OK)
+
+        return run(main())
+
+    return command
+
+
+def _print(options: argparse.Namespace, views: Sequence[T], columns: Mapping[str, Callable[[T], str]], name: str) -> None:
+    if options.json:
+        print(json.dumps({name: [to_document(view) for view in views]}, indent=2))
+    else:
+        print(table(views, columns))
+
+
+async def _all_jobs(remote: RemoteCoordinator) -> list[JobView]:
+    jobs: list[JobView] = []
+    while page := await remote.list_jobs(limit=PAGE, after=jobs[-1].job_id if jobs else ""):
+        jobs += page
+        if len(page) < PAGE:
+            break
+    return jobs
+
+
+# ---- status -------------------------------------------------------------------------------------------------------------
+
+
+async def _status(remote: RemoteCoordinator, options: argparse.Namespace) -> int:
+    if options.job:
+        return await _job_status(remote, options)
+    if not options.watch:
+        _show_fleet(options, await remote.fleet(), await _all_jobs(remote))
+        return ExitCode.OK
+    while True:
+        fleet, jobs = await remote.fleet(), await _all_jobs(remote)
+        if options.json:
+            print(json.dumps({"fleet": to_document(fleet), "jobs": to_document(jobs)}), flush=True)
+        else:
+            print("\x1b[H\x1b[2J" if sys.stdout.isatty() else "", end="")
+            _show_fleet(options, fleet, jobs)
+            sys.stdout.flush()
+        await asyncio.sleep(WATCH_FLEET_S)
+
+
+def _show_fleet(options: argparse.Namespace, fleet: FleetView, jobs: Sequence[JobView]) -> None:
+    if options.json:
+        print(json.dumps({"fleet": to_document(fleet), "jobs": to_document(list(jobs))}, indent=2))
+        return
+    print(
+        f"coordinator {fleet.version}, up {format_duration(fleet.uptime_s)}; "
+        f"agents: {fleet.agents_alive} alive, {fleet.agents_late} late, {fleet.agents_lost} lost; "
+        f"{fleet.units_leased} leases; {format_rate(fleet.rate_bytes_per_s)}"
+    )
+    print()
+    print(table([job for job in jobs if not job.ended] or jobs[:10], JOB_COLUMNS))
+
+
+async def _job_status(remote: RemoteCoordinator, options: argparse.Namespace) -> int:
+    if not options.watch:
+        job = await remote.get_job(options.job)
+        print(json.dumps(to_document(job), indent=2) if options.json else describe(job))
+        return ExitCode.OK
+    job = await remote.get_job(options.job)
+    async for job in remote.watch_job(job.job_id):
+        if options.json:
+            print(json.dumps(to_document(job)), flush=True)
+        else:
+            print(progress_line(job), flush=True)
+    if not options.json:
+        print(summary_line(job))
+    return ExitCode.OK
+
+
+def describe(job: JobView) -> str:
+    """One job for a person: its facts, its files in work with their chunk maps, its failure."""
+    lines = [
+        f"job          {job.job_id}" + (f" ({printable(job.name)})" if job.name else ""),
+        f"source       {printable(job.uri)}" + (f" at {job.commit}" if job.commit else ""),
+        f"destination  {printable(job.destination) or 'the Hub cache'}",
+        f"state        {state(job)}, priority {job.priority}",
+        f"files        {job.objects_done} of {job.objects_total} done ({job.objects_skipped} were there), {job.objects_failed} failed",
+        f"bytes        {format_size(job.bytes_arrived)} of {format_size(job.bytes_total)} ({percent(job)}), "
+        f"{format_size(job.bytes_fetched)} from the origin",
+        f"submitted    {moment(job.created_at)}" + (f", ended {moment(job.ended_at)}" if job.ended_at else ""),
+    ]
+    if job.rate_bytes_per_s:
+        left = "" if job.eta_s is None else f", {format_duration(job.eta_s)} left"
+        lines.append(f"speed        {format_rate(job.rate_bytes_per_s)}{left}")
+    if job.failure:
+        lines.append(f"failure      {printable(job.failure.text)}")
+    for obj in job.active:
+        share = f"{100 * obj.done_bytes // obj.size:3d}%" if obj.size else "  ?%"
+        agents = ", ".join(obj.agents) or "nobody"
+        lines.append(f"  {share} {chunk_map(obj.done, obj.size)} {obj.phase.value:9} {printable(obj.path)} ({printable(agents)})")
+    return "\n".join(lines)
+
+
+def chunk_map(done: Sequence[tuple[int, int]], size: int | None, width: int = 24) -> str:
+    """Which parts of a file are on disk: ``#`` all of the cell, ``+`` some of it, ``.`` none."""
+    if not size:
+        return "." * width
+    cells = [0] * width
+    for start, stop in done:
+        for i in range(start * width // size, min(width, -(-stop * width // size))):
+            low, high = i * size // width, (i + 1) * size // width
+            cells[i] += max(0, min(stop, high) - max(start, low))
+    full = [(i + 1) * size // width - i * size // width for i in range(width)]
+    return "".join("#" if have >= want > 0 else "+" if have else "." for have, want in zip(cells, full, strict=True))
+
+
+# ---- lists --------------------------------------------------------------------------------------------------------------
+
+
+async def _jobs(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+    _print(options, await _all_jobs(remote), JOB_COLUMNS, "jobs")
+
+
+async def _repos(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+    newest: dict[str, JobView] = {}
+    for job in await _all_jobs(remote):
+        newest.setdefault(job.uri, job)
+    columns = {**JOB_COLUMNS, "source": lambda job: job.uri}
+    _print(options, sorted(newest.values(), key=lambda job: job.uri), columns, "repos")
+
+
+async def _agents(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+    if options.action == "drain":
+        if not options.agent:
+            raise UsageError("shoal agents drain", cause="no agent was named", remedy="shoal agents lists them")
+        await remote.drain_agent(options.agent)
+        return
+    _print(options, await remote.agents(), AGENT_COLUMNS, "agents")
+
+
+async def _queue(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+    _print(options, await remote.queue(), QUEUE_COLUMNS, "queue")
+
+
+async def _hosts(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+    if options.action != "set":
+        _print(options, await remote.hosts(), HOST_COLUMNS, "hosts")
+        return
+    if not options.host or (options.rate is None and options.bandwidth is None):
+        raise UsageError("shoal hosts set", cause="it needs a host and a limit", remedy="shoal hosts set HOST --rate 5")
+    before = next((host for host in await remote.hosts() if host.host == options.host.lower()), HostView(host=options.host))
+    rate = before.requests_per_s if options.rate is None else _request_rate(options.rate)
+    bandwidth = before.bytes_per_s if options.bandwidth is None else float(parse_rate(options.bandwidth))
+    _print(options, [await remote.set_host_policy(options.host, rate, bandwidth)], HOST_COLUMNS, "hosts")
+
+
+def _request_rate(text: str) -> float:
+    try:
+        rate = float(text.removesuffix("/s"))
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1e6:
+        raise UsageError(f"--rate {text}", cause="it is not a number of requests per second", remedy="for example --rate 5")
+    return rate
+
+
+async def _errors(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+    job = await remote.get_job(options.job)
+    failed: list[ObjectView] = []
+    while True:
+        after = failed[-1].object_id if failed else 0
+        page = await remote.list_objects(job.job_id, status="failed", after_id=after, limit=PAGE)
+        failed += page
+        if len(page) < PAGE:
+            break
+    if job.failure and not options.json and not failed:
+        print(printable(job.failure.text))
+        return
+    _print(options, failed, ERROR_COLUMNS, "errors")
+
+
+def _control(action: Control) -> Callable[..., int]:
+    async def body(remote: RemoteCoordinator, options: argparse.Namespace) -> None:
+        job = await remote.get_job(options.job)
+        after = await remote.control(job.job_id, action)
+        if options.json:
+            print(json.dumps(to_document(after), indent=2))
+        else:
+            print(f"{after.job_id}  {state(after)}")
+
+    return _command(body)
+
+
+# ---- credentials --------------------------------------------------------------------------------------------------------
+
+
+def _token(options: argparse.Namespace, settings: Settings) -> int:
+    """With --state on the state folder of a coordinator that does not run, else by asking the coordinator."""
+
+    async def main() -> None:
+        async with _token_api(options, settings) as api:
+            await _token_action(api, options)
+
+    run(main())
+    return ExitCode.OK
+
+
+@asynccontextmanager
+async def _token_api(options: argparse.Namespace, settings: Settings) -> AsyncIterator[Any]:
+    if options.state:
+        from .daemons import offline_tokens
+
+        async with offline_tokens(settings) as book:
+            yield book
+    else:
+        async with connect(settings, default_address=DEFAULT_ADDRESS) as remote:
+            yield remote
+
+
+async def _token_action(api: Any, options: argparse.Namespace) -> None:
+    if options.action == "create":
+        expires_s = parse_duration(options.expires) if options.expires else None
+        made = await api.create_token(Role(options.role), options.name, expires_s)
+        if options.json:
+            print(json.dumps({"token": made.token.reveal(), **to_document(made.view)}, indent=2))
+        else:
+            print(made.token.reveal())
+            print(f"{made.view.token_id}: keep it, it is not shown again", file=sys.stderr)
+    elif options.action == "list":
+        _print(options, await api.list_tokens(), TOKEN_COLUMNS, "tokens")
+    else:
+        await api.revoke_token(options.token)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
+    "status": _command(_status),
+    "jobs": _command(_jobs),
+    "repos": _command(_repos),
+    "agents": _command(_agents),
+    "queue": _command(_queue),
+    "hosts": _command(_hosts),
+    "errors": _command(_errors),
+    "pause": _control(Control.PAUSE),
+    "resume": _control(Control.RESUME),
+    "cancel": _control(Control.CANCEL),
+    "retry": _control(Control.RETRY),
+    "token": _token,
+}

@@ -1,0 +1,152 @@
+"""Embedded mode: coordinator and one agent in this process, for ``shoal get`` on one machine.
+
+The same code as the daemons run, with three parts exchanged: messages are handed over as records instead of through gRPC, the job state
+is kept in memory, and reports need no journal. All that a later run needs lies in the destination: partial files with their chunk
+maps, and the manifest. This module alone imports both daemons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..agent.journal import MemoryJournal
+from ..agent.service import Agent
+from ..agent.session import Identity
+from ..agent.wiring import capacity, make_worker
+from ..common.errors import ShoalError
+from ..common.records import AgentMessage, CoordinatorMessage, Hello, ObjectSpec
+from ..common.selection import Selection
+from ..common.uri import parse_uri
+from ..common.views import SubmitRequest
+from ..common.wiring import warn_of_open_tls
+from ..coordinator.sources import SourceRequest
+from ..coordinator.store.memory import MemoryStore
+from ..coordinator.store.runner import StoreRunner
+from ..coordinator.wiring import make_coordinator, sources
+from .main import version
+
+if TYPE_CHECKING:
+    from ..common.settings import Settings
+    from ..coordinator.api import AgentSession
+    from ..coordinator.service import Coordinator
+
+HEARTBEAT_S = 0.5
+"""Heartbeats carry the progress that people watch; within one process they cost next to nothing."""
+PAGE = 1000
+
+
+class LocalLink:
+    """A session without a wire."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._incoming: asyncio.Queue[CoordinatorMessage] = asyncio.Queue(100_000)
+        self._session: AgentSession | None = None
+
+    async def send(self, message: AgentMessage) -> None:
+        """Hand over one message; the first is the Hello."""
+        if isinstance(message, Hello):
+            self._session = await self._coordinator.open_session(message, self._incoming.put_nowait, self._closed)
+        else:
+            assert self._session is not None, "a session begins with Hello"
+            self._session.receive(message)
+
+    async def __aiter__(self) -> AsyncIterator[CoordinatorMessage]:
+        while True:
+            yield await self._incoming.get()
+
+    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The published objects of a job, in pages."""
+        after = 0
+        while page := await self._coordinator.manifest(job_id, after, PAGE):
+            yield page
+            after = page[-1].object_id
+
+    def _closed(self, reason: str) -> None:
+        raise ShoalError("embedded session", cause=reason)
+
+
+@asynccontextmanager
+async def embedded(settings: Settings) -> AsyncIterator[Coordinator]:
+    """A coordinator with one agent at work, as long as the block runs. Leaving it gives back and stops all work."""
+    warn_of_open_tls(settings)
+    installed = version()
+    async with sources(settings, version=installed) as open_source:
+        store = StoreRunner(MemoryStore(), blocks=False)
+        coordinator = make_coordinator(settings, store, open_source, version=installed, heartbeat_s=HEARTBEAT_S)
+        await coordinator.start()
+        try:
+            async with _working(settings, coordinator, installed):
+                yield coordinator
+        finally:
+            await coordinator.close()
+
+
+@asynccontextmanager
+async def _working(settings: Settings, coordinator: Coordinator, installed: str) -> AsyncIterator[None]:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[LocalLink]:
+        yield LocalLink(coordinator)
+
+    # A name of its own for every run: two runs at once must not take each other for the same agent, and the chunk maps of
+    # earlier runs are read whatever their name.
+    agent_id = uuid.uuid4().hex
+    agent = Agent(
+        identity=Identity(agent_id=agent_id, name=settings.agent.name or socket.gethostname(), version=installed),
+        capacity=capacity(settings),
+        journal=MemoryJournal(),
+        connect=connect,
+        rng=random.Random(),
+        hub_cache=settings.hub.cache,
+    )
+    worker = make_worker(
+        settings,
+        agent_id=agent_id,
+        version=installed,
+        report=agent.report,
+        list_objects=agent.manifest_pages,
+        exclusive=True,
+    )
+    async with worker, asyncio.TaskGroup() as tasks:
+        deciding = tasks.create_task(coordinator.run())
+        working = tasks.create_task(agent.run(worker))
+        try:
+            yield
+        finally:
+            agent.stop()
+            await working
+            coordinator.stop()
+            await deciding
+
+
+async def plan_only(settings: Settings, request: SubmitRequest) -> AsyncIterator[tuple[str, list[ObjectSpec]]]:
+    """What a request would fetch: canonical URI with commit, and a page of objects, again and again. Fetches nothing."""
+    async with sources(settings, version=version()) as open_source:
+        for text in request.uris:
+            source = open_source(
+                SourceRequest(
+                    uri=parse_uri(text, bare_hub=True, hub_endpoints=settings.hub.endpoint),
+                    revision=request.revision,
+                    selection=Selection(include=request.include, exclude=request.exclude),
+                    sha256=request.sha256,
+                )
+            )
+            resolved = await source.resolve()
+            name = f"{resolved.source} at {resolved.commit}" if resolved.commit else resolved.source
+            async for page in source.pages():
+                yield name, page
+
+
+def clean_destination(folder: Path, *, older_than_s: float) -> list[str]:
+    """Remove stale partial data, markers and temporary files below a destination. Returns what was removed."""
+    from ..agent.storage.cleaning import clean_folder
+
+    return clean_folder(folder, older_than_s=older_than_s, now=time.time())

@@ -1,0 +1,105 @@
+"""``shoal verify`` and ``shoal clean``: what is done to a folder without a coordinator."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..common.errors import ExitCode, NotFound
+from ..common.manifest import ManifestEntry, Problem, verify_folder
+from ..common.records import Layout
+from ..common.units import format_size, parse_duration
+from ..common.views import SubmitRequest
+from .output import printable, to_document
+from .running import run
+from .transfer import exit_code, follow, report
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..common.settings import Settings
+
+_SNAPSHOT = re.compile(r"(?:(?P<repo>[^/]+)/)?snapshots/[^/]+/(?P<path>.+)")
+
+
+def verify(options: argparse.Namespace, settings: Settings) -> int:
+    """Hash what the manifest names; with --repair fetch again what is wrong. Returns the exit code."""
+    folder = Path(options.dir)
+    if not folder.is_dir():
+        raise NotFound(str(folder), cause="there is no such folder")
+    problems: list[Problem] = []
+
+    def tell(problem: Problem) -> None:
+        problems.append(problem)
+        print(f"{problem.kind.value}: {printable(problem.text)}", file=sys.stderr)
+
+    seen = verify_folder(folder, on_problem=tell)
+    code = ExitCode.VERIFICATION if problems else ExitCode.OK
+    if problems and options.repair:
+        code = ExitCode(run(_repair(folder, [problem.entry for problem in problems], settings)))
+    if options.json:
+        document = {
+            "checked": seen.checked,
+            "bytes": seen.bytes,
+            "repaired": bool(problems) and options.repair and code == ExitCode.OK,
+            "problems": [{"kind": each.kind.value, "text": each.text, **to_document(each.entry)} for each in problems],
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        wrong = f"{len(problems)} wrong" if problems else "all right"
+        print(f"{seen.checked} files checked ({format_size(seen.bytes)}), {wrong}", file=sys.stderr)
+    return code
+
+
+async def _repair(folder: Path, entries: list[ManifestEntry], settings: Settings) -> int:
+    """Fetch files again, each from the source and commit that it came from."""
+    from .embedded import embedded
+
+    requests: dict[SubmitRequest, list[str]] = {}
+    for entry in entries:
+        request, path = _request(folder.absolute(), entry)
+        requests.setdefault(request, []).append(path)
+    async with embedded(settings) as coordinator:
+        submitted = [
+            job
+            for request, paths in requests.items()
+            for job in await coordinator.submit(replace(request, include=tuple(glob.escape(path) for path in paths)))
+        ]
+        jobs = await follow(coordinator, [each.job.job_id for each in submitted], detach=False)
+        failed = [await coordinator.list_objects(job.job_id, status="failed", after_id=0, limit=1000) for job in jobs]
+    report(jobs, failed, sys.stderr)
+    return exit_code(jobs, failed)
+
+
+def _request(folder: Path, entry: ManifestEntry) -> tuple[SubmitRequest, str]:
+    """What brings an entry back, and its path within its source."""
+    base = SubmitRequest(
+        uris=(entry.source,), destination=str(folder), layout=Layout.FOLDER, revision=entry.commit, force=True
+    )
+    snapshot = _SNAPSHOT.fullmatch(entry.path)
+    if snapshot is None:
+        return base, entry.path
+    cache = folder if snapshot["repo"] else folder.parent
+    return replace(base, destination=str(cache), layout=Layout.HUB_CACHE), snapshot["path"]
+
+
+def clean(options: argparse.Namespace, settings: Settings) -> int:
+    """Remove what crashed runs left below a folder. Returns the exit code."""
+    from .embedded import clean_destination
+
+    folder = Path(options.dir)
+    if not folder.is_dir():
+        raise NotFound(str(folder), cause="there is no such folder")
+    removed = clean_destination(folder, older_than_s=parse_duration(options.older_than))
+    if options.json:
+        print(json.dumps({"removed": removed}, indent=2))
+    else:
+        for path in removed:
+            print(printable(path))
+        print(f"{len(removed)} removed", file=sys.stderr)
+    return ExitCode.OK

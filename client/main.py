@@ -1,0 +1,147 @@
+"""The entry point of ``shoal``: parses, loads the settings, runs one command, turns errors into exit codes.
+
+What a person reads goes to standard error, the answer itself to standard output. Commands are imported when they run: `shoal --help`
+must not pay for gRPC.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.errors import ExitCode, Interrupted, ShoalError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..common.settings import Settings
+
+Command = Callable[["argparse.Namespace", "Settings"], int]
+
+
+def version() -> str:
+    """The installed version."""
+    from importlib.metadata import version as installed
+
+    return installed("shoal")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Args: argv without the program's name, default the process's. Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments in (["--version"], ["-V"]):
+        print(f"shoal {version()}")
+        return 0
+    from .options import build_parser
+
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.version:
+        print(f"shoal {version()}")
+        return 0
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return ExitCode.USAGE
+    try:
+        return int(run_command(options))
+    except ShoalError as error:
+        return _fail(error, options)
+    except KeyboardInterrupt:
+        return _fail(Interrupted("", cause="interrupted"), options)
+    except BrokenPipeError:
+        # The reader of our output went away (`shoal jobs | head`): nothing is wrong, and nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Load the settings and run the command that was parsed. Raises ShoalError."""
+    if options.command == "config":
+        from .config_cmd import run as run_config
+
+        return run_config(options, overrides(options))
+    from ..common.settings import load_settings
+
+    settings = load_settings(
+        environ=os.environ,
+        cwd=Path.cwd(),
+        overrides=overrides(options),
+        config_file=Path(options.config) if getattr(options, "config", None) else None,
+    )
+    configure_logs(options.command, settings)
+    return _command(options.command)(options, settings)
+
+
+def configure_logs(command: str, settings: Settings) -> None:
+    """Daemons log what they do; commands that a person waits for only warn, unless a level was asked for."""
+    from ..common import logs
+    from ..common.settings_sources import Rank
+
+    level = settings.log.level
+    if command not in ("coordinator", "agent") and settings.origin_of("log.level").rank is Rank.DEFAULT:
+        level = "warning"
+    logs.configure(level, settings.log.format, sys.stderr)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, object]:
+    """Settings that the command line gave, by name."""
+    given: dict[str, object] = {}
+    for text in getattr(options, "settings", ()):
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}", cause="it is not KEY=VALUE", remedy="for example --set fetch.attempts=5")
+        given[name.strip()] = value
+    flags = {
+        "log_level": "log.level",
+        "log_format": "log.format",
+        "coordinator": "coordinator.address",
+        "listen": "coordinator.listen",
+        "root": "agent.root",
+        "data": "agent.data",
+    }
+    for flag, name in flags.items():
+        if getattr(options, flag, None) is not None:
+            given[name] = getattr(options, flag)
+    if getattr(options, "insecure", False):
+        given["security.insecure"] = True
+    if options.command == "agent" and options.name:
+        given["agent.name"] = options.name
+    if getattr(options, "state", None):
+        given["coordinator.state"] = options.state
+    return given
+
+
+def _command(name: str) -> Command:
+    if name in ("get", "submit"):
+        from . import transfer
+
+        return transfer.get if name == "get" else transfer.submit
+    if name in ("coordinator", "agent"):
+        from . import daemons
+
+        return daemons.coordinator if name == "coordinator" else daemons.agent
+    if name in ("verify", "clean"):
+        from . import folders
+
+        return folders.verify if name == "verify" else folders.clean
+    from . import admin
+
+    commands: dict[str, Any] = admin.COMMANDS
+    return commands[name]
+
+
+def _fail(error: ShoalError, options: argparse.Namespace) -> int:
+    if getattr(options, "json", False):
+        import json
+
+        document = {"error": {"code": error.code, "thing": error.thing, "cause": error.cause, "remedy": error.remedy}}
+        print(json.dumps(document))
+    print(f"shoal: {error}", file=sys.stderr)
+    return int(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

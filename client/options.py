@@ -1,0 +1,173 @@
+"""The command line's grammar: one place for every command, option and help text."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  shoal get hf://ORG/NAME --to models/NAME         a Hub repo into a folder
+  shoal get hf://datasets/ORG/NAME@v1 --include '*.parquet'
+  shoal coordinator                                start a coordinator on this machine
+  shoal agent --coordinator HOST:7070              join its fleet
+  shoal submit hf://ORG/NAME --to /data/NAME --coordinator HOST:7070
+  shoal status --watch
+
+exit codes: 0 done, 1 failed, 2 usage, 3 not found or no access, 4 coordinator not reachable, 5 no space or not
+writable, 6 verification failed, 7 refused by policy, 130 interrupted
+"""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``shoal``. Its result has `command` and, per command, the attributes named here."""
+    common = _global_options()
+    parser = argparse.ArgumentParser(
+        prog="shoal",
+        description="Fetch models, datasets and files, on one machine or with a fleet; every byte verified.",
+        epilog=EXAMPLES,
+        formatter_class=_Formatter,
+        parents=[common],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    def command(name: str, help: str, **kwargs: Any) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=help, description=help, parents=[common], formatter_class=_Formatter, allow_abbrev=False, **kwargs
+        )
+
+    _add_transfer(command)
+    _add_lists(command)
+    _add_control(command)
+    _add_local(command)
+    _add_daemons(command)
+    _add_setup(command)
+    return parser
+
+
+def _global_options() -> argparse.ArgumentParser:
+    """Options that stand before or after the command. SUPPRESS keeps the later place from undoing the earlier one."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = common.add_argument_group("global options")
+    group.add_argument("--config", metavar="FILE", help="configuration file (default: see `shoal config path`)")
+    group.add_argument("--set", metavar="KEY=VALUE", action="append", dest="settings", help="any setting: fetch.attempts=5")
+    group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, error")
+    group.add_argument("--log-format", choices=("console", "json"), help="log lines for people, or JSON")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="the coordinator to speak to")
+    group.add_argument("--insecure", action="store_true", help="allow a non-loopback address without TLS and credentials")
+    return common
+
+
+def _add_transfer(command: Any) -> None:
+    for name, help in (
+        ("get", "Fetch and wait. Without a coordinator: on this machine alone."),
+        ("submit", "Submit to a coordinator, print the job ids, return at once."),
+    ):
+        parser = command(name, help)
+        parser.add_argument("uris", nargs="*", metavar="URI", help="hf://[datasets/|spaces/]ORG/NAME[@REV][/PATH], https://…, file://…")
+        parser.add_argument("--to", metavar="DIR|hf-cache", help="destination (default: hf-cache for hf://, else this folder)")
+        parser.add_argument("--from-file", metavar="FILE|-", help="more URIs, one a line; # comments")
+        parser.add_argument("--include", metavar="GLOB", action="append", default=[], help="only files that match (repeatable)")
+        parser.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="no files that match (repeatable)")
+        parser.add_argument("--revision", metavar="REV", default="", help="branch, tag or commit")
+        parser.add_argument("--sha256", metavar="HEX", default="", help="what the one file must be")
+        parser.add_argument("--force", action="store_true", help="fetch again what is there already")
+        parser.add_argument("--deliver", choices=("spread",), default="spread", help="spread: one copy in one place")
+        parser.add_argument("--priority", metavar="N", type=int, default=0, help="larger is sooner")
+        parser.add_argument("--name", default="", help="a name to find the job by")
+        parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+        if name == "get":
+            parser.add_argument("--dry-run", action="store_true", help="list what would be fetched, and fetch nothing")
+
+
+def _add_lists(command: Any) -> None:
+    parser = command("status", "The fleet, one job by id, or one repo by name.")
+    parser.add_argument("job", nargs="?", metavar="JOB|URI")
+    parser.add_argument("--watch", action="store_true", help="go on showing it until it ends")
+    parser.add_argument("--json", action="store_true", help="print JSON (with --watch: one object a line)")
+    for name, help in (
+        ("jobs", "List jobs, newest first."),
+        ("repos", "List sources and how far their newest jobs are."),
+        ("queue", "List jobs that have not ended, in the order of service."),
+    ):
+        command(name, help).add_argument("--json", action="store_true", help="print JSON")
+    parser = command("agents", "List agents; `agents drain NAME` lets one leave.")
+    parser.add_argument("action", nargs="?", choices=("drain",))
+    parser.add_argument("agent", nargs="?", metavar="NAME")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = command("hosts", "List origin hosts; `hosts set HOST --rate R` limits one for the whole fleet.")
+    parser.add_argument("action", nargs="?", choices=("set",))
+    parser.add_argument("host", nargs="?", metavar="HOST")
+    parser.add_argument("--rate", metavar="R", help="requests per second, of all agents together; 0: no limit")
+    parser.add_argument("--bandwidth", metavar="B", help="bytes per second, of all agents together (20MiB); 0: no limit")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = command("errors", "List a job's failed objects with their reasons.")
+    parser.add_argument("job", metavar="JOB")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_control(command: Any) -> None:
+    for name, help in (
+        ("pause", "Stop working on a job; what was fetched stays."),
+        ("resume", "Go on with a paused job."),
+        ("cancel", "End a job; finished files stay."),
+        ("retry", "Bring back what failed in a job that ended."),
+    ):
+        parser = command(name, help)
+        parser.add_argument("job", metavar="JOB")
+        parser.add_argument("--json", action="store_true", help="print the job as JSON")
+
+
+def _add_local(command: Any) -> None:
+    parser = command("verify", "Check a folder against the manifest beside its files.")
+    parser.add_argument("dir", metavar="DIR")
+    parser.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = command("clean", "Remove stale locks and partial data.")
+    parser.add_argument("dir", nargs="?", metavar="DIR", default=".")
+    parser.add_argument("--older-than", metavar="AGE", default="1h", help="leave what was touched since (default 1h)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_daemons(command: Any) -> None:
+    parser = command("coordinator", "Run a coordinator.")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)")
+    parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
+    parser = command("agent", "Run an agent.")
+    parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
+    parser.add_argument("--data", metavar="DIR", help="folder of its journal, one per agent")
+    parser.add_argument("--root", metavar="DIR", help="destinations are taken below this folder (default /)")
+
+
+def _add_setup(command: Any) -> None:
+    parser = command("config", "Show, check or begin a configuration file.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    init = actions.add_parser("init", help="write a commented sample")
+    init.add_argument("file", nargs="?", metavar="FILE", default="shoal.toml")
+    init.add_argument("--force", action="store_true", help="overwrite")
+    show = actions.add_parser("show", help="each effective value and where it came from")
+    show.add_argument("--json", action="store_true")
+    check = actions.add_parser("check", help="find unknown keys and bad values")
+    check.add_argument("file", nargs="?", metavar="FILE")
+    actions.add_parser("path", help="where configuration is looked for")
+    parser = command("token", "Create, list or revoke credentials of agents and administrators.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = actions.add_parser("create", help="print a new credential, once")
+    create.add_argument("--role", choices=("agent", "admin"), default="agent")
+    create.add_argument("--name", default="")
+    create.add_argument("--expires", metavar="AGE", help="valid for so long (30d is 720h)")
+    create.add_argument("--state", metavar="DIR", help="state folder of a coordinator that is not running")
+    create.add_argument("--json", action="store_true")
+    listing = actions.add_parser("list", help="all credentials, without their secrets")
+    listing.add_argument("--state", metavar="DIR")
+    listing.add_argument("--json", action="store_true")
+    revoke = actions.add_parser("revoke", help="make a credential worthless")
+    revoke.add_argument("token", metavar="ID")
+    revoke.add_argument("--state", metavar="DIR")

@@ -1,0 +1,272 @@
+"""``shoal get`` and ``shoal submit``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from ..common.errors import ExitCode, Interrupted, UsageError, error_class
+from ..common.records import Delivery, Layout
+from ..common.uri import HubUri, parse_list_file, parse_uri
+from ..common.views import Control, JobView, ObjectView, Submitted, SubmitRequest
+from .output import job_document, to_document
+from .running import run
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..common.settings import Settings
+
+FAILURES_SHOWN = 20
+ERRORS_PAGE = 1000
+
+
+class Transfers(Protocol):
+    """What following jobs needs, of an embedded coordinator or one far away."""
+
+    async def submit(self, request: SubmitRequest) -> list[Submitted]: ...
+    def watch_job(self, job_id: str) -> AsyncIterator[JobView]: ...
+    async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]: ...
+    async def control(self, job_id: str, action: Control) -> JobView: ...
+
+
+def get(options: argparse.Namespace, settings: Settings) -> int:
+    """Fetch and wait. Returns the exit code."""
+    requests = read_requests(options, settings)
+    if options.dry_run:
+        return run(_dry_run(options, settings, requests))
+    return run(_get(options, settings, requests))
+
+
+def submit(options: argparse.Namespace, settings: Settings) -> int:
+    """Submit and return. Prints the id of each job. Returns the exit code."""
+    if not settings.coordinator.address:
+        raise UsageError("shoal submit", cause="no coordinator is named", remedy="add --coordinator HOST:PORT, or use shoal get")
+    return run(_submit(options, settings, read_requests(options, settings)))
+
+
+def read_requests(options: argparse.Namespace, settings: Settings) -> list[SubmitRequest]:
+    """What the command line asks for: one request for the sources of each kind of destination."""
+    texts: list[str] = list(options.uris)
+    if options.from_file:
+        texts += [uri.canonical() for uri in _from_file(options.from_file, settings.hub.endpoint)]
+    if not texts:
+        raise UsageError(f"shoal {options.command}", cause="no source was named", remedy="name a URI, or a list with --from-file")
+    uris = [parse_uri(text, bare_hub=True, hub_endpoints=settings.hub.endpoint) for text in texts]
+    base = SubmitRequest(
+        uris=(),
+        delivery=Delivery(options.deliver),
+        include=tuple(options.include),
+        exclude=tuple(options.exclude),
+        revision=options.revision,
+        force=options.force,
+        sha256=options.sha256,
+        priority=options.priority,
+        name=options.name,
+    )
+    into_cache = options.to == "hf-cache"
+    hub = tuple(uri.canonical() for uri in uris if isinstance(uri, HubUri))
+    others = tuple(uri.canonical() for uri in uris if not isinstance(uri, HubUri))
+    if into_cache and others:
+        raise UsageError(others[0], cause="only Hub repos can be put into the Hub cache", remedy="name a folder with --to")
+    if options.to is not None and not into_cache:
+        folder = str(Path.cwd() / Path(options.to).expanduser())
+        return [replace(base, uris=(*hub, *others), destination=folder, layout=Layout.FOLDER)]
+    requests: list[SubmitRequest] = []
+    if hub:
+        requests.append(replace(base, uris=hub, layout=Layout.HUB_CACHE))
+    if others:
+        requests.append(replace(base, uris=others, destination=str(Path.cwd()), layout=Layout.FOLDER))
+    return requests
+
+
+def _from_file(name: str, endpoints: Sequence[str]) -> Sequence[object]:
+    if name == "-":
+        return parse_list_file(sys.stdin, bare_hub=True, hub_endpoints=endpoints)
+    try:
+        with Path(name).open(encoding="utf-8") as file:
+            return parse_list_file(file, bare_hub=True, hub_endpoints=endpoints)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--from-file {name}", cause=str(error)) from None
+
+
+# ---- get ----------------------------------------------------------------------------------------------------------------
+
+
+async def _get(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
+    remote = bool(settings.coordinator.address)
+    async with _transfers(settings) as transfers:
+        submitted = [job for request in requests for job in await transfers.submit(request)]
+        jobs = await follow(transfers, [each.job.job_id for each in submitted], detach=remote)
+        failed = [await _failed_objects(transfers, job) for job in jobs]
+    report(jobs, failed, sys.stderr)
+    if options.json:
+        documents = [job_document(job, objects) for job, objects in zip(jobs, failed, strict=True)]
+        print(json.dumps({"jobs": documents}, indent=2))
+    else:
+        for job in jobs:
+            print(place(job, settings))
+    return exit_code(jobs, failed)
+
+
+@asynccontextmanager
+async def _transfers(settings: Settings) -> AsyncIterator[Transfers]:
+    if settings.coordinator.address:
+        from .remote import connect
+
+        async with connect(settings) as remote:
+            yield remote
+    else:
+        from .embedded import embedded
+
+        async with embedded(settings) as coordinator:
+            yield coordinator
+
+
+async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) -> list[JobView]:
+    """Show the progress of jobs until all have ended, and return their last views.
+
+    On SIGINT or SIGTERM: with detach the jobs go on without us, else the work is given back; raises Interrupted either way. A second
+    signal ends the process at once.
+    """
+    from .progress import open_display
+
+    latest: dict[str, JobView] = {}
+    with open_display(sys.stderr) as display:
+
+        async def watch(job_id: str) -> None:
+            async for view in transfers.watch_job(job_id):
+                latest[job_id] = view
+                display.show(list(latest.values()))
+
+        watching = asyncio.gather(*(watch(job_id) for job_id in dict.fromkeys(job_ids)))
+        with _on_signals(watching.cancel) as signalled:
+            try:
+                await watching
+            except asyncio.CancelledError:
+                if not signalled:
+                    raise
+    if signalled:
+        going_on = [job_id for job_id, view in latest.items() if not view.ended]
+        remedy = f"the job goes on; shoal cancel {going_on[0]} ends it" if detach and going_on else "run it again to go on"
+        raise Interrupted("", cause="interrupted", remedy=remedy)
+    return [latest[job_id] for job_id in dict.fromkeys(job_ids)]
+
+
+class _on_signals:  # noqa: N801  # reads as a statement
+    """Calls back at the first SIGINT or SIGTERM; the second one ends the process as if nothing was installed."""
+
+    def __init__(self, callback: object) -> None:
+        self._callback = callback
+        self._seen: list[int] = []
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> list[int]:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        return self._seen
+
+    def __exit__(self, *_: object) -> None:
+        if not self._seen:
+            self._restore()
+
+    def _signalled(self, number: int) -> None:
+        self._seen.append(number)
+        self._restore()
+        print("stopping; once more to stop at once", file=sys.stderr)
+        self._callback()  # type: ignore[operator]
+
+    def _restore(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+
+async def _failed_objects(transfers: Transfers, job: JobView) -> list[ObjectView]:
+    if not job.objects_failed:
+        return []
+    return await transfers.list_objects(job.job_id, status="failed", after_id=0, limit=ERRORS_PAGE)
+
+
+def report(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]], out: TextIO) -> None:
+    """Tell a person how the jobs ended: a line each, and what failed."""
+    from .output import summary_line
+
+    for job, objects in zip(jobs, failed, strict=True):
+        print(summary_line(job), file=out)
+        for obj in objects[:FAILURES_SHOWN]:
+            print(f"  failed: {obj.failure.text if obj.failure else obj.path}", file=out)
+        if job.objects_failed > FAILURES_SHOWN:
+            print(f"  … and {job.objects_failed - FAILURES_SHOWN} more", file=out)
+
+
+def place(job: JobView, settings: Settings) -> str:
+    """Where the job's files lie, for standard output."""
+    if job.destination:
+        return job.destination
+    uri = parse_uri(job.uri)
+    assert isinstance(uri, HubUri)
+    folder = f"{uri.kind.value}s--{uri.repo_id.replace('/', '--')}"
+    return str(settings.hub.cache / folder / "snapshots" / job.commit)
+
+
+def exit_code(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]]) -> int:
+    """One exit code for all jobs: what went wrong if it was the same everywhere, else 1."""
+    codes: set[int] = set()
+    for job, objects in zip(jobs, failed, strict=True):
+        if objects:
+            codes |= {int(error_class(obj.failure.code if obj.failure else "").exit_code) for obj in objects}
+        elif job.failure is not None:
+            codes.add(int(error_class(job.failure.code).exit_code))
+        elif job.status.value != "done":
+            codes.add(int(ExitCode.FAILED))
+    if not codes:
+        return ExitCode.OK
+    return codes.pop() if len(codes) == 1 else ExitCode.FAILED
+
+
+async def _dry_run(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
+    from ..common.units import format_size
+    from .embedded import plan_only
+
+    objects = total = 0
+    listing: dict[str, list[dict[str, object]]] = {}
+    for request in requests:
+        async for name, page in plan_only(settings, request):
+            for spec in page:
+                objects += 1
+                total += spec.size or 0
+                if options.json:
+                    listing.setdefault(name, []).append({"path": spec.path, "size": spec.size, "digest": spec.digest})
+                else:
+                    size = "?" if spec.size is None else format_size(spec.size)
+                    print(f"{size:>10}  {spec.path}")
+    if options.json:
+        print(json.dumps({"sources": listing, "objects": objects, "bytes": total}, indent=2))
+    else:
+        print(f"{objects} files, {format_size(total)}; nothing was fetched", file=sys.stderr)
+    return ExitCode.OK
+
+
+# ---- submit -------------------------------------------------------------------------------------------------------------
+
+
+async def _submit(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
+    async with _transfers(settings) as transfers:
+        submitted = [job for request in requests for job in await transfers.submit(request)]
+    if options.json:
+        documents = [{**to_document(each.job), "created": each.created} for each in submitted]
+        print(json.dumps({"jobs": documents}, indent=2))
+        return ExitCode.OK
+    for each in submitted:
+        print(each.job.job_id)
+        word = "submitted" if each.created else "asked for already"
+        print(f"{each.job.job_id}  {word}: {each.job.uri}", file=sys.stderr)
+    return ExitCode.OK

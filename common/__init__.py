@@ -1,0 +1,1 @@
+"""What coordinator, agent and client share and none of them owns."""

@@ -1,0 +1,249 @@
+"""What people and programs are shown of jobs, objects, agents and hosts, and what they ask for.
+
+The coordinator makes these, the gRPC shells carry them (`wire_views.py`), the client and the embedded mode show them. All are
+immutable. Sizes are bytes, rates bytes/s, durations seconds. Moments are seconds since the epoch on the coordinator's clock: for
+people to read, never to compute with.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from .intervals import Interval
+from .records import Capacity, Delivery, Failure, Layout
+from .secrets import Secret
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job is in its life."""
+
+    PLANNING = "planning"  # its source is being listed
+    PREPARING = "preparing"  # one agent makes the destination ready
+    RUNNING = "running"  # objects are being brought
+    FINALIZING = "finalizing"  # one agent writes the manifest
+    DONE = "done"
+    FAILED = "failed"  # ended, with at least one object failed for good, or could not start
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class ObjectStatus(enum.StrEnum):
+    """What the store remembers of an object."""
+
+    QUEUED = "queued"  # not finished; leased ones included
+    DONE = "done"
+    FAILED = "failed"  # for good
+
+
+class ActivePhase(enum.StrEnum):
+    """What is being done with an object that an agent holds."""
+
+    FETCHING = "fetching"  # as a whole, by one agent
+    OPENING = "opening"  # its partial file is being made ready
+    RANGES = "ranges"  # by byte ranges, by several agents
+    VERIFYING = "verifying"  # all bytes are there: it is verified and published
+
+
+class AgentStatus(enum.StrEnum):
+    """How an agent is doing, by when it was last heard."""
+
+    ALIVE = "alive"
+    LATE = "late"  # has missed heartbeats; its leases are still in force
+    LOST = "lost"  # its session broke or its leases ran out
+    DRAINING = "draining"  # finishes what it holds, then leaves
+    LEFT = "left"  # said goodbye
+
+
+class Role(enum.StrEnum):
+    """What a credential allows."""
+
+    AGENT = "agent"  # join the fleet and work
+    ADMIN = "admin"  # submit and control jobs, govern the fleet
+
+
+class Control(enum.StrEnum):
+    """What can be done to a job."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmitRequest:
+    """What to fetch, and where to. One job is made of each URI; equal requests share one job.
+
+    uris are as `common/uri.py` reads them. destination is a folder, or empty with the Hub cache layout for the default cache.
+    layout None is the scheme's default. include and exclude are globs on paths. sha256 is the digest in hex of a single object.
+    """
+
+    uris: tuple[str, ...]
+    destination: str = ""
+    layout: Layout | None = None
+    delivery: Delivery = Delivery.SPREAD
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    revision: str = ""
+    force: bool = False  # fetch again what is there
+    sha256: str = ""
+    priority: int = 0  # larger is sooner
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActiveObjectView:
+    """An object that agents work on at this moment. done is its chunk map: the bytes that are on disk."""
+
+    object_id: int
+    path: str
+    size: int | None
+    done_bytes: int
+    agents: tuple[str, ...] = ()  # names
+    phase: ActivePhase = ActivePhase.FETCHING
+    done: tuple[Interval, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobView:
+    """A job as people see it."""
+
+    job_id: str
+    uri: str
+    status: JobStatus
+    created_at: float
+    name: str = ""
+    paused: bool = False
+    priority: int = 0
+    ended_at: float | None = None
+    destination: str = ""
+    revision: str = ""  # as the user named it
+    commit: str = ""  # what it was pinned to
+    objects_total: int = 0
+    objects_done: int = 0  # skipped ones included
+    objects_skipped: int = 0  # were there already
+    objects_failed: int = 0
+    bytes_total: int = 0
+    bytes_done: int = 0  # of finished objects
+    bytes_fetched: int = 0  # taken from the origin
+    bytes_arrived: int = 0  # of finished objects, and of unfinished ones so far: what a progress bar shows
+    rate_bytes_per_s: float = 0.0
+    eta_s: float | None = None  # None: not known
+    failure: Failure | None = None
+    active: tuple[ActiveObjectView, ...] = ()  # empty in lists
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it will change any more, unless it is retried."""
+        return self.status.ended
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """The job that a URI became. created is false where an equal request had made it before."""
+
+    job: JobView
+    created: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectView:
+    """An object of a job. After it is done, size and digest are those of the published file."""
+
+    object_id: int
+    path: str
+    size: int | None
+    status: ObjectStatus
+    digest: str = ""  # ALGORITHM:HEX
+    failures: int = 0
+    failure: Failure | None = None  # the last one
+    skipped: bool = False
+    agent: str = ""  # name of the one that published it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentView:
+    """An agent as people see it."""
+
+    agent_id: str
+    name: str
+    status: AgentStatus
+    version: str = ""
+    zone: str = ""
+    capacity: Capacity | None = None  # None: not seen since the coordinator started
+    units: int = 0  # leases held
+    bytes_held: int = 0
+    rate_bytes_per_s: float = 0.0
+    objects_done: int = 0  # since the coordinator started
+    bytes_done: int = 0
+    memory_bytes: int = 0
+    connected_s: float = 0.0  # since its session began
+    silent_s: float = 0.0  # since it was last heard
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostView:
+    """An origin host: the fleet's limits for it, and what the fleet met there. Rates of 0 are unlimited."""
+
+    host: str
+    requests_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    blocked_s: float = 0.0  # the whole fleet waits for so long
+    throttled: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueView:
+    """The work of a job that has not ended, in the order of service."""
+
+    job_id: str
+    uri: str
+    status: JobStatus
+    name: str = ""
+    paused: bool = False
+    priority: int = 0
+    objects_waiting: int = 0  # neither done nor failed nor leased
+    bytes_waiting: int = 0
+    units_leased: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetView:
+    """The whole fleet in one look."""
+
+    version: str  # of the coordinator
+    incarnation: int
+    uptime_s: float
+    agents_alive: int = 0  # draining ones included
+    agents_late: int = 0
+    agents_lost: int = 0
+    jobs_active: int = 0
+    jobs_ended: int = 0
+    objects_waiting: int = 0
+    bytes_waiting: int = 0
+    units_leased: int = 0
+    rate_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenView:
+    """A credential, without its secret."""
+
+    token_id: str
+    role: Role
+    name: str
+    created_at: float
+    expires_at: float | None = None  # None: never
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewToken:
+    """A credential that was just made. Its secret is shown this once: only a hash is stored."""
+
+    token: Secret
+    view: TokenView

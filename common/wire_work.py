@@ -1,0 +1,266 @@
+"""Objects, jobs, leases, reports and budgets, to and from ``shoal.v1`` messages. Decoding raises `ProtocolViolation`."""
+
+from __future__ import annotations
+
+from shoal.v1 import work_pb2 as work
+
+from .intervals import Interval
+from .records import (
+    Ack,
+    Capacity,
+    Failure,
+    HostBudget,
+    HostObservation,
+    JobSpec,
+    Layout,
+    Lease,
+    LeaseRef,
+    ObjectSpec,
+    OriginKind,
+    Outcome,
+    Progress,
+    Result,
+    UnitKind,
+)
+from .wire_values import EnumCodec, amount, count, each, name, prose, texts, violation
+
+LAYOUT = EnumCodec(Layout, work.Layout, "LAYOUT")
+ORIGIN_KIND = EnumCodec(OriginKind, work.OriginKind, "ORIGIN_KIND")
+UNIT_KIND = EnumCodec(UnitKind, work.UnitKind, "UNIT_KIND")
+OUTCOME = EnumCodec(Outcome, work.Outcome, "OUTCOME")
+
+JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE)
+"""Leases on a job as a whole; all others are on an object."""
+
+
+def encode_interval(interval: Interval) -> work.Interval:
+    """A byte range."""
+    return work.Interval(start=interval[0], stop=interval[1])
+
+
+def decode_interval(interval: work.Interval) -> Interval:
+    """A byte range: 0 <= start <= stop."""
+    if not 0 <= interval.start <= interval.stop:
+        raise violation("Interval", f"[{interval.start}, {interval.stop}) is not a byte range")
+    return interval.start, interval.stop
+
+
+def encode_object_spec(spec: ObjectSpec) -> work.ObjectSpec:
+    """A file to deliver."""
+    return work.ObjectSpec(
+        object_id=spec.object_id, path=spec.path, size=spec.size, digest=spec.digest, etag=spec.etag, url=spec.url
+    )
+
+
+def decode_object_spec(spec: work.ObjectSpec) -> ObjectSpec:
+    """A file to deliver. Whether its path is safe is decided where it is used (`paths.py`)."""
+    return ObjectSpec(
+        object_id=count(spec.object_id, "ObjectSpec.object_id"),
+        path=spec.path,
+        size=count(spec.size, "ObjectSpec.size") if spec.HasField("size") else None,
+        digest=spec.digest,
+        etag=spec.etag,
+        url=spec.url,
+    )
+
+
+def encode_job_spec(spec: JobSpec) -> work.JobSpec:
+    """What an agent must know of a job."""
+    return work.JobSpec(
+        job_id=spec.job_id,
+        source=spec.source,
+        origin=ORIGIN_KIND.number(spec.origin),
+        layout=LAYOUT.number(spec.layout),
+        destination=spec.destination,
+        endpoints=spec.endpoints,
+        repo_kind=spec.repo_kind,
+        repo_id=spec.repo_id,
+        revision=spec.revision,
+        commit=spec.commit,
+        force=spec.force,
+        total_bytes=spec.total_bytes,
+        total_objects=spec.total_objects,
+    )
+
+
+def decode_job_spec(spec: work.JobSpec) -> JobSpec:
+    """What an agent must know of a job."""
+    return JobSpec(
+        job_id=name(spec.job_id, "JobSpec.job_id"),
+        source=spec.source,
+        origin=ORIGIN_KIND.member(spec.origin, "JobSpec.origin"),
+        layout=LAYOUT.member(spec.layout, "JobSpec.layout"),
+        destination=spec.destination,
+        endpoints=texts(spec.endpoints, "JobSpec.endpoints"),
+        repo_kind=spec.repo_kind,
+        repo_id=spec.repo_id,
+        revision=spec.revision,
+        commit=spec.commit,
+        force=spec.force,
+        total_bytes=count(spec.total_bytes, "JobSpec.total_bytes"),
+        total_objects=count(spec.total_objects, "JobSpec.total_objects"),
+    )
+
+
+def encode_lease(lease: Lease) -> work.Lease:
+    """A lease."""
+    return work.Lease(
+        unit=lease.unit,
+        token=lease.token,
+        kind=UNIT_KIND.number(lease.kind),
+        job_id=lease.job_id,
+        object=None if lease.object is None else encode_object_spec(lease.object),
+        start=lease.start,
+        stop=lease.stop,
+        remaining=lease.remaining,
+        ttl_s=lease.ttl_s,
+    )
+
+
+def decode_lease(lease: work.Lease) -> Lease:
+    """A lease: on an object, unless it is on the job as a whole."""
+    kind = UNIT_KIND.member(lease.kind, "Lease.kind")
+    spec = decode_object_spec(lease.object) if lease.HasField("object") else None
+    if spec is None and kind not in JOB_UNITS:
+        raise violation("Lease.object", f"it is missing from a lease to {kind}")
+    if not 0 <= lease.start <= lease.stop:
+        raise violation("Lease", f"[{lease.start}, {lease.stop}) is not a byte range")
+    return Lease(
+        unit=name(lease.unit, "Lease.unit"),
+        token=count(lease.token, "Lease.token"),
+        kind=kind,
+        job_id=name(lease.job_id, "Lease.job_id"),
+        object=spec,
+        start=lease.start,
+        stop=lease.stop,
+        remaining=count(lease.remaining, "Lease.remaining"),
+        ttl_s=amount(lease.ttl_s, "Lease.ttl_s"),
+    )
+
+
+def encode_failure(failure: Failure | None) -> work.Failure | None:
+    """A failure, its text cut."""
+    if failure is None:
+        return None
+    return work.Failure(code=failure.code, text=prose(failure.text), retryable=failure.retryable)
+
+
+def decode_failure(failure: work.Failure) -> Failure:
+    """A failure."""
+    return Failure(code=name(failure.code, "Failure.code"), text=failure.text, retryable=failure.retryable)
+
+
+def encode_result(result: Result) -> work.Result:
+    """A report on a lease."""
+    return work.Result(
+        seq=result.seq,
+        unit=result.unit,
+        token=result.token,
+        outcome=OUTCOME.number(result.outcome),
+        done=map(encode_interval, result.done),
+        released=map(encode_interval, result.released),
+        fetched=result.fetched,
+        size=result.size,
+        digest=result.digest,
+        etag=result.etag,
+        skipped=result.skipped,
+        failure=encode_failure(result.failure),
+    )
+
+
+def decode_result(result: work.Result) -> Result:
+    """A report on a lease. One that says it failed says why."""
+    outcome = OUTCOME.member(result.outcome, "Result.outcome")
+    failure = decode_failure(result.failure) if result.HasField("failure") else None
+    if outcome is Outcome.FAILED and failure is None:
+        raise violation("Result.failure", "it is missing from a report of a failure")
+    return Result(
+        seq=count(result.seq, "Result.seq"),
+        unit=name(result.unit, "Result.unit"),
+        token=count(result.token, "Result.token"),
+        outcome=outcome,
+        done=each(decode_interval, result.done, "Result.done"),
+        released=each(decode_interval, result.released, "Result.released"),
+        fetched=count(result.fetched, "Result.fetched"),
+        size=count(result.size, "Result.size") if result.HasField("size") else None,
+        digest=result.digest,
+        etag=result.etag,
+        skipped=result.skipped,
+        failure=failure,
+    )
+
+
+def encode_capacity(capacity: Capacity) -> work.Capacity:
+    """How much an agent can hold."""
+    return work.Capacity(slots=capacity.slots, units_max=capacity.units_max, bytes_max=capacity.bytes_max)
+
+
+def decode_capacity(capacity: work.Capacity) -> Capacity:
+    """How much an agent can hold."""
+    return Capacity(
+        slots=count(capacity.slots, "Capacity.slots"),
+        units_max=count(capacity.units_max, "Capacity.units_max"),
+        bytes_max=count(capacity.bytes_max, "Capacity.bytes_max"),
+    )
+
+
+def encode_lease_ref(ref: LeaseRef) -> work.LeaseRef:
+    """A lease by name."""
+    return work.LeaseRef(unit=ref.unit, token=ref.token)
+
+
+def decode_lease_ref(ref: work.LeaseRef) -> LeaseRef:
+    """A lease by name."""
+    return LeaseRef(name(ref.unit, "LeaseRef.unit"), count(ref.token, "LeaseRef.token"))
+
+
+def decode_ack(ack: work.Ack) -> Ack:
+    """An answer to a report."""
+    return Ack(count(ack.seq, "Ack.seq"), ack.accepted)
+
+
+def decode_progress(progress: work.Progress) -> Progress:
+    """Bytes of a lease that have arrived."""
+    return Progress(
+        name(progress.unit, "Progress.unit"),
+        count(progress.token, "Progress.token"),
+        count(progress.arrived, "Progress.arrived"),
+    )
+
+
+def encode_host_observation(seen: HostObservation) -> work.HostObservation:
+    """What an agent met at a host."""
+    return work.HostObservation(
+        host=seen.host, ok=seen.ok, throttled=seen.throttled, errors=seen.errors, retry_after_s=seen.retry_after_s
+    )
+
+
+def decode_host_observation(seen: work.HostObservation) -> HostObservation:
+    """What an agent met at a host."""
+    return HostObservation(
+        host=name(seen.host, "HostObservation.host"),
+        ok=count(seen.ok, "HostObservation.ok"),
+        throttled=count(seen.throttled, "HostObservation.throttled"),
+        errors=count(seen.errors, "HostObservation.errors"),
+        retry_after_s=amount(seen.retry_after_s, "HostObservation.retry_after_s"),
+    )
+
+
+def encode_host_budget(budget: HostBudget) -> work.HostBudget:
+    """A share of a host's budget."""
+    return work.HostBudget(
+        host=budget.host,
+        requests_per_s=budget.requests_per_s,
+        bytes_per_s=budget.bytes_per_s,
+        blocked_s=budget.blocked_s,
+    )
+
+
+def decode_host_budget(budget: work.HostBudget) -> HostBudget:
+    """A share of a host's budget."""
+    return HostBudget(
+        host=name(budget.host, "HostBudget.host"),
+        requests_per_s=amount(budget.requests_per_s, "HostBudget.requests_per_s"),
+        bytes_per_s=amount(budget.bytes_per_s, "HostBudget.bytes_per_s"),
+        blocked_s=amount(budget.blocked_s, "HostBudget.blocked_s"),
+    )

@@ -1,0 +1,65 @@
+"""From settings to the HTTP clients' options: one place, because coordinator and agent must treat TLS and proxies alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from .http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
+from .logs import get_logger
+
+if TYPE_CHECKING:
+    from .secrets import Secret
+    from .settings import Settings
+
+log = get_logger("http")
+
+
+def user_agent(version: str) -> str:
+    """The User-Agent header: who asks, and in which version."""
+    return f"shoal/{version}"
+
+
+def proxies(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Proxies by scheme: `fetch.proxy` for everything, else what the environment says."""
+    if settings.fetch.proxy:
+        return {"http": settings.fetch.proxy, "https": settings.fetch.proxy}
+    return proxies_from_environ(environ)
+
+
+def tls_options(settings: Settings, *, hub: bool) -> TlsOptions:
+    """TLS towards the Hub (and its file servers), or towards all other origins."""
+    section = settings.hub if hub else settings.fetch
+    return TlsOptions(verify=section.verify_tls, ca_bundle=str(section.ca_bundle or ""))
+
+
+def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, version: str) -> HttpClient:
+    """A client for listing sources. Not opened yet: use it as an async context manager."""
+    return HttpClient(
+        limits=HttpLimits(
+            connect_timeout_s=settings.fetch.connect_timeout,
+            read_timeout_s=settings.fetch.read_timeout,
+            connections_per_host=settings.fetch.connections_per_host,
+        ),
+        user_agent=user_agent(version),
+        tls=tls_options(settings, hub=hub),
+        proxies=proxies(settings, environ),
+        https_only=settings.security.https_only,
+    )
+
+
+def hub_token(settings: Settings) -> Callable[[], Secret | None]:
+    """Where the Hub token is asked for, each time anew: files and credentials rotate."""
+    return settings.hub.token.resolve
+
+
+def warn_of_open_tls(settings: Settings) -> None:
+    """One loud warning when certificates are not checked."""
+    off = [name for name, on in (("hub", settings.hub.verify_tls), ("fetch", settings.fetch.verify_tls)) if not on]
+    if off:
+        log.warning(
+            "tls.verification_off",
+            sections=", ".join(off),
+            meaning="anybody on the way can read and change what is fetched",
+            remedy="set ca_bundle to your company's certificate instead",
+        )

@@ -1,0 +1,1 @@
+"""The coordinator: resolves sources, decides who does what, remembers what is done."""

@@ -1,0 +1,128 @@
+"""What the coordinator can be asked: the seam between its shell (`service.py`) and its gRPC services.
+
+Records and views go in and come out, never protobuf, so the embedded mode and the tests stand on the same seam. Every method may
+raise a `ShoalError`: NotFound for a job, agent or host that does not exist, Conflict where the present state forbids it,
+UsageError for a value that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from ..common.records import AgentMessage, CoordinatorMessage, Hello, ObjectSpec
+from ..common.views import (
+    AgentView,
+    Control,
+    FleetView,
+    HostView,
+    JobView,
+    NewToken,
+    ObjectView,
+    QueueView,
+    Role,
+    SubmitRequest,
+    Submitted,
+    TokenView,
+)
+
+Send = Callable[[CoordinatorMessage], None]
+"""Hand a message to an agent's session. Never blocks and never raises: a session that cannot keep up is closed."""
+
+Close = Callable[[str], None]
+"""End an agent's session for this reason. The agent sees UNAVAILABLE and comes back."""
+
+
+class AgentSession(Protocol):
+    """The coordinator's end of one agent's session."""
+
+    def receive(self, message: AgentMessage) -> None:
+        """The agent said something; never a Hello. Raises ProtocolViolation, which closes the session.
+
+        After a Goodbye nothing follows, not even `lost`.
+        """
+        ...
+
+    def lost(self) -> None:
+        """The session ended without a Goodbye. Called at most once, and before a newer session of the same agent is opened."""
+        ...
+
+
+class CoordinatorApi(Protocol):
+    """A running coordinator."""
+
+    # ---- jobs
+
+    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+        """Make a job of each URI, in their order. On return the jobs survive a restart. Raises UsageError, Refused."""
+        ...
+
+    def get_job(self, job_id_or_uri: str) -> JobView:
+        """One job with its active objects; for a URI or a name, the newest job that has it. Raises NotFound."""
+        ...
+
+    def list_jobs(self, *, limit: int, after: str) -> list[JobView]:
+        """Jobs, newest first, that come after the job with the id `after`; empty: from the newest on. Raises NotFound."""
+        ...
+
+    def watch_job(self, job_id: str) -> AsyncIterator[JobView]:
+        """The job now and at every change, at most about twice a second; the last view is the ended one. Raises NotFound."""
+        ...
+
+    async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]:
+        """Objects of a job by ascending id, after an id; status empty or one of `ObjectStatus`. Raises NotFound."""
+        ...
+
+    async def control(self, job_id: str, action: Control) -> JobView:
+        """Pause, resume, cancel or retry a job. On return it survives a restart. Raises NotFound, Conflict."""
+        ...
+
+    # ---- fleet
+
+    def agents(self) -> list[AgentView]:
+        """All agents that were seen, by name."""
+        ...
+
+    async def drain_agent(self, agent: str) -> None:
+        """Let the agent with this id or name finish what it holds and leave. Raises NotFound, Conflict if two share the name."""
+        ...
+
+    def queue(self) -> list[QueueView]:
+        """Jobs that have not ended, in the order of service."""
+        ...
+
+    def hosts(self) -> list[HostView]:
+        """Origin hosts with a limit or with trouble, by name."""
+        ...
+
+    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
+        """Limit the whole fleet's rates at a host; 0 is unlimited. On return it survives a restart. Raises UsageError."""
+        ...
+
+    def fleet(self) -> FleetView:
+        """Everything in one look."""
+        ...
+
+    # ---- agents' sessions
+
+    async def open_session(self, hello: Hello, send: Send, close: Close) -> AgentSession:
+        """An agent introduced itself. Its Welcome goes through send, like all that follows."""
+        ...
+
+    async def manifest(self, job_id: str, after_id: int, limit: int) -> list[ObjectSpec]:
+        """Finished objects of a job by ascending id, after an id, with size and digest as published. Raises NotFound."""
+        ...
+
+    # ---- credentials
+
+    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
+        """Make a credential that is valid for so long, for ever with None. Raises UsageError."""
+        ...
+
+    async def list_tokens(self) -> list[TokenView]:
+        """All credentials, expired ones too."""
+        ...
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Make a credential worthless. Raises NotFound."""
+        ...

@@ -1,0 +1,129 @@
+"""What the core wants done: rows to write, messages to send, objects to load.
+
+The shell writes first and sends afterwards, so that nothing is granted or acknowledged that a restart would forget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..common.records import CoordinatorMessage, Failure, UnitKind
+from .model import JobRow
+
+
+@dataclass(frozen=True, slots=True)
+class PutJob:
+    """Store a job's row as it is now."""
+
+    row: JobRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectDone:
+    """The object is complete under its final name."""
+
+    object_id: int
+    size: int
+    digest: str
+    etag: str
+    skipped: bool
+    agent_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectFailed:
+    """The object failed for good."""
+
+    object_id: int
+    failures: int
+    failure: Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectRetried:
+    """The object failed and will be tried again."""
+
+    object_id: int
+    failures: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueFailed:
+    """All failed objects of the job are to be tried again, with fresh attempts."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PutLease:
+    """A lease was granted."""
+
+    unit: str
+    token: int
+    agent_id: str
+    kind: UnitKind
+    job_id: str
+    object_id: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropLease:
+    """The unit's lease ended."""
+
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PutAgent:
+    """An agent was seen."""
+
+    agent_id: str
+    name: str
+    version: str
+    zone: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PutHostPolicy:
+    """An administrator set a host's limits."""
+
+    host: str
+    requests_per_s: float
+    bytes_per_s: float
+
+
+Write = (
+    PutJob | ObjectDone | ObjectFailed | ObjectRetried | RequeueFailed | PutLease | DropLease | PutAgent | PutHostPolicy
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message for one agent's session."""
+
+    agent_id: str
+    message: CoordinatorMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read the job's next queued objects from the store and hand them to `Core.objects_loaded`."""
+
+    job_id: str
+    restart: bool  # from the beginning of the order
+
+
+@dataclass(slots=True)
+class Effects:
+    """What one turn of the core asks for, in order."""
+
+    writes: list[Write] = field(default_factory=list[Write])
+    sends: list[Send] = field(default_factory=list[Send])
+    loads: list[Load] = field(default_factory=list[Load])
+    ended_jobs: list[str] = field(default_factory=list[str])
+
+    def __bool__(self) -> bool:
+        return bool(self.writes or self.sends or self.loads or self.ended_jobs)

@@ -1,0 +1,222 @@
+"""What the coordinator knows of jobs, objects and agents while it works on them.
+
+An object's life::
+
+    QUEUED --grant WHOLE--> LEASED --done--> (forgotten: the store remembers)
+    QUEUED --grant OPEN---> LEASED --done--> RANGES --all bytes there--> READY --grant PUBLISH--> LEASED --done--> (forgotten)
+    LEASED --failed, returned, expired--> where it was before the grant, or QUEUED after a failed verification
+    any ----attempts used up, or final error--> (forgotten: the store remembers the failure)
+
+A job's life::
+
+    PLANNING --listed--> PREPARING --prepared--> RUNNING --no object left--> FINALIZING --done--> DONE or FAILED
+    any of them --cancel--> CANCELLED;   any of them --error for the whole job--> FAILED;   FAILED --retry--> PREPARING
+
+Pausing is a flag beside the status: a paused job keeps its place and gets no grants.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from ..common.intervals import IntervalSet
+from ..common.records import Capacity, Failure, JobSpec, ObjectSpec
+from ..common.views import JobStatus
+
+
+class Phase(enum.Enum):
+    """Where an object is in its life."""
+
+    QUEUED = enum.auto()
+    LEASED = enum.auto()  # as a whole: WHOLE, OPEN or PUBLISH
+    RANGES = enum.auto()  # open: its byte ranges are leased one by one
+    READY = enum.auto()  # every byte is there; waits to be verified and published
+
+
+@dataclass(slots=True, kw_only=True)
+class JobRow:
+    """A job as it is stored. request is the submitter's request as JSON; spec is empty until the source is resolved."""
+
+    job_id: str
+    uri: str
+    name: str
+    fingerprint: str  # equal for requests that ask for the same thing
+    request: str
+    priority: int
+    created_at: float  # seconds since the epoch: for people
+    status: JobStatus = JobStatus.PLANNING
+    paused: bool = False
+    spec: JobSpec | None = None
+    objects_total: int = 0
+    bytes_total: int = 0
+    objects_done: int = 0
+    objects_skipped: int = 0
+    objects_failed: int = 0  # for good; those of objects_refused included
+    objects_refused: int = 0  # names that the listing refused: a retry does not bring them back
+    bytes_done: int = 0
+    bytes_fetched: int = 0
+    failure: Failure | None = None
+    ended_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectState:
+    """An object that is being worked on."""
+
+    spec: ObjectSpec
+    phase: Phase = Phase.QUEUED
+    failures: int = 0
+    expiries: int = 0
+    not_before: float = 0.0
+    done: IntervalSet = field(default_factory=IntervalSet)
+    pending: IntervalSet = field(default_factory=IntervalSet)  # neither done nor leased
+    done_bytes: int = 0
+    fetched: int = 0
+    bytes_by_agent: dict[str, int] = field(default_factory=dict[str, int])
+    ready_at: float = 0.0
+
+    @property
+    def weight(self) -> int:
+        """Bytes that the object counts for in scheduling."""
+        return UNKNOWN_SIZE_WEIGHT if self.spec.size is None else self.spec.size
+
+    def best_agent(self) -> str:
+        """The agent that brought most of it: its hasher is likely to have seen the beginning."""
+        return max(self.bytes_by_agent, key=lambda agent: self.bytes_by_agent[agent], default="")
+
+
+UNKNOWN_SIZE_WEIGHT = 64 << 20
+"""An object of unknown size is scheduled as if it were of a middling size."""
+
+
+@dataclass(slots=True)
+class JobState:
+    """A job in work: its row, the window of its objects that is in memory, and its queues.
+
+    The queues change only through the methods, which keep `remaining` true: it is read at every grant and must not cost a
+    walk over the objects.
+    """
+
+    row: JobRow
+    objects: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
+    queued: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # in order of work
+    open: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
+    ready: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
+    remaining: int = 0  # bytes of queued and open objects that nobody holds
+    delayed: bool = False  # some queued object waits for its not_before
+    loading: bool = False
+    exhausted: bool = False  # the store holds no queued object that is not in memory
+    excluded: dict[str, float] = field(default_factory=dict[str, float])  # agent -> until when it gets none of this job
+    unit_not_before: float = 0.0  # for PREPARE and FINALIZE after a failure
+    unit_failures: int = 0
+    changed: bool = False  # its counters differ from the stored row
+
+    @property
+    def spec(self) -> JobSpec:
+        assert self.row.spec is not None
+        return self.row.spec
+
+    @property
+    def unit(self) -> str:
+        """The unit of the job itself, for PREPARE and FINALIZE."""
+        return f"j{self.row.job_id}"
+
+    def enqueue(self, obj: ObjectState) -> None:
+        """Let the object wait for a WHOLE or OPEN lease."""
+        obj.phase = Phase.QUEUED
+        self.open.pop(obj.spec.object_id, None)
+        self.ready.pop(obj.spec.object_id, None)
+        self.objects[obj.spec.object_id] = obj
+        self.queued[obj.spec.object_id] = obj
+        self.remaining += obj.weight
+
+    def lease_whole(self, obj: ObjectState) -> None:
+        """A lease on the whole object was granted: it waits no longer."""
+        if self.queued.pop(obj.spec.object_id, None) is not None:
+            self.remaining -= obj.weight
+        self.ready.pop(obj.spec.object_id, None)
+        obj.phase = Phase.LEASED
+
+    def open_ranges(self, obj: ObjectState, done: IntervalSet) -> None:
+        """The partial file exists and holds done already: the rest may be leased by ranges."""
+        assert obj.spec.size is not None
+        obj.phase = Phase.RANGES
+        obj.done = done
+        obj.done_bytes = done.total
+        obj.pending = IntervalSet(done.missing(0, obj.spec.size))
+        self.open[obj.spec.object_id] = obj
+        self.remaining += obj.pending.total
+
+    def take_range(self, obj: ObjectState, start: int, stop: int) -> None:
+        """A lease on these bytes was granted, or they turned out to be there."""
+        self.remaining -= obj.pending.remove(start, stop)
+
+    def release_range(self, obj: ObjectState, start: int, stop: int) -> None:
+        """Nobody holds these bytes any more, and they are not there: they wait again."""
+        for a, b in obj.done.missing(start, stop):
+            self.remaining += obj.pending.add(a, b)
+
+    def make_ready(self, obj: ObjectState, now: float) -> None:
+        """All bytes are there: the object waits to be published."""
+        self._close(obj)
+        obj.phase = Phase.READY
+        obj.ready_at = now
+        self.ready[obj.spec.object_id] = obj
+
+    def forget(self, obj: ObjectState) -> None:
+        """The object has ended, well or badly."""
+        self._close(obj)
+        if self.queued.pop(obj.spec.object_id, None) is not None:
+            self.remaining -= obj.weight
+        self.ready.pop(obj.spec.object_id, None)
+        self.objects.pop(obj.spec.object_id, None)
+
+    def reset(self, obj: ObjectState) -> None:
+        """What was fetched is worthless: begin again from nothing."""
+        self._close(obj)
+        obj.done.clear()
+        obj.done_bytes = 0
+        obj.bytes_by_agent.clear()
+        self.enqueue(obj)
+
+    def clear_window(self) -> None:
+        """Forget all objects in memory; the store has them."""
+        self.objects.clear()
+        self.queued.clear()
+        self.open.clear()
+        self.ready.clear()
+        self.remaining = 0
+        self.exhausted = False
+        self.delayed = False
+
+    def _close(self, obj: ObjectState) -> None:
+        if self.open.pop(obj.spec.object_id, None) is not None:
+            self.remaining -= obj.pending.total
+        obj.pending.clear()
+
+
+@dataclass(slots=True, kw_only=True)
+class AgentState:
+    """An agent that has said hello."""
+
+    agent_id: str
+    name: str
+    version: str
+    zone: str
+    capacity: Capacity
+    connected: bool
+    joined_at: float
+    heard_at: float
+    units: int = 0  # held
+    bytes_held: int = 0
+    draining: bool = False
+    left: bool = False  # said goodbye
+    told_jobs: set[str] = field(default_factory=set[str])  # jobs whose spec was sent in this session
+    objects_done: int = 0
+    bytes_done: int = 0
+    memory: int = 0
+    asked_for_half_at: float = float("-inf")
+    rate: float = 0.0  # bytes/s, smoothed
+    rate_bytes: int = 0  # arrived since rate_at
+    rate_at: float = 0.0

@@ -1,0 +1,131 @@
+"""Planning: a submitted job's source is resolved, listed page by page into the store, and handed to the core."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import asdict
+
+from ..common.errors import ShoalError, UnsafeName, UsageError
+from ..common.logs import get_logger
+from ..common.records import Delivery, Failure, JobSpec, Layout
+from ..common.selection import Selection
+from ..common.uri import HubUri, parse_uri
+from ..common.views import SubmitRequest
+from .core import Core
+from .model import JobRow
+from .sources.base import Source, SourceRequest
+from .store.runner import StoreRunner
+
+log = get_logger("planner")
+
+OpenSource = Callable[[SourceRequest], Source]
+
+
+def job_rows(
+    request: SubmitRequest, *, created_at: float, new_id: Callable[[], str], endpoints: tuple[str, ...]
+) -> list[JobRow]:
+    """One job for each distinct URI of a request, in order. Raises UsageError for what no agent could do."""
+    if request.delivery is not Delivery.SPREAD:
+        raise UsageError(f"delivery {request.delivery.value!r}", cause="this version only delivers by spread")
+    if not request.uris:
+        raise UsageError("submit", cause="no URI was given")
+    if request.sha256 and len(request.uris) > 1:
+        raise UsageError("--sha256", cause="it names the digest of one file, but several sources were given")
+    rows: dict[str, JobRow] = {}
+    for text in request.uris:
+        uri = parse_uri(text, hub_endpoints=endpoints)
+        layout = request.layout or (
+            Layout.HUB_CACHE if isinstance(uri, HubUri) and not request.destination else Layout.FOLDER
+        )
+        if layout is Layout.HUB_CACHE and not isinstance(uri, HubUri):
+            raise UsageError(
+                uri.canonical(), cause="only Hub repos can be put into the Hub cache", remedy="name a folder with --to"
+            )
+        if layout is Layout.FOLDER and not request.destination:
+            raise UsageError(uri.canonical(), cause="no destination was given", remedy="name a folder with --to")
+        asked = {
+            "uri": uri.canonical(),
+            "destination": request.destination,
+            "layout": layout.value,
+            "include": sorted(request.include),
+            "exclude": sorted(request.exclude),
+            "revision": request.revision,
+            "sha256": request.sha256.lower(),
+            "force": request.force,
+        }
+        fingerprint = json.dumps(asked, sort_keys=True)
+        rows.setdefault(
+            fingerprint,
+            JobRow(
+                job_id=new_id(),
+                uri=uri.canonical(),
+                name=request.name,
+                fingerprint=fingerprint,
+                request=fingerprint,
+                priority=request.priority,
+                created_at=created_at,
+            ),
+        )
+    return list(rows.values())
+
+
+class Planner:
+    """Lists sources. Each `plan` is one job's; several may run at once."""
+
+    def __init__(self, core: Core, store: StoreRunner, open_source: OpenSource, clock: Callable[[], float]) -> None:
+        self._core = core
+        self._store = store
+        self._open_source = open_source
+        self._clock = clock
+
+    async def plan(self, job_id: str) -> None:
+        """List the job's source into the store. Failures end the job; they never escape."""
+        row = self._core.jobs[job_id].row
+        try:
+            await self._plan(row)
+        except ShoalError as error:
+            log.warning("job.planning_failed", job=job_id, error=str(error))
+            failure = Failure(code=error.code, text=str(error), retryable=error.retryable)
+            self._core.job_failed(job_id, failure, self._clock())
+
+    async def _plan(self, row: JobRow) -> None:
+        asked = json.loads(row.request)
+        source = self._open_source(
+            SourceRequest(
+                uri=parse_uri(asked["uri"]),
+                revision=asked["revision"],
+                selection=Selection(include=tuple(asked["include"]), exclude=tuple(asked["exclude"])),
+                sha256=asked["sha256"],
+            )
+        )
+        resolved = await source.resolve()
+        await self._store.run(self._store.store.forget_objects, row.job_id)
+        async with aclosing(source.pages()) as pages:
+            async for page in pages:
+                await self._store.run(self._store.store.add_objects, row.job_id, page)
+        refused = [(name, _unsafe(name, reason)) for name, reason in source.refused]
+        if refused:
+            await self._store.run(self._store.store.add_failed_objects, row.job_id, refused)
+        if source.refused_count > len(refused):
+            log.warning("job.names_refused", job=row.job_id, count=source.refused_count, listed=len(refused))
+        for warning in source.warnings:
+            log.warning("job.listing_warning", job=row.job_id, warning=warning)
+        objects, total_bytes = await self._store.run(self._store.store.counts, row.job_id)
+        spec = JobSpec(
+            job_id=row.job_id,
+            layout=Layout(asked["layout"]),
+            destination=asked["destination"],
+            force=asked["force"],
+            total_bytes=total_bytes,
+            total_objects=objects,
+            **asdict(resolved),
+        )
+        row.objects_failed = len(refused)
+        self._core.job_listed(row.job_id, spec, objects, total_bytes)
+
+
+def _unsafe(name: str, reason: str) -> Failure:
+    error = UnsafeName(name, cause=reason)
+    return Failure(code=error.code, text=str(error), retryable=False)

@@ -1,0 +1,309 @@
+"""Views of the core's state for people: jobs, objects, agents, hosts, the fleet. Reads only."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from ..common.errors import Conflict, NotFound, ShoalError
+from ..common.records import UnitKind
+from ..common.uri import parse_uri
+from ..common.views import (
+    ActiveObjectView,
+    ActivePhase,
+    AgentStatus,
+    AgentView,
+    FleetView,
+    HostView,
+    JobView,
+    ObjectView,
+    QueueView,
+)
+from .core import Core
+from .effects import PutAgent
+from .leases import HeldLease
+from .model import AgentState, JobState, ObjectState, Phase
+from .scheduler.spread import in_order
+from .store.base import ObjectRow
+
+ACTIVE_MAX = 64
+"""Objects shown as active in one view of a job."""
+METER_WINDOW_S = 5.0
+
+
+class Meter:
+    """Speeds of jobs: bytes that arrived over the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, deque[tuple[float, int]]] = {}
+
+    def sample(self, core: Core, now: float) -> None:
+        """Take a reading of every job that runs; readings closer than a tenth of the window are skipped."""
+        for job_id, job in core.jobs.items():
+            if job.row.status.ended:
+                self._samples.pop(job_id, None)
+                continue
+            samples = self._samples.setdefault(job_id, deque())
+            if samples and now - samples[-1][0] < METER_WINDOW_S / 10:
+                continue
+            samples.append((now, arrived_bytes(core, job)))
+            while now - samples[0][0] > METER_WINDOW_S and len(samples) > 2:
+                samples.popleft()
+
+    def rate(self, job_id: str) -> float:
+        """bytes/s; 0 while unknown."""
+        samples = self._samples.get(job_id)
+        if not samples or samples[-1][0] <= samples[0][0]:
+            return 0.0
+        return max(0.0, (samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]))
+
+    def total_rate(self) -> float:
+        """bytes/s of all jobs together."""
+        return sum(self.rate(job_id) for job_id in self._samples)
+
+
+def arrived_bytes(core: Core, job: JobState) -> int:
+    """Bytes of finished objects and of unfinished ones so far."""
+    arrived = job.row.bytes_done
+    for obj in job.objects.values():
+        if obj.phase is Phase.QUEUED:
+            continue
+        arrived += obj.done_bytes or sum(lease.arrived for lease in core.leases.of_object(obj.spec.object_id))
+    return arrived
+
+
+class Reader:
+    """Answers questions about a core. known: agents that the store remembers, by id."""
+
+    def __init__(self, core: Core, known: Iterable[PutAgent], *, version: str, started_at: float) -> None:
+        self._core = core
+        self.known = {agent.agent_id: agent for agent in known}
+        self._version = version
+        self._started_at = started_at
+
+    # ---- jobs -------------------------------------------------------------------------------------------------------
+
+    def find_job(self, wanted: str) -> str:
+        """The id of a job by id, or of the newest by name or URI. Raises NotFound."""
+        if wanted in self._core.jobs:
+            return wanted
+        try:
+            canonical = parse_uri(wanted, bare_hub=True).canonical()
+        except ShoalError:
+            canonical = wanted
+        found = [
+            job.row
+            for job in self._core.jobs.values()
+            if wanted in (job.row.name, job.row.uri) or canonical == job.row.uri
+        ]
+        if not found:
+            raise NotFound(
+                f"job {wanted}", cause="there is no job with this id, name or source", remedy="shoal jobs lists them"
+            )
+        return max(found, key=lambda row: row.created_at).job_id
+
+    def job_ids(self, *, limit: int, after: str) -> list[str]:
+        """Ids of jobs, newest first, after a job."""
+        rows = sorted((job.row for job in self._core.jobs.values()), key=lambda row: (-row.created_at, row.job_id))
+        ids = [row.job_id for row in rows]
+        start = ids.index(self.find_job(after)) + 1 if after else 0
+        return ids[start : start + limit]
+
+    def job(self, job_id: str, rate: float, *, active: bool) -> JobView:
+        """One job."""
+        job = self._core.jobs[job_id]
+        row = job.row
+        arrived = arrived_bytes(self._core, job)
+        left = max(0, row.bytes_total - arrived)
+        asked = json.loads(row.request)
+        return JobView(
+            job_id=row.job_id,
+            uri=row.uri,
+            status=row.status,
+            created_at=row.created_at,
+            name=row.name,
+            paused=row.paused,
+            priority=row.priority,
+            ended_at=row.ended_at,
+            destination=row.spec.destination if row.spec else asked["destination"],
+            revision=row.spec.revision if row.spec else asked["revision"],
+            commit=row.spec.commit if row.spec else "",
+            objects_total=row.objects_total,
+            objects_done=row.objects_done,
+            objects_skipped=row.objects_skipped,
+            objects_failed=row.objects_failed,
+            bytes_total=row.bytes_total,
+            bytes_done=row.bytes_done,
+            bytes_fetched=row.bytes_fetched,
+            bytes_arrived=arrived,
+            rate_bytes_per_s=0.0 if row.status.ended else rate,
+            eta_s=left / rate if rate > 0 and not row.status.ended else None,
+            failure=row.failure,
+            active=self._active(job) if active else (),
+        )
+
+    def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
+        shown: list[ActiveObjectView] = []
+        for obj in job.objects.values():
+            if obj.phase is not Phase.QUEUED:
+                shown.append(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)))
+                if len(shown) == ACTIVE_MAX:
+                    break
+        return tuple(shown)
+
+    def _active_object(self, obj: ObjectState, leases: Sequence[HeldLease]) -> ActiveObjectView:
+        kinds = {lease.kind for lease in leases}
+        if obj.phase is Phase.READY or UnitKind.PUBLISH in kinds:
+            phase = ActivePhase.VERIFYING
+        elif UnitKind.OPEN in kinds:
+            phase = ActivePhase.OPENING
+        elif obj.phase is Phase.RANGES:
+            phase = ActivePhase.RANGES
+        else:
+            phase = ActivePhase.FETCHING
+        return ActiveObjectView(
+            object_id=obj.spec.object_id,
+            path=obj.spec.path,
+            size=obj.spec.size,
+            done_bytes=obj.done_bytes or sum(lease.arrived for lease in leases),
+            agents=tuple(sorted({self._agent_name(lease.agent_id) for lease in leases})),
+            phase=phase,
+            done=tuple(obj.done),
+        )
+
+    def object(self, row: ObjectRow) -> ObjectView:
+        """One object."""
+        return ObjectView(
+            object_id=row.spec.object_id,
+            path=row.spec.path,
+            size=row.spec.size,
+            status=row.status,
+            digest=row.spec.digest,
+            failures=row.failures,
+            failure=row.failure,
+            skipped=row.skipped,
+            agent=self._agent_name(row.agent_id) if row.agent_id else "",
+        )
+
+    def queue(self) -> list[QueueView]:
+        """Jobs that have not ended, in the order of service."""
+        leased: dict[str, int] = {}
+        for lease in self._core.leases:
+            leased[lease.job_id] = leased.get(lease.job_id, 0) + 1
+        return [
+            QueueView(
+                job_id=job.row.job_id,
+                uri=job.row.uri,
+                status=job.row.status,
+                name=job.row.name,
+                paused=job.row.paused,
+                priority=job.row.priority,
+                objects_waiting=max(
+                    0,
+                    job.row.objects_total
+                    - job.row.objects_done
+                    - job.row.objects_failed
+                    - sum(obj.phase is not Phase.QUEUED for obj in job.objects.values()),
+                ),
+                bytes_waiting=max(0, job.row.bytes_total - arrived_bytes(self._core, job)),
+                units_leased=leased.get(job.row.job_id, 0),
+            )
+            for job in in_order(self._core.jobs.values())
+            if not job.row.status.ended
+        ]
+
+    # ---- agents and hosts -------------------------------------------------------------------------------------------
+
+    def find_agent(self, wanted: str) -> str:
+        """The id of a connected agent by id or name. Raises NotFound, Conflict."""
+        if wanted in self._core.agents:
+            return wanted
+        found = [agent for agent in self._core.agents.values() if agent.name == wanted]
+        if not found:
+            raise NotFound(
+                f"agent {wanted}", cause="there is no agent with this id or name", remedy="shoal agents lists them"
+            )
+        if len(found) > 1:
+            ids = ", ".join(agent.agent_id for agent in found)
+            raise Conflict(
+                f"agent {wanted}", cause=f"{len(found)} agents have this name", remedy=f"name one by its id: {ids}"
+            )
+        return found[0].agent_id
+
+    def agents(self, now: float) -> list[AgentView]:
+        """All agents, by name; those that only the store remembers are lost."""
+        views = [self._agent(agent, now) for agent in self._core.agents.values()]
+        views += [
+            AgentView(
+                agent_id=seen.agent_id, name=seen.name, status=AgentStatus.LOST, version=seen.version, zone=seen.zone
+            )
+            for seen in self.known.values()
+            if seen.agent_id not in self._core.agents
+        ]
+        return sorted(views, key=lambda view: (view.name, view.agent_id))
+
+    def _agent(self, agent: AgentState, now: float) -> AgentView:
+        return AgentView(
+            agent_id=agent.agent_id,
+            name=agent.name,
+            status=self._agent_status(agent, now),
+            version=agent.version,
+            zone=agent.zone,
+            capacity=agent.capacity,
+            units=agent.units,
+            bytes_held=agent.bytes_held,
+            rate_bytes_per_s=agent.rate if agent.connected else 0.0,
+            objects_done=agent.objects_done,
+            bytes_done=agent.bytes_done,
+            memory_bytes=agent.memory,
+            connected_s=now - agent.joined_at if agent.connected else 0.0,
+            silent_s=now - agent.heard_at,
+        )
+
+    def _agent_status(self, agent: AgentState, now: float) -> AgentStatus:
+        limits = self._core.limits
+        if not agent.connected:
+            return AgentStatus.LEFT if agent.left else AgentStatus.LOST
+        if now - agent.heard_at > limits.lease_ttl_s:
+            return AgentStatus.LOST
+        if now - agent.heard_at > 2 * limits.heartbeat_s:
+            return AgentStatus.LATE
+        return AgentStatus.DRAINING if agent.draining else AgentStatus.ALIVE
+
+    def _agent_name(self, agent_id: str) -> str:
+        agent = self._core.agents.get(agent_id) or self.known.get(agent_id)
+        return agent.name if agent else agent_id
+
+    def hosts(self, now: float) -> list[HostView]:
+        """All hosts that the fleet has met or that have a policy, by name."""
+        return [
+            HostView(
+                host=host.host,
+                requests_per_s=host.requests_per_s,
+                bytes_per_s=host.bytes_per_s,
+                blocked_s=max(0.0, host.blocked_until - now),
+                throttled=host.throttled,
+                errors=host.errors,
+            )
+            for host in self._core.hosts.states()
+        ]
+
+    def fleet(self, now: float, rate: float) -> FleetView:
+        """Everything in one look."""
+        statuses = [view.status for view in self.agents(now)]
+        queue = self.queue()
+        return FleetView(
+            version=self._version,
+            incarnation=self._core.incarnation,
+            uptime_s=now - self._started_at,
+            agents_alive=sum(status in (AgentStatus.ALIVE, AgentStatus.DRAINING) for status in statuses),
+            agents_late=statuses.count(AgentStatus.LATE),
+            agents_lost=statuses.count(AgentStatus.LOST),
+            jobs_active=len(queue),
+            jobs_ended=len(self._core.jobs) - len(queue),
+            objects_waiting=sum(view.objects_waiting for view in queue),
+            bytes_waiting=sum(view.bytes_waiting for view in queue),
+            units_leased=len(self._core.leases),
+            rate_bytes_per_s=rate,
+        )

@@ -1,0 +1,387 @@
+"""The coordinator's shell: feeds events to the core, carries out its effects, answers questions.
+
+The order is what keeps the promises: events change the core at once; then, in one turn, the core assigns work, the rows are
+written and committed, and only then the messages go out. So nothing is granted or acknowledged that a restart would forget.
+Implements `api.CoordinatorApi` for the gRPC services and the embedded mode alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+from ..common.errors import Conflict, UsageError
+from ..common.logs import get_logger
+from ..common.records import AgentMessage, Drain, Goodbye, Hello, ObjectSpec
+from ..common.views import (
+    AgentView,
+    Control,
+    FleetView,
+    HostView,
+    JobView,
+    NewToken,
+    ObjectStatus,
+    ObjectView,
+    QueueView,
+    Role,
+    SubmitRequest,
+    Submitted,
+    TokenView,
+)
+from .api import AgentSession, Close, Send
+from .core import Core, CoreLimits
+from .effects import Effects, PutAgent, PutJob
+from .leases import HeldLease
+from .model import JobStatus
+from .planner import OpenSource, Planner, job_rows
+from .reading import Meter, Reader
+from .store.base import Cursor
+from .store.order import cursor_after
+from .store.runner import StoreRunner
+from .tokens import TokenBook
+
+LOAD_MAX = 4096
+"""Objects read from the store at a time: bounds the memory that a job takes, whatever its size."""
+WATCH_S = 0.5
+TURN_S = 1.0
+"""Longest pause between turns: objects that wait for their next attempt have no event of their own."""
+
+log = get_logger("coordinator")
+
+
+@dataclass(slots=True)
+class _Session:
+    """One agent's session: how to speak to it."""
+
+    send: Send
+    close: Close
+
+
+class Coordinator:
+    """One coordinator. Use: ``await start()``, ``run()`` in a task, calls of the API, ``stop()``."""
+
+    def __init__(
+        self,
+        store: StoreRunner,
+        *,
+        open_source: OpenSource,
+        new_id: Callable[[], str],
+        wall_clock: Callable[[], float],
+        endpoints: tuple[str, ...],
+        version: str,
+        limits: CoreLimits | None = None,
+        host_policies: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
+        host_policies are requests/s and bytes/s by host, as the configuration has them: an administrator's word replaces them."""
+        self._store = store
+        self._limits = limits or CoreLimits()
+        self._open_source = open_source
+        self._new_id = new_id
+        self._wall_clock = wall_clock
+        self._endpoints = endpoints
+        self._version = version
+        self._host_policies = host_policies or {}
+        self._sessions: dict[str, _Session] = {}
+        self._cursors: dict[str, Cursor] = {}
+        self._wake = asyncio.Event()
+        self._committed: asyncio.Event = asyncio.Event()
+        self._ended: dict[str, asyncio.Event] = {}
+        self._to_plan: list[str] = []
+        self._stopping = False
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def start(self) -> None:
+        """Open the state and take up what an earlier incarnation left. Raises Busy, StateDamaged, UsageError."""
+        run, store = self._store.run, self._store.store
+        incarnation = await run(store.open)
+        self.core = core = Core(incarnation=incarnation, limits=self._limits)
+        now = self._now()
+        for row in await run(store.jobs):
+            core.add_job(row)
+            if row.status is JobStatus.PLANNING:
+                self._to_plan.append(row.job_id)
+        for lease in await run(store.leases):
+            found = await run(store.get_object, lease.object_id) if lease.object_id else None
+            spec = found.spec if found and found.status is ObjectStatus.QUEUED else None
+            held = HeldLease(
+                unit=lease.unit,
+                token=lease.token,
+                agent_id=lease.agent_id,
+                kind=lease.kind,
+                job_id=lease.job_id,
+                object_id=lease.object_id,
+                start=lease.start,
+                stop=lease.stop,
+                weight=0,
+                granted_at=now,
+                deadline=now + self._limits.lease_ttl_s,
+            )
+            if lease.stop > lease.start:
+                held.left.add(lease.start, lease.stop)
+            core.restore_lease(held, spec)
+        for host, (requests_per_s, bytes_per_s) in self._host_policies.items():
+            core.hosts.set_policy(host, requests_per_s, bytes_per_s)
+        for policy in await run(store.host_policies):
+            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s)
+        known: list[PutAgent] = await run(store.agents)
+        self._reader = Reader(core, known, version=self._version, started_at=now)
+        self._meter = Meter()
+        self._planner = Planner(core, self._store, self._open_source, self._now)
+        self.tokens = TokenBook(self._store, self._wall_clock)
+        await self.tokens.load()
+        log.info("coordinator.started", incarnation=incarnation, jobs=len(core.jobs))
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        planning: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while not self._stopping:
+                for job_id in self._to_plan:
+                    task = tasks.create_task(self._plan(job_id))
+                    planning.add(task)
+                    task.add_done_callback(planning.discard)
+                self._to_plan.clear()
+                await self._turn()
+                delay_s = min(TURN_S, self.core.next_wakeup(self._now()) - self._now())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, delay_s)):
+                        await self._wake.wait()
+                self._wake.clear()
+            for task in planning:  # a listing that is cut off begins anew at the next start
+                task.cancel()
+
+    def stop(self) -> None:
+        """Let `run` return after the turn that is under way."""
+        self._stopping = True
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Tell all agents that the coordinator goes away for a while."""
+        for session in self._sessions.values():
+            session.send(Drain("the coordinator restarts", reconnect=True))
+
+    async def close(self) -> None:
+        """Write what is left and close the state."""
+        await self._carry_out(self.core.take_effects())
+        await self._store.close()
+
+    # ---- turns ------------------------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        now = self._now()
+        self.core.tick(now)
+        while True:
+            self.core.assign(now)
+            effects = self.core.take_effects()
+            if not effects:
+                break
+            await self._carry_out(effects)
+        self._meter.sample(self.core, now)
+
+    async def _carry_out(self, effects: Effects) -> None:
+        for job_id in effects.ended_jobs:
+            self.core.jobs[job_id].row.ended_at = self._wall_clock()
+        for write in effects.writes:
+            if isinstance(write, PutJob) and write.row.status.ended:
+                write.row.ended_at = self.core.jobs[write.row.job_id].row.ended_at
+            elif isinstance(write, PutAgent):
+                self._reader.known[write.agent_id] = write
+        if effects.writes:
+            await self._store.run(self._store.store.apply, effects.writes)
+        committed, self._committed = self._committed, asyncio.Event()
+        committed.set()
+        for load in effects.loads:
+            await self._load(load.job_id, restart=load.restart)
+        for send in effects.sends:
+            session = self._sessions.get(send.agent_id)
+            if session is not None:
+                session.send(send.message)
+        for job_id in effects.ended_jobs:
+            row = self.core.jobs[job_id].row
+            log.info("job.ended", job=job_id, status=row.status.value, done=row.objects_done, failed=row.objects_failed)
+            self._ended.pop(job_id, asyncio.Event()).set()
+
+    async def _load(self, job_id: str, *, restart: bool) -> None:
+        after = None if restart else self._cursors.get(job_id)
+        loaded = await self._store.run(self._store.store.queued_objects, job_id, after, LOAD_MAX)
+        if loaded:
+            self._cursors[job_id] = cursor_after(loaded[-1][0])
+        if not self.core.jobs[job_id].row.status.ended:
+            self.core.objects_loaded(job_id, loaded, more=len(loaded) == LOAD_MAX)
+
+    async def _durable(self) -> None:
+        """Wait until what the core knows now is on disk."""
+        event = self._committed
+        self._wake.set()
+        await event.wait()
+
+    async def _plan(self, job_id: str) -> None:
+        await self._planner.plan(job_id)
+        self._wake.set()
+
+    # ---- API: jobs --------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+        rows = job_rows(request, created_at=self._wall_clock(), new_id=self._new_id, endpoints=self._endpoints)
+        active = {job.row.fingerprint: job.row for job in self.core.jobs.values() if not job.row.status.ended}
+        submitted: list[tuple[str, bool]] = []
+        for row in rows:
+            before = active.get(row.fingerprint)
+            if before is None:
+                self.core.add_job(row)
+                self.core.jobs[row.job_id].changed = True
+                self._to_plan.append(row.job_id)
+            submitted.append(((before or row).job_id, before is None))
+        if self._to_plan:
+            await self._durable()
+        return [Submitted(job=self._view(job_id), created=created) for job_id, created in submitted]
+
+    def get_job(self, job_id_or_uri: str) -> JobView:
+        job_id = self._reader.find_job(job_id_or_uri)
+        return self._reader.job(job_id, self._meter.rate(job_id), active=True)
+
+    def list_jobs(self, *, limit: int, after: str) -> list[JobView]:
+        return [self._view(job_id) for job_id in self._reader.job_ids(limit=limit, after=after)]
+
+    async def watch_job(self, job_id: str) -> AsyncIterator[JobView]:
+        job_id = self._reader.find_job(job_id)
+        while True:
+            view = self.get_job(job_id)
+            yield view
+            if view.ended:
+                return
+            ended = self._ended.setdefault(job_id, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await ended.wait()
+
+    async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]:
+        job_id = self._reader.find_job(job_id)
+        try:
+            wanted = ObjectStatus(status) if status else None
+        except ValueError:
+            raise UsageError(f"status {status!r}", cause="it is none of queued, done, failed") from None
+        rows = await self._store.run(
+            self._store.store.list_objects, job_id, status=wanted, after_id=after_id, limit=limit
+        )
+        return [self._reader.object(row) for row in rows]
+
+    async def control(self, job_id: str, action: Control) -> JobView:
+        job_id = self._reader.find_job(job_id)
+        status = self.core.jobs[job_id].row.status
+        match action:
+            case Control.RETRY if status in (JobStatus.FAILED, JobStatus.CANCELLED):
+                self.core.retry(job_id)
+                if self.core.jobs[job_id].row.status is JobStatus.PLANNING:
+                    self._to_plan.append(job_id)
+            case Control.RETRY:
+                raise Conflict(f"job {job_id}", cause=f"it is {status.value}, so there is nothing to retry")
+            case _ if status.ended:
+                raise Conflict(
+                    f"job {job_id}", cause=f"it has ended ({status.value})", remedy="shoal retry brings it back"
+                )
+            case Control.PAUSE:
+                self.core.pause(job_id)
+            case Control.RESUME:
+                self.core.resume(job_id)
+            case Control.CANCEL:
+                self.core.cancel(job_id)
+        await self._durable()
+        return self._view(job_id)
+
+    # ---- API: fleet -------------------------------------------------------------------------------------------------
+
+    def agents(self) -> list[AgentView]:
+        return self._reader.agents(self._now())
+
+    async def drain_agent(self, agent: str) -> None:
+        self.core.drain_agent(self._reader.find_agent(agent))
+        self._wake.set()
+
+    def queue(self) -> list[QueueView]:
+        return self._reader.queue()
+
+    def hosts(self) -> list[HostView]:
+        return self._reader.hosts(self._now())
+
+    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
+        try:
+            self.core.set_host_policy(host.lower(), requests_per_s, bytes_per_s, self._now())
+        except ValueError as error:
+            raise UsageError(f"host {host}", cause=str(error)) from None
+        await self._durable()
+        return next(view for view in self.hosts() if view.host == host.lower())
+
+    def fleet(self) -> FleetView:
+        return self._reader.fleet(self._now(), self._meter.total_rate())
+
+    # ---- API: sessions ----------------------------------------------------------------------------------------------
+
+    async def open_session(self, hello: Hello, send: Send, close: Close) -> AgentSession:
+        before = self._sessions.pop(hello.agent_id, None)
+        if before is not None:
+            before.close("a newer session of the same agent was opened")
+        session = _Session(send, close)
+        self._sessions[hello.agent_id] = session
+        self.core.receive(hello.agent_id, hello, self._now())
+        self._wake.set()
+        log.info("agent.joined", agent=hello.name, held=len(hello.held), unreported=len(hello.results))
+        return _OpenSession(self, hello.agent_id, session)
+
+    def received(self, agent_id: str, session: _Session, message: AgentMessage) -> None:
+        """A message of an open session; those of sessions that were replaced are dropped."""
+        if self._sessions.get(agent_id) is session:
+            self.core.receive(agent_id, message, self._now())
+            if isinstance(message, Goodbye):
+                del self._sessions[agent_id]
+                log.info("agent.left", agent=self.core.agents[agent_id].name, reason=message.reason)
+            self._wake.set()
+
+    def lost(self, agent_id: str, session: _Session) -> None:
+        """A session ended without goodbye."""
+        if self._sessions.get(agent_id) is session:
+            del self._sessions[agent_id]
+            self.core.disconnected(agent_id, self._now())
+            log.warning("agent.lost", agent=self.core.agents[agent_id].name)
+            self._wake.set()
+
+    async def manifest(self, job_id: str, after_id: int, limit: int) -> list[ObjectSpec]:
+        job_id = self._reader.find_job(job_id)
+        rows = await self._store.run(
+            self._store.store.list_objects, job_id, status=ObjectStatus.DONE, after_id=after_id, limit=limit
+        )
+        return [row.spec for row in rows]
+
+    # ---- API: credentials -------------------------------------------------------------------------------------------
+
+    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
+        return await self.tokens.create(role, name, expires_s)
+
+    async def list_tokens(self) -> list[TokenView]:
+        return self.tokens.list()
+
+    async def revoke_token(self, token_id: str) -> None:
+        await self.tokens.revoke(token_id)
+
+    def _view(self, job_id: str) -> JobView:
+        return self._reader.job(job_id, self._meter.rate(job_id), active=False)
+
+
+class _OpenSession:
+    """The coordinator's end of a session; see `api.AgentSession`."""
+
+    def __init__(self, coordinator: Coordinator, agent_id: str, session: _Session) -> None:
+        self._coordinator = coordinator
+        self._agent_id = agent_id
+        self._session = session
+
+    def receive(self, message: AgentMessage) -> None:
+        self._coordinator.received(self._agent_id, self._session, message)
+
+    def lost(self) -> None:
+        self._coordinator.lost(self._agent_id, self._session)

@@ -1,0 +1,41 @@
+"""Sources turned into manifests: Hub repos, single URLs, local files.
+
+==================  ================================================================================
+module              what it knows
+==================  ================================================================================
+base                what a source is asked and what it answers
+hub, hub_api        Hub repos; the Hub's API with fail-over between endpoints
+http, file          one URL; a local file or folder
+asking              one HTTP question, asked again while that can help
+intake              which names are let into a manifest
+policy              what the site allows to be fetched
+==================  ================================================================================
+"""
+
+from __future__ import annotations
+
+from ...common.errors import UsageError
+from ...common.uri import FileUri, HttpUri, HubUri
+from .base import Resolved, Source, SourceContext, SourceRequest
+from .policy import Policy
+
+__all__ = ["Policy", "Resolved", "Source", "SourceContext", "SourceRequest", "open_source"]
+
+
+def open_source(request: SourceRequest, context: SourceContext) -> Source:
+    """The source that a request names. Asks nothing of anybody yet. Raises UsageError for what is not supported."""
+    uri = request.uri
+    if isinstance(uri, HubUri):
+        from .hub import HubSource
+
+        return HubSource(request, uri, context)
+    if isinstance(uri, HttpUri):
+        from .http import HttpSource
+
+        return HttpSource(request, uri, context)
+    if isinstance(uri, FileUri):
+        from .file import FileSource
+
+        return FileSource(request, uri, context)
+    cause = "this version of Shoal does not fetch from S3-compatible stores yet"
+    raise UsageError(str(uri), cause=cause, remedy="give a hf://, https://, http:// or file:// source")

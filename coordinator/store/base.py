@@ -1,0 +1,129 @@
+"""The contract of a job store, kept by `MemoryStore` (embedded runs, tests) and `SqliteStore` (the coordinator daemon).
+
+Both are synchronous and are called from one thread at a time. One suite, tests/unit/test_store.py, runs against both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...common.records import Failure, ObjectSpec
+from ...common.views import ObjectStatus
+from ..effects import PutAgent, PutHostPolicy, PutLease, Write
+from ..model import JobRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectRow:
+    """An object as it is stored. After it is done, size, digest and etag are those of the published file."""
+
+    job_id: str
+    spec: ObjectSpec
+    status: ObjectStatus
+    failures: int = 0
+    failure: Failure | None = None
+    skipped: bool = False
+    agent_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the order of work (largest first, unknown sizes before all): after this object."""
+
+    weight: int
+    object_id: int
+
+
+class Store(Protocol):
+    """Durable facts: jobs, objects, leases, agents, host policies."""
+
+    def open(self) -> int:
+        """Open or create the state, migrate it, and return this run's incarnation: larger than every earlier one, on disk.
+
+        Raises Busy if another coordinator has it open, StateDamaged if it cannot be read, UsageError if it was written by a newer
+        version or lies on a network file system.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close. Everything applied before is on disk."""
+        ...
+
+    def apply(self, writes: Sequence[Write]) -> None:
+        """Apply all of the writes or, if the process dies on the way, none. On return they survive a kill and a power failure."""
+        ...
+
+    def add_objects(self, job_id: str, specs: Sequence[ObjectSpec]) -> None:
+        """Add a page of a job's manifest. The object ids in specs count from 1 within the job's listing and are replaced by the
+        store's own, which are unique over all jobs. Adding the same (job, path) again replaces it."""
+        ...
+
+    def forget_objects(self, job_id: str) -> None:
+        """Remove a job's objects: its listing begins anew."""
+        ...
+
+    def counts(self, job_id: str) -> tuple[int, int]:
+        """Number of objects and sum of their known sizes, in bytes."""
+        ...
+
+    def queued_objects(self, job_id: str, after: Cursor | None, limit: int) -> list[tuple[ObjectSpec, int]]:
+        """Queued objects with their failures so far, in the order of work, after the cursor."""
+        ...
+
+    def list_objects(
+        self, job_id: str, *, status: ObjectStatus | None = None, after_id: int = 0, limit: int = 1000
+    ) -> list[ObjectRow]:
+        """Objects by ascending id, after an id."""
+        ...
+
+    def get_object(self, object_id: int) -> ObjectRow | None:
+        """One object."""
+        ...
+
+    def add_failed_objects(self, job_id: str, refused: Sequence[tuple[str, Failure]]) -> None:
+        """Record names that the listing refused (unsafe names), as failed objects."""
+        ...
+
+    def jobs(self) -> list[JobRow]:
+        """All jobs, oldest first."""
+        ...
+
+    def leases(self) -> list[PutLease]:
+        """Leases in force when the last incarnation ended."""
+        ...
+
+    def agents(self) -> list[PutAgent]:
+        """All agents ever seen."""
+        ...
+
+    def host_policies(self) -> list[PutHostPolicy]:
+        """Host limits that an administrator set."""
+        ...
+
+    # Credentials: only hashes are stored.
+
+    def put_token(self, token_id: str, *, role: str, name: str, secret_hash: bytes, expires_at: float | None) -> None:
+        """Store a credential's hash."""
+        ...
+
+    def tokens(self) -> list[TokenRow]:
+        """All credentials."""
+        ...
+
+    def delete_token(self, token_id: str) -> bool:
+        """Revoke a credential. Returns whether it existed."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRow:
+    """A credential, without its secret. Times are seconds since the epoch."""
+
+    token_id: str
+    role: str  # "agent" or "admin"
+    name: str
+    secret_hash: bytes
+    created_at: float
+    expires_at: float | None

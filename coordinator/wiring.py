@@ -1,0 +1,85 @@
+"""Builds a coordinator from settings: for the daemon and for the embedded mode."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from ..common.errors import Refused
+from ..common.uri import HubUri
+from ..common.wiring import http_client, hub_token
+from .core import CoreLimits
+from .scheduler.spread import SpreadLimits
+from .service import Coordinator
+from .sources import Policy, Source, SourceContext, SourceRequest, open_source
+
+if TYPE_CHECKING:
+    from ..common.settings import Settings
+    from .planner import OpenSource
+    from .store.runner import StoreRunner
+
+
+@asynccontextmanager
+async def sources(settings: Settings, *, version: str) -> AsyncIterator[OpenSource]:
+    """What opens sources, with the HTTP clients behind it."""
+    async with AsyncExitStack() as stack:
+        contexts: dict[bool, SourceContext] = {}
+
+        def context(*, hub: bool) -> SourceContext:
+            if hub not in contexts:
+                http = http_client(settings, os.environ, hub=hub, version=version)
+                stack.push_async_exit(http)
+                contexts[hub] = SourceContext(
+                    http=http,
+                    hub_endpoints=tuple(endpoint.rstrip("/") for endpoint in settings.hub.endpoint),
+                    hub_token=hub_token(settings),
+                    clock=time.time,
+                    sleep=asyncio.sleep,
+                    rng=random.Random(),
+                    policy=Policy(
+                        allow=settings.security.allow,
+                        deny=settings.security.deny,
+                        https_only=settings.security.https_only,
+                    ),
+                )
+            return contexts[hub]
+
+        def open_one(request: SourceRequest) -> Source:
+            hub = isinstance(request.uri, HubUri)
+            if hub and settings.hub.offline:
+                raise Refused(request.uri.canonical(), cause="hub.offline is set", remedy="unset HF_HUB_OFFLINE")
+            return open_source(request, context(hub=hub))
+
+        yield open_one
+
+
+def core_limits(settings: Settings, *, heartbeat_s: float | None = None) -> CoreLimits:
+    """The core's limits from settings."""
+    return CoreLimits(
+        lease_ttl_s=settings.coordinator.lease_ttl,
+        heartbeat_s=settings.coordinator.heartbeat if heartbeat_s is None else heartbeat_s,
+        attempts=settings.fetch.attempts,
+        spread=SpreadLimits(fixed_range=settings.fetch.chunk_size or 0),
+    )
+
+
+def make_coordinator(
+    settings: Settings, store: StoreRunner, open_one: OpenSource, *, version: str, heartbeat_s: float | None = None
+) -> Coordinator:
+    """A coordinator that is not started yet."""
+    return Coordinator(
+        store,
+        open_source=open_one,
+        new_id=lambda: secrets.token_hex(4),
+        wall_clock=time.time,
+        endpoints=tuple(settings.hub.endpoint),
+        version=version,
+        limits=core_limits(settings, heartbeat_s=heartbeat_s),
+        host_policies={name: (host.rate, 0.0) for name, host in settings.hosts.items() if host.rate},
+    )
