@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 SMALL_COUNT, SMALL_BYTES = 500, 256 << 10
@@ -60,7 +60,7 @@ def nginx(folder: Path, rate_mib: float) -> Iterator[str]:
 def timed(command: Sequence[str], cwd: Path) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds and peak MiB of one command."""
     began = time.perf_counter()
-    child = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL if command[0] == "curl" else None)
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - began
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -155,7 +155,7 @@ def commands(url: str, case: str, listing: Path, target: Path) -> dict[str, list
     inputs.write_text("\n".join(urls))
     return {
         "shoal": shoal,
-        "curl": ["curl", "-s", "-Z", "--parallel-max", "16", "--remote-name-all", "--output-dir", str(target), *urls],
+        "curl": ["curl", "-s", "-Z", "--no-progress-meter", "--parallel-max", "16", "--remote-name-all", "--output-dir", str(target), *urls],
         "aria2c": ["aria2c", "-j16", *quiet, "-i", str(inputs)],
     }
 
@@ -188,7 +188,13 @@ def measure(runs: int, big_mib: int, rate_mib: float, only: str) -> None:
 def main() -> None:
     if sys.argv[1:2] == ["--client"]:
         url, listing, target = sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-        run: Callable[[], None] = lambda: asyncio.run(client(url, listing, target))  # noqa: E731
+
+        def run() -> None:
+            import uvloop
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(client(url, listing, target))
+
         if profile := os.environ.get("SHOAL_PROFILE"):
             import cProfile
 

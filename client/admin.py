@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,7 +103,9 @@ def _command(body: Callable[[RemoteCoordinator, argparse.Namespace], Any]) -> Ca
     return command
 
 
-def _print(options: argparse.Namespace, views: Sequence[T], columns: Mapping[str, Callable[[T], str]], name: str) -> None:
+def _print(
+    options: argparse.Namespace, views: Sequence[T], columns: Mapping[str, Callable[[T], str]], name: str
+) -> None:
     if options.json:
         print(json.dumps({name: [to_document(view) for view in views]}, indent=2))
     else:
@@ -158,7 +160,8 @@ async def _job_status(remote: RemoteCoordinator, options: argparse.Namespace) ->
         print(json.dumps(to_document(job), indent=2) if options.json else describe(job))
         return ExitCode.OK
     job = await remote.get_job(options.job)
-    async for job in remote.watch_job(job.job_id):
+    async for view in remote.watch_job(job.job_id):
+        job = view
         if options.json:
             print(json.dumps(to_document(job)), flush=True)
         else:
@@ -188,7 +191,9 @@ def describe(job: JobView) -> str:
     for obj in job.active:
         share = f"{100 * obj.done_bytes // obj.size:3d}%" if obj.size else "  ?%"
         agents = ", ".join(obj.agents) or "nobody"
-        lines.append(f"  {share} {chunk_map(obj.done, obj.size)} {obj.phase.value:9} {printable(obj.path)} ({printable(agents)})")
+        lines.append(
+            f"  {share} {chunk_map(obj.done, obj.size)} {obj.phase.value:9} {printable(obj.path)} ({printable(agents)})"
+        )
     return "\n".join(lines)
 
 
@@ -216,7 +221,7 @@ async def _repos(remote: RemoteCoordinator, options: argparse.Namespace) -> None
     newest: dict[str, JobView] = {}
     for job in await _all_jobs(remote):
         newest.setdefault(job.uri, job)
-    columns = {**JOB_COLUMNS, "source": lambda job: job.uri}
+    columns: dict[str, Callable[[JobView], str]] = {**JOB_COLUMNS, "source": lambda job: job.uri}
     _print(options, sorted(newest.values(), key=lambda job: job.uri), columns, "repos")
 
 
@@ -239,7 +244,9 @@ async def _hosts(remote: RemoteCoordinator, options: argparse.Namespace) -> None
         return
     if not options.host or (options.rate is None and options.bandwidth is None):
         raise UsageError("shoal hosts set", cause="it needs a host and a limit", remedy="shoal hosts set HOST --rate 5")
-    before = next((host for host in await remote.hosts() if host.host == options.host.lower()), HostView(host=options.host))
+    before = next(
+        (host for host in await remote.hosts() if host.host == options.host.lower()), HostView(host=options.host)
+    )
     rate = before.requests_per_s if options.rate is None else _request_rate(options.rate)
     bandwidth = before.bytes_per_s if options.bandwidth is None else float(parse_rate(options.bandwidth))
     _print(options, [await remote.set_host_policy(options.host, rate, bandwidth)], HOST_COLUMNS, "hosts")
@@ -251,7 +258,9 @@ def _request_rate(text: str) -> float:
     except ValueError:
         rate = -1.0
     if not 0 <= rate <= 1e6:
-        raise UsageError(f"--rate {text}", cause="it is not a number of requests per second", remedy="for example --rate 5")
+        raise UsageError(
+            f"--rate {text}", cause="it is not a number of requests per second", remedy="for example --rate 5"
+        )
     return rate
 
 
@@ -297,7 +306,7 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _token_api(options: argparse.Namespace, settings: Settings) -> AsyncIterator[Any]:
+async def _token_api(options: argparse.Namespace, settings: Settings) -> AsyncGenerator[Any]:
     if options.state:
         from .daemons import offline_tokens
 

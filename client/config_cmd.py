@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..common.errors import ExitCode, NotWritable, UsageError
 from ..common.secrets import redact
-from ..common.settings import Settings, check_file, load_settings, load_settings
+from ..common.settings import Settings, check_file, load_settings
 from ..common.settings_docs import sample, toml_value
 from ..common.settings_sources import find_file, search_list, unknown_variables
 
@@ -127,22 +127,3 @@ def _shown(value: object) -> object:
     if isinstance(value, list):
         return [_shown(item) for item in cast("list[object]", value)]
     return value
-
-
-def run(options: argparse.Namespace, overrides: Mapping[str, object]) -> int:
-    """The command as it was parsed; prints, and returns the exit code."""
-    environ, cwd = os.environ, Path.cwd()
-    named = Path(options.config) if getattr(options, "config", None) else None
-    match options.action:
-        case "init":
-            outcome = config_init(Path(options.file), force=options.force)
-        case "show":
-            settings = load_settings(environ=environ, cwd=cwd, overrides=overrides, config_file=named)
-            outcome = config_show(settings, environ=environ, as_json=options.json)
-        case "check":
-            file = Path(options.file) if options.file else None
-            outcome = config_check(file, config_file=named, environ=environ, cwd=cwd)
-        case _:
-            outcome = config_path(config_file=named, environ=environ, cwd=cwd)
-    print(outcome.text)
-    return outcome.exit_code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def agent(options: argparse.Namespace, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def offline_tokens(settings: Settings) -> AsyncIterator[Any]:
+async def offline_tokens(settings: Settings) -> AsyncGenerator[Any]:
     """The credentials in the state folder of a coordinator that is not running. Raises Busy if it is."""
     from ..coordinator.daemon import open_store
     from ..coordinator.tokens import TokenBook

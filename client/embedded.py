@@ -12,7 +12,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ class LocalLink:
 
 
 @asynccontextmanager
-async def embedded(settings: Settings) -> AsyncIterator[Coordinator]:
+async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
     """A coordinator with one agent at work, as long as the block runs. Leaving it gives back and stops all work."""
     warn_of_open_tls(settings)
     installed = version()
@@ -91,9 +91,9 @@ async def embedded(settings: Settings) -> AsyncIterator[Coordinator]:
 
 
 @asynccontextmanager
-async def _working(settings: Settings, coordinator: Coordinator, installed: str) -> AsyncIterator[None]:
+async def _working(settings: Settings, coordinator: Coordinator, installed: str) -> AsyncGenerator[None]:
     @asynccontextmanager
-    async def connect() -> AsyncIterator[LocalLink]:
+    async def connect() -> AsyncGenerator[LocalLink]:
         yield LocalLink(coordinator)
 
     # A name of its own for every run: two runs at once must not take each other for the same agent, and the chunk maps of
@@ -127,7 +127,7 @@ async def _working(settings: Settings, coordinator: Coordinator, installed: str)
             await deciding
 
 
-async def plan_only(settings: Settings, request: SubmitRequest) -> AsyncIterator[tuple[str, list[ObjectSpec]]]:
+async def plan_only(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[str, list[ObjectSpec]]]:
     """What a request would fetch: canonical URI with commit, and a page of objects, again and again. Fetches nothing."""
     async with sources(settings, version=version()) as open_source:
         for text in request.uris:

@@ -40,7 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, help: str, **kwargs: Any) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=help, description=help, parents=[common], formatter_class=_Formatter, allow_abbrev=False, **kwargs
+            name,
+            help=help,
+            description=help,
+            parents=[common],
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            **kwargs,
         )
 
     _add_transfer(command)
@@ -57,11 +63,15 @@ def _global_options() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("global options")
     group.add_argument("--config", metavar="FILE", help="configuration file (default: see `shoal config path`)")
-    group.add_argument("--set", metavar="KEY=VALUE", action="append", dest="settings", help="any setting: fetch.attempts=5")
+    group.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", dest="settings", help="any setting: fetch.attempts=5"
+    )
     group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, error")
     group.add_argument("--log-format", choices=("console", "json"), help="log lines for people, or JSON")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="the coordinator to speak to")
-    group.add_argument("--insecure", action="store_true", help="allow a non-loopback address without TLS and credentials")
+    group.add_argument(
+        "--insecure", action="store_true", help="allow a non-loopback address without TLS and credentials"
+    )
     return common
 
 
@@ -71,11 +81,19 @@ def _add_transfer(command: Any) -> None:
         ("submit", "Submit to a coordinator, print the job ids, return at once."),
     ):
         parser = command(name, help)
-        parser.add_argument("uris", nargs="*", metavar="URI", help="hf://[datasets/|spaces/]ORG/NAME[@REV][/PATH], https://…, file://…")
-        parser.add_argument("--to", metavar="DIR|hf-cache", help="destination (default: hf-cache for hf://, else this folder)")
+        parser.add_argument(
+            "uris", nargs="*", metavar="URI", help="hf://[datasets/|spaces/]ORG/NAME[@REV][/PATH], https://…, file://…"
+        )
+        parser.add_argument(
+            "--to", metavar="DIR|hf-cache", help="destination (default: hf-cache for hf://, else this folder)"
+        )
         parser.add_argument("--from-file", metavar="FILE|-", help="more URIs, one a line; # comments")
-        parser.add_argument("--include", metavar="GLOB", action="append", default=[], help="only files that match (repeatable)")
-        parser.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="no files that match (repeatable)")
+        parser.add_argument(
+            "--include", metavar="GLOB", action="append", default=[], help="only files that match (repeatable)"
+        )
+        parser.add_argument(
+            "--exclude", metavar="GLOB", action="append", default=[], help="no files that match (repeatable)"
+        )
         parser.add_argument("--revision", metavar="REV", default="", help="branch, tag or commit")
         parser.add_argument("--sha256", metavar="HEX", default="", help="what the one file must be")
         parser.add_argument("--force", action="store_true", help="fetch again what is there already")
@@ -106,7 +124,9 @@ def _add_lists(command: Any) -> None:
     parser.add_argument("action", nargs="?", choices=("set",))
     parser.add_argument("host", nargs="?", metavar="HOST")
     parser.add_argument("--rate", metavar="R", help="requests per second, of all agents together; 0: no limit")
-    parser.add_argument("--bandwidth", metavar="B", help="bytes per second, of all agents together (20MiB); 0: no limit")
+    parser.add_argument(
+        "--bandwidth", metavar="B", help="bytes per second, of all agents together (20MiB); 0: no limit"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser = command("errors", "List a job's failed objects with their reasons.")
     parser.add_argument("job", metavar="JOB")
@@ -138,7 +158,9 @@ def _add_local(command: Any) -> None:
 
 def _add_daemons(command: Any) -> None:
     parser = command("coordinator", "Run a coordinator.")
-    parser.add_argument("--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)"
+    )
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")

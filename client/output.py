@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from ..common.secrets import Secret
@@ -63,7 +63,7 @@ def moment(epoch_s: float | None) -> str:
     """A moment in local time, or a dash."""
     if epoch_s is None:
         return "-"
-    return datetime.fromtimestamp(epoch_s, tz=timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(epoch_s, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def percent(job: JobView) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..common.errors import ShoalError
 
@@ -24,7 +24,10 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def _first(group: BaseExceptionGroup[BaseException]) -> ShoalError | None:
     for error in group.exceptions:
-        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(found, ShoalError):
-            return found
+        if isinstance(error, ShoalError):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            found = _first(cast("BaseExceptionGroup[BaseException]", error))
+            if found is not None:
+                return found
     return None

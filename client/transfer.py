@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..common.errors import ExitCode, Interrupted, UsageError, error_class
 from ..common.records import Delivery, Layout
-from ..common.uri import HubUri, parse_list_file, parse_uri
-from ..common.views import Control, JobView, ObjectView, Submitted, SubmitRequest
+from ..common.uri import HubUri, SourceUri, parse_list_file, parse_uri
+from ..common.views import Control, JobView, ObjectView, SubmitRequest, Submitted
 from .output import job_document, to_document
 from .running import run
 
@@ -48,7 +48,9 @@ def get(options: argparse.Namespace, settings: Settings) -> int:
 def submit(options: argparse.Namespace, settings: Settings) -> int:
     """Submit and return. Prints the id of each job. Returns the exit code."""
     if not settings.coordinator.address:
-        raise UsageError("shoal submit", cause="no coordinator is named", remedy="add --coordinator HOST:PORT, or use shoal get")
+        raise UsageError(
+            "shoal submit", cause="no coordinator is named", remedy="add --coordinator HOST:PORT, or use shoal get"
+        )
     return run(_submit(options, settings, read_requests(options, settings)))
 
 
@@ -58,7 +60,9 @@ def read_requests(options: argparse.Namespace, settings: Settings) -> list[Submi
     if options.from_file:
         texts += [uri.canonical() for uri in _from_file(options.from_file, settings.hub.endpoint)]
     if not texts:
-        raise UsageError(f"shoal {options.command}", cause="no source was named", remedy="name a URI, or a list with --from-file")
+        raise UsageError(
+            f"shoal {options.command}", cause="no source was named", remedy="name a URI, or a list with --from-file"
+        )
     uris = [parse_uri(text, bare_hub=True, hub_endpoints=settings.hub.endpoint) for text in texts]
     base = SubmitRequest(
         uris=(),
@@ -75,7 +79,9 @@ def read_requests(options: argparse.Namespace, settings: Settings) -> list[Submi
     hub = tuple(uri.canonical() for uri in uris if isinstance(uri, HubUri))
     others = tuple(uri.canonical() for uri in uris if not isinstance(uri, HubUri))
     if into_cache and others:
-        raise UsageError(others[0], cause="only Hub repos can be put into the Hub cache", remedy="name a folder with --to")
+        raise UsageError(
+            others[0], cause="only Hub repos can be put into the Hub cache", remedy="name a folder with --to"
+        )
     if options.to is not None and not into_cache:
         folder = str(Path.cwd() / Path(options.to).expanduser())
         return [replace(base, uris=(*hub, *others), destination=folder, layout=Layout.FOLDER)]
@@ -87,7 +93,7 @@ def read_requests(options: argparse.Namespace, settings: Settings) -> list[Submi
     return requests
 
 
-def _from_file(name: str, endpoints: Sequence[str]) -> Sequence[object]:
+def _from_file(name: str, endpoints: Sequence[str]) -> Sequence[SourceUri]:
     if name == "-":
         return parse_list_file(sys.stdin, bare_hub=True, hub_endpoints=endpoints)
     try:
@@ -117,7 +123,7 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
 
 
 @asynccontextmanager
-async def _transfers(settings: Settings) -> AsyncIterator[Transfers]:
+async def _transfers(settings: Settings) -> AsyncGenerator[Transfers]:
     if settings.coordinator.address:
         from .remote import connect
 
@@ -155,12 +161,14 @@ async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) 
                     raise
     if signalled:
         going_on = [job_id for job_id, view in latest.items() if not view.ended]
-        remedy = f"the job goes on; shoal cancel {going_on[0]} ends it" if detach and going_on else "run it again to go on"
+        remedy = (
+            f"the job goes on; shoal cancel {going_on[0]} ends it" if detach and going_on else "run it again to go on"
+        )
         raise Interrupted("", cause="interrupted", remedy=remedy)
     return [latest[job_id] for job_id in dict.fromkeys(job_ids)]
 
 
-class _on_signals:  # noqa: N801  # reads as a statement
+class _on_signals:  # reads as a statement
     """Calls back at the first SIGINT or SIGTERM; the second one ends the process as if nothing was installed."""
 
     def __init__(self, callback: object) -> None:

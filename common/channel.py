@@ -136,7 +136,8 @@ _CAUSES = (
 def call_error(error: grpc.aio.AioRpcError, address: str) -> ShoalError:
     """The error behind a call that failed: the coordinator's own, or Unreachable with the reason."""
     text = error.details() or ""
-    trailer: Any = dict(error.trailing_metadata() or ()).get(DETAILS_KEY)
+    trailing: Any = error.trailing_metadata() or ()  # pairs; the stubs say otherwise
+    trailer = next((value for key, value in trailing if key == DETAILS_KEY), None)
     made = decode_error(error.code().name, text, trailer, thing=f"coordinator {address}")
     if trailer is None and isinstance(made, Unreachable):
         for hint, cause, remedy in _CAUSES:

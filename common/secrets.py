@@ -159,6 +159,8 @@ def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
         # Hub tokens. Ordinary words such as hf_transfer hold neither a digit nor a capital letter.
         (re.compile(r"(?<![A-Za-z0-9])hf_(?=[A-Za-z0-9_]{0,63}[A-Z0-9])[A-Za-z0-9_]{6,}"), f"hf_{REDACTED}"),
         (re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z]{24,}"), rf"\1_{REDACTED}"),
+        # Credentials of the fleet (coordinator/tokens.py): the id stays, it is what `shoal token list` shows.
+        (re.compile(r"\bshoal_(agent|admin)_([0-9a-f]{1,16})_[0-9a-f]{16,}"), rf"shoal_\1_\2_{REDACTED}"),
         # RFC 9110 credentials: the scheme stays, the rest goes. Then whole header values, to the end of line or string.
         (re.compile(rf"\b({_SCHEMES})(\s{{1,4}}|%20)[^\s\"',;&<>]{{4,}}", re.IGNORECASE), rf"\1\2{REDACTED}"),
         (

@@ -48,21 +48,15 @@ _CLASSES: dict[str, type[ShoalError]] = {
 """What a bare status becomes. Everything else is a plain ShoalError."""
 
 
-def _part(text: str) -> str:
-    text = prose(text)
-    return text if len(text) <= PART_CHARS_MAX else text[: PART_CHARS_MAX - 1] + "…"
-
-
 def encode_error(error: ShoalError, status: int) -> tuple[str, bytes]:
     """The status text and the trailer for an error that is refused with this gRPC status code."""
-    detail = pb.ErrorDetail(
-        code=error.code, thing=_part(error.thing), cause=_part(error.cause), remedy=_part(error.remedy)
-    )
+    thing, cause, remedy = (prose(part, PART_CHARS_MAX) for part in (error.thing, error.cause, error.remedy))
+    detail = pb.ErrorDetail(code=error.code, thing=thing, cause=cause, remedy=remedy)
     if isinstance(error, HttpStatus):
         detail.http_status = error.status
     if isinstance(error, RateLimited):
         detail.retry_after_s = error.retry_after_s
-    shown = str(ShoalError(detail.thing, cause=detail.cause, remedy=detail.remedy))
+    shown = str(ShoalError(thing, cause=cause, remedy=remedy))
     packed = Any()
     packed.Pack(detail)
     return shown, pb.Status(code=status, message=shown, details=[packed]).SerializeToString()

@@ -65,11 +65,10 @@ def texts(items: Sequence[str], field: str) -> tuple[str, ...]:
     return each(str, items, field)
 
 
-def prose(text: str) -> str:
+def prose(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
     """A text for people, ready to be sent: of any length, and from any file name, it becomes valid and short."""
-    if len(text) > TEXT_CHARS_MAX:
-        text = text[: TEXT_CHARS_MAX - 1] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    text = text[: chars_max + 1].encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
 class EnumCodec(Generic[E]):

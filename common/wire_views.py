@@ -6,6 +6,8 @@ that cannot be put on the wire, because a person chose it.
 
 from __future__ import annotations
 
+import math
+
 from google.protobuf.timestamp_pb2 import Timestamp
 from shoal.v1 import fleet_admin_service_pb2 as admin
 from shoal.v1 import job_service_pb2 as jobs
@@ -61,15 +63,15 @@ def encode_moment(seconds: float | None) -> Timestamp | None:
     """Seconds since the epoch, to a nanosecond, as a timestamp."""
     if seconds is None:
         return None
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Timestamp(seconds=whole, nanos=nanos)
+    whole = math.floor(seconds)  # first: a float does not hold so many nanoseconds
+    return Timestamp(seconds=whole, nanos=min(round((seconds - whole) * 1e9), 999_999_999))
 
 
 def decode_moment(moment: Timestamp, field: str) -> float:
     """Seconds since the epoch."""
     if not (0 <= moment.seconds <= _LAST_MOMENT_S and 0 <= moment.nanos < 1_000_000_000):
         raise violation(field, "it is not a moment from 1970 to 9999")
-    return (moment.seconds * 1_000_000_000 + moment.nanos) / 1e9
+    return moment.seconds + moment.nanos / 1e9
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from ..common.records import (
 )
 from .effects import DropLease, Effects, Load, PutAgent, PutHostPolicy, PutJob, PutLease, RequeueFailed, Send
 from .leases import HeldLease, LeaseTable
-from .model import AgentState, JobRow, JobState, JobStatus, ObjectState, Phase
+from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
 from .reports import ReportBook
 from .scheduler.hosts import HostTable
 from .scheduler.spread import Fleet, SpreadLimits, Work, has_credit, in_order, next_work, pick_victim
@@ -118,31 +118,47 @@ class Core:
             self._reports.end_job(job, JobStatus.FAILED, failure)
 
     def objects_loaded(self, job_id: str, objects: Sequence[tuple[ObjectSpec, int]], *, more: bool) -> None:
-        """The store's answer to `Load`: queued objects with their failures so far; more says if others are left."""
+        """The store's answer to `Load`: queued objects with their failures so far; more says if others are left.
+
+        Every Load is answered once, even if its job has ended meanwhile. The store was read while events went on: what ended since
+        is not taken in again, and an answer for a window that was cleared since is dropped.
+        """
         job = self.jobs[job_id]
+        ended, job.ended_while_loading = job.ended_while_loading, set()
         job.loading = False
+        if job.load_stale:
+            job.load_stale = False
+            return
         job.exhausted = not more
         for spec, failures in objects:
-            if spec.object_id not in job.objects:
+            known = job.objects.get(spec.object_id)
+            if known is not None:  # restored with its lease, which does not tell its failures
+                known.failures = max(known.failures, failures)
+            elif spec.object_id not in ended:
                 job.enqueue(ObjectState(spec=spec, failures=failures))
 
     def restore_lease(self, lease: HeldLease, spec: ObjectSpec | None) -> None:
         """After a restart: a lease that an earlier incarnation granted. Its holder may come back and go on.
 
-        For a RANGE the object must be opened again, by whoever is first, before further ranges are granted.
+        For a RANGE the object must be opened again, by whoever is first, before further ranges are granted. What its holder had
+        given back of it is not stored, but may have been granted again: of two leases on a byte the younger is in force.
         """
         job = self.jobs.get(lease.job_id)
-        if job is None or job.row.status.ended:
+        if job is None or job.row.status.ended or (lease.object_id and spec is None):
             self._effects.writes.append(DropLease(lease.unit))
             return
+        for other in self.leases.of_object(lease.object_id) if spec is not None else ():
+            older, younger = sorted((other, lease), key=lambda held: held.token)
+            older.left.remove(younger.start, younger.stop)
         self.leases.restore(lease)
-        if spec is not None and spec.object_id not in job.objects:
+        if spec is None:
+            return
+        obj = job.objects.get(spec.object_id)
+        if obj is None:
             obj = ObjectState(spec=spec)
-            if lease.kind is UnitKind.RANGE:
-                job.enqueue(obj)
-            else:
-                obj.phase = Phase.LEASED
-                job.objects[spec.object_id] = obj
+            job.enqueue(obj)
+        if lease.kind is not UnitKind.RANGE:
+            job.lease_whole(obj)
 
     def pause(self, job_id: str) -> None:
         """Grant nothing more of the job and take back what is out. Partial data stays."""
@@ -292,9 +308,9 @@ class Core:
             ended = self._reports.take(agent, lease, result, now)
             if ended:
                 self._end_lease(lease)
+            self._revoke_orphans()  # before the next result: what comes after on such a lease must not count
         if acks:
             self._effects.sends.append(Send(agent.agent_id, Acks(tuple(acks))))
-        self._revoke_orphans()
 
     def _goodbye(self, agent: AgentState, now: float) -> None:
         agent.connected = False
@@ -413,7 +429,10 @@ class Core:
             return
         idle.asked_for_half_at = now
         victim = pick_victim(self.leases, idle, self.limits.spread, now)
-        if victim is not None and self.agents[victim.agent_id].connected:
+        holder = (
+            self.agents.get(victim.agent_id) if victim is not None else None
+        )  # a restored lease's may not be back yet
+        if victim is not None and holder is not None and holder.connected:
             job = self.jobs[victim.job_id]
             if job.excluded.get(idle.agent_id, 0.0) <= now:
                 victim.yield_asked_at = now

@@ -75,6 +75,9 @@ class ObjectState:
     fetched: int = 0
     bytes_by_agent: dict[str, int] = field(default_factory=dict[str, int])
     ready_at: float = 0.0
+    failed_at: float = float("-inf")  # of the last failure that was counted
+    transfer_failures: int = 0  # those of failures that new bytes make up for
+    unseen: int = 0  # times in a row that an agent did not find its partial file
 
     @property
     def weight(self) -> int:
@@ -106,6 +109,8 @@ class JobState:
     remaining: int = 0  # bytes of queued and open objects that nobody holds
     delayed: bool = False  # some queued object waits for its not_before
     loading: bool = False
+    load_stale: bool = False  # the window that the load under way was meant for is gone
+    ended_while_loading: set[int] = field(default_factory=set[int])
     exhausted: bool = False  # the store holds no queued object that is not in memory
     excluded: dict[str, float] = field(default_factory=dict[str, float])  # agent -> until when it gets none of this job
     unit_not_before: float = 0.0  # for PREPARE and FINALIZE after a failure
@@ -171,6 +176,8 @@ class JobState:
             self.remaining -= obj.weight
         self.ready.pop(obj.spec.object_id, None)
         self.objects.pop(obj.spec.object_id, None)
+        if self.loading:
+            self.ended_while_loading.add(obj.spec.object_id)
 
     def reset(self, obj: ObjectState) -> None:
         """What was fetched is worthless: begin again from nothing."""
@@ -189,6 +196,7 @@ class JobState:
         self.remaining = 0
         self.exhausted = False
         self.delayed = False
+        self.load_stale = self.loading
 
     def _close(self, obj: ObjectState) -> None:
         if self.open.pop(obj.spec.object_id, None) is not None:

@@ -7,6 +7,8 @@ for a while, a full disk ends the job with the reason, an agent that vanished co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..common.errors import NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
 from ..common.records import Failure, Outcome, Result, UnitKind
 from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
@@ -42,6 +44,8 @@ class ReportBook:
         job = self._jobs[lease.job_id]
         job.row.bytes_fetched += result.fetched
         job.changed = True
+        if result.outcome is Outcome.FAILED and result.failure is None:
+            result = replace(result, failure=Failure(code="internal", text=f"{lease.unit}: the agent gave no reason"))
         if lease.kind in (UnitKind.PREPARE, UnitKind.FINALIZE):
             return self._job_unit(agent, job, lease, result, now)
         obj = job.objects.get(lease.object_id)
@@ -163,9 +167,10 @@ class ReportBook:
         self, agent: AgentState, job: JobState, obj: ObjectState, lease: HeldLease, result: Result, now: float
     ) -> bool:
         for start, stop in result.done:
-            start, stop = max(start, lease.start), min(stop, lease.stop)
-            if start < stop and lease.left.remove(start, stop):
-                self._bytes_done(agent, job, obj, start, stop)
+            # What was given back meanwhile belongs to others by now, even if it arrived after all.
+            for a, b in list(lease.left.present(max(start, lease.start), min(stop, lease.stop))):
+                lease.left.remove(a, b)
+                self._bytes_done(agent, job, obj, a, b)
         for start, stop in result.released:
             for a, b in list(lease.left.present(max(start, lease.start), max(start, min(stop, lease.stop)))):
                 lease.left.remove(a, b)
@@ -176,7 +181,9 @@ class ReportBook:
             self.give_back(lease)
             lease.left.clear()
         if result.failure is not None:
-            self._object_failed(agent, job, obj, result.failure, now)
+            # Ranges fail together when their origin does: those granted before the last failure belong to it.
+            if lease.granted_at > obj.failed_at or not result.failure.retryable:
+                self._object_failed(agent, job, obj, result.failure, now, transfer=True)
         elif obj.phase is Phase.RANGES:
             self._maybe_ready(job, obj, now)
         return ended
@@ -186,7 +193,9 @@ class ReportBook:
         if obj.phase is Phase.RANGES:
             job.take_range(obj, start, stop)
         obj.done_bytes += added
-        obj.expiries = 0
+        obj.expiries = obj.unseen = 0
+        obj.failures -= obj.transfer_failures
+        obj.transfer_failures = 0
         obj.bytes_by_agent[agent.agent_id] = obj.bytes_by_agent.get(agent.agent_id, 0) + added
 
     def _maybe_ready(self, job: JobState, obj: ObjectState, now: float) -> None:
@@ -216,23 +225,44 @@ class ReportBook:
         self._orphan_leases(obj)
         job.forget(obj)
 
-    def _object_failed(self, agent: AgentState, job: JobState, obj: ObjectState, failure: Failure, now: float) -> None:
+    def _object_failed(
+        self,
+        agent: AgentState,
+        job: JobState,
+        obj: ObjectState,
+        failure: Failure,
+        now: float,
+        *,
+        transfer: bool = False,
+    ) -> None:
+        """transfer says that a range failed: that counts against the object only while no other range brings anything."""
         kind = error_class(failure.code)
         if failure.code == NotShared.code:
             job.excluded[agent.agent_id] = now + EXCLUDED_S
+            obj.unseen += 1
+            if obj.unseen >= self._attempts and obj.phase is not Phase.QUEUED:
+                self._begin_anew(job, obj)  # its partial file is really gone
             return
         if issubclass(kind, (NoSpace, NotWritable)):
             self._end_with(job, failure)
             return
         obj.failures += 1
+        obj.failed_at = now
         if not failure.retryable or issubclass(kind, Refused) or obj.failures >= self._attempts:
             self._fail(job, obj, failure)
             return
         obj.not_before = now + retry_delay_s(obj.failures)
         self._effects.writes.append(ObjectRetried(object_id=obj.spec.object_id, failures=obj.failures, failure=failure))
-        if issubclass(kind, VerificationFailed) and obj.phase is not Phase.QUEUED:
-            self._orphan_leases(obj)
-            job.reset(obj)
+        if issubclass(kind, VerificationFailed):
+            if obj.phase is not Phase.QUEUED:
+                self._begin_anew(job, obj)
+        elif transfer:
+            obj.transfer_failures += 1
+
+    def _begin_anew(self, job: JobState, obj: ObjectState) -> None:
+        self._orphan_leases(obj)
+        obj.unseen = 0
+        job.reset(obj)
 
     def _fail(self, job: JobState, obj: ObjectState, failure: Failure) -> None:
         job.row.objects_failed += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
-from ..common.records import AgentMessage, Drain, Goodbye, Hello, ObjectSpec
+from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec
 from ..common.views import (
     AgentView,
     Control,
@@ -159,11 +159,6 @@ class Coordinator:
         """Let `run` return after the turn that is under way."""
         self._stopping = True
         self._wake.set()
-
-    def drain(self) -> None:
-        """Tell all agents that the coordinator goes away for a while."""
-        for session in self._sessions.values():
-            session.send(Drain("the coordinator restarts", reconnect=True))
 
     async def close(self) -> None:
         """Write what is left and close the state."""

@@ -7,7 +7,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def sources(settings: Settings, *, version: str) -> AsyncIterator[OpenSource]:
+async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSource]:
     """What opens sources, with the HTTP clients behind it."""
     async with AsyncExitStack() as stack:
         contexts: dict[bool, SourceContext] = {}

@@ -83,9 +83,9 @@ class OpenDestination:
             os.close(fd)
 
     def make_folders(self) -> None:
-        """Make the work folder and those in it."""
-        for name in ("partial", "jobs"):
-            self.root.makedirs_beneath(f"{self._work}/{name}")
+        """Make the work folder and those in it. A job that ended may have taken them away since they were made."""
+        for name in ("", "/partial", "/jobs"):
+            self.root.makedirs_beneath(self._work + name)
 
     def hold_marker(self, *, create: bool) -> None:
         """Open the job's marker and hold it, so that ``clean_folder`` sees that the job is alive. Raises FileNotFoundError."""

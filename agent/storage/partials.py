@@ -45,20 +45,19 @@ class PartialFolder:
             return None
         fd, fresh = opened
         try:
-            length = os.fstat(fd).st_size
-            if create and spec.size is not None and length != spec.size:
-                fresh = True  # made just now, or cut by a power failure: then the maps claim bytes that are lost
+            # One that was cut, as by a power failure, is begun anew too: its maps claim bytes that are lost.
+            if fresh or (create and spec.size is not None and os.fstat(fd).st_size != spec.size):
+                fresh = True
+                remove_maps(self._root, part)  # first: without them nothing is claimed, whatever happens next
                 os.ftruncate(fd, 0)
-                remove_maps(self._root, part)
-                self._preallocate(fd, spec.size)
+                if spec.size is not None:
+                    self._preallocate(fd, spec.size)
             return self._with_maps(fd, part, spec, identity=object_identity(job, spec), fresh=fresh)
         except BaseException:
             os.close(fd)
             raise
 
     def _with_maps(self, fd: int, part: str, spec: ObjectSpec, *, identity: bytes, fresh: bool) -> Partial:
-        if fresh:
-            remove_maps(self._root, part)  # of a file that is gone: they claim what is not there
         durable = self._is_network or not spec.digest
         own = f"{part.removesuffix(PART)}.{self._agent}{MAP}"
         writer = self._open_map(own, identity=identity, durable=durable, has_digest=bool(spec.digest))

@@ -90,13 +90,13 @@ def find_head_end(data: bytes | bytearray, start: int, end: int, scanned: int, t
     ``scanned``: how many bytes from ``start`` an earlier call has looked at. What cannot become an HTTP/1 head is refused at once
     instead of waited for. Raises ProtocolViolation.
     """
-    at = data.find(b"\r\n\r\n", start + max(0, scanned - 3), end)
-    if at >= 0:
-        return at + 4 - start
-    if not _STATUS_PREFIX.startswith(bytes(data[start : min(end, start + len(_STATUS_PREFIX))])):
+    if not _STATUS_PREFIX.startswith(data[start : min(end, start + len(_STATUS_PREFIX))]):
         raise ProtocolViolation(
             thing, cause="the answer is not HTTP/1", remedy="check the scheme and the port of the URL"
         )
+    at = data.find(b"\r\n\r\n", start + max(0, scanned - 3), end)
+    if at >= 0:
+        return at + 4 - start
     if _BARE_LINE_FEED.search(data, start + scanned, end):
         raise ProtocolViolation(thing, cause="a line of the answer's head ends in a bare line feed")
     return -1

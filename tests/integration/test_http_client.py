@@ -57,6 +57,7 @@ class Request:
     line: str
     headers: dict[str, str]
     connection: int
+    reader: asyncio.StreamReader
 
     @property
     def path(self) -> str:
@@ -91,7 +92,7 @@ class Server:
                 raw = await reader.readuntil(b"\r\n\r\n")
                 line, *lines = raw.decode("latin-1").split("\r\n")[:-2]
                 headers = {name.lower(): value for name, _, value in (text.partition(": ") for text in lines)}
-                self.requests.append(Request(line, headers, number))
+                self.requests.append(Request(line, headers, number, reader))
                 if not await self.answer(self.requests[-1], writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -147,7 +148,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def silence(request: Request, writer: asyncio.StreamWriter) -> None:
-    await asyncio.get_running_loop().create_future()
+    """No answer, until the client goes away."""
+    await request.reader.read()
 
 
 def answering(text: bytes, *, then_close: bool = True) -> Answer:
@@ -227,8 +229,8 @@ async def test_ranges_over_one_kept_connection(step: int):
 @both_loops
 async def test_the_last_range_may_be_shorter_and_a_server_may_ignore_ranges():
     async with serving(ranged) as server, client() as http:
-        async with await http.request(server.url(), byte_range=(len(BODY) - 10, 1000)) as answer:
-            assert await answer.read(1000) == BODY[-10:]
+        answer = await http.request(server.url(), byte_range=(len(BODY) - 10, 1000))
+        assert await answer.read(1000) == BODY[-10:]
     async with serving(OK) as server, client() as http, await http.request(server.url(), byte_range=(1, 1)) as answer:
         assert answer.status == 200 and answer.content_range is None
 
@@ -547,6 +549,23 @@ async def test_bytes_that_nobody_asked_for_close_the_connection():
         for _ in range(3):
             assert await (await http.request(server.url())).read(10) == b"ok"
         assert server.connections == 3
+
+
+@both_loops
+async def test_an_answer_before_its_request_is_not_taken_for_the_answer():
+    async def early(request: Request, writer: asyncio.StreamWriter) -> bool:
+        writer.write(OK)
+        await gate.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        return True
+
+    gate = asyncio.Event()
+    async with serving(early) as server, client(connections_per_host=1) as http:
+        assert await (await http.request(server.url())).read(10) == b"ok"
+        assert http.open_connections == 1
+        gate.set()
+        await until(lambda: http.open_connections == 0)
+        assert await (await http.request(server.url())).read(10) == b"ok"
 
 
 @both_loops
@@ -998,6 +1017,29 @@ async def test_nothing_is_lost_when_a_tls_server_closes_right_behind_the_body(
                 assert await read_all(answer, step) == BODY
 
 
+@pytest.mark.parametrize("size", [100_000, 200_000, 320_000, 450_000])
+@both_loops
+async def test_nothing_is_lost_when_the_close_has_come_before_the_reader(certificates: Certificates, size: int):
+    async def close_early(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        await head_read.wait()
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(BODY[:size])
+        await writer.drain()
+        with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_WR)  # right behind the data, without a TLS goodbye
+
+    head_read = asyncio.Event()
+    async with (
+        serving(close_early, tls=certificates.server) as server,
+        client(tls=TlsOptions(ca_bundle=str(certificates.ca))) as http,
+        await http.request(server.url()) as answer,
+    ):
+        head_read.set()
+        await asyncio.sleep(0.05)
+        assert await read_all(answer, 40_000) == BODY[:size]
+
+
 @both_loops
 async def test_a_tls_connection_that_is_cut_does_not_end_a_body_of_unknown_length(certificates: Certificates):
     async def cut(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -1211,7 +1253,7 @@ async def test_a_tunnel_through_a_proxy(certificates: Certificates):
     [
         (b"HTTP/1.1 407 Auth\r\nContent-Length: 0\r\n\r\n", ConnectFailed, "407"),
         (b"HTTP/1.1 502 Bad\r\n\r\n", ConnectFailed, "502"),
-        (b"HTTP/1.1 200 OK\r\n\r\nextra", ShoalError, ""),
+        (b"HTTP/1.1 200 OK\r\n\r\nextra", ShoalError, "proxy"),
         (b"nonsense\r\n\r\n", ProtocolViolation, "not HTTP"),
         (b"", ConnectFailed, "without an answer"),
     ],
@@ -1230,10 +1272,13 @@ async def test_proxies_that_refuse(certificates: Certificates, answer: bytes, er
 
 @both_loops
 async def test_certificates_are_checked_in_a_tunnel_too(certificates: Certificates):
-    async with serving(OK, tls=certificates.server) as server, tunnelling() as (port, _):
-        async with client(proxies={"https": f"http://127.0.0.1:{port}"}) as http:
-            with pytest.raises(TlsFailed, match="not trusted"):
-                await http.request(server.url())
+    async with (
+        serving(OK, tls=certificates.server) as server,
+        tunnelling() as (port, _),
+        client(proxies={"https": f"http://127.0.0.1:{port}"}) as http,
+    ):
+        with pytest.raises(TlsFailed, match="not trusted"):
+            await http.request(server.url())
 
 
 @both_loops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -59,6 +60,7 @@ class Origin:
     error_rate: float = 0.0
     corrupt_rate: float = 0.0
     served: int = 0
+    too_late: int = 0  # bytes that arrived although they had been given back
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class SimAgent:
         self._journal: dict[int, Result] = {}
         self._tasks: dict[LeaseRef, Task] = {}
         self._link: Link | None = None
+        self._inbox: deque[tuple[Link, CoordinatorMessage]] = deque()
         self._timer = 0
 
     # ---- life and death ---------------------------------------------------------------------------------------------
@@ -112,6 +115,7 @@ class SimAgent:
         identity = Identity(agent_id=self.agent_id, name=self.agent_id, version="1")
         self.session = SessionCore(identity=identity, capacity=self.capacity, unreported=dict(self._journal))
         self._tasks.clear()
+        self._inbox.clear()
         self._connect()
 
     def kill(self) -> None:
@@ -122,6 +126,11 @@ class SimAgent:
         if self._link is not None:
             self._link.cut()
             self._link = None
+
+    def cut(self) -> None:
+        """The connection breaks."""
+        if self._link is not None:
+            self._link.cut()
 
     def leave(self) -> None:
         """The process ends on purpose: work is stopped and given back first."""
@@ -178,16 +187,20 @@ class SimAgent:
     def received(self, link: Link, message: CoordinatorMessage) -> None:
         """A message arrived."""
 
-        def take() -> None:
+        if self.running:
+            self._inbox.append((link, message))
+            self._later(0.0, self._take)
+
+    def _take(self) -> None:
+        """Take in all that has arrived, in order: after a thaw that is more than one message."""
+        while self._inbox:
+            link, message = self._inbox.popleft()
             if self._link is link:
                 session = self._session()
                 self._carry_out(session.receive(message, self.clock.now))
                 held = len(session.held)
                 require(held <= self.capacity.units_max, f"{self.agent_id} holds {held} units: more than its credit")
                 self._wake()
-
-        if self.running:
-            self._later(0.0, take)
 
     def closed(self, link: Link) -> None:
         """A connection broke."""
@@ -239,14 +252,9 @@ class SimAgent:
     # ---- worker -----------------------------------------------------------------------------------------------------
 
     @property
-    def bytes_under_way(self) -> int:
-        """What a fault that stops this agent may cost: all that it holds."""
-        return sum(self._cost(task.lease) for task in self._tasks.values())
-
-    def _cost(self, lease: Lease) -> int:
-        if lease.kind is UnitKind.RANGE:
-            return lease.stop - lease.start
-        return self._true_size(lease.object) if lease.kind is UnitKind.WHOLE and lease.object else 0
+    def under_way(self) -> list[Lease]:
+        """What it works on, or means to."""
+        return [task.lease for task in self._tasks.values()]
 
     def _true_size(self, spec: ObjectSpec) -> int:
         return self._origin.sizes[spec.url]
@@ -389,18 +397,22 @@ class SimAgent:
                 return
             failure = self._obstacle(spec)
             partial = self._disk.partials.get(spec.object_id)
+            # What was given back meanwhile is cut off, or has arrived already.
+            still = sum(b - a for a, b in task.left.present(start, stop))
+            end = stop if task.stopped or self._rng.random() < 0.3 else start + still
             if failure is None and partial is not None:
-                self._origin.served += stop - start
-                partial.write(start, stop, self._signature(task), right=not self._wrong())
+                self._origin.served += end - start
+                self._origin.too_late += end - start - still
+                partial.write(start, end, self._signature(task), right=not self._wrong())
             if task.stopped:
                 return
             if failure is not None or partial is None:
                 self._fail(task, failure or NOT_SHARED)
                 return
-            task.arrived += stop - start
+            task.arrived += end - start
             task.left.remove(start, stop)
             outcome = Outcome.PARTIAL if task.left else Outcome.DONE
-            self._report(task, outcome, done=((start, stop),), fetched=stop - start)
+            self._report(task, outcome, done=((start, end),), fetched=end - start)
             self._range(task, spec)
 
         self._later(self._fetch_s(stop - start), landed)

@@ -20,7 +20,7 @@ from shoal.common.records import (
     OriginKind,
 )
 from shoal.coordinator.core import Core, CoreLimits
-from shoal.coordinator.effects import Effects, PutJob
+from shoal.coordinator.effects import Effects
 from shoal.coordinator.leases import HeldLease
 from shoal.coordinator.model import JobRow, JobStatus
 from shoal.coordinator.store.base import Cursor, ObjectStatus
@@ -66,6 +66,7 @@ class SimCoordinator:
         self._load_max = load_max
         self._busy = False
         self._timer = 0
+        self._links: list[Link] = []
         self._cursors: dict[str, Cursor] = {}
 
     # ---- life and death ---------------------------------------------------------------------------------------------
@@ -105,9 +106,15 @@ class SimCoordinator:
         self.up = False
         self.life += 1
         self._cursors.clear()
-        links, self.sessions = list(self.sessions.values()), {}
+        self.sessions.clear()
+        links, self._links = self._links, []
         for link in links:
             link.cut()
+
+    def accept(self, link: Link) -> None:
+        """A connection stands."""
+        self._links = [other for other in self._links if other.alive]
+        self._links.append(link)
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Do something after a delay, unless this process is dead by then."""

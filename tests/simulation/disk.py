@@ -16,7 +16,9 @@ class Partial:
     good: IntervalSet = field(default_factory=IntervalSet)
     bad: IntervalSet = field(default_factory=IntervalSet)
     recorded: IntervalSet = field(default_factory=IntervalSet)
-    writers: dict[Interval, str] = field(default_factory=dict[Interval, str])  # who wrote last, for reports of violations
+    writers: dict[Interval, str] = field(
+        default_factory=dict[Interval, str]
+    )  # who wrote last, for reports of violations
 
     def write(self, start: int, stop: int, writer: str, *, right: bool) -> None:
         """Bytes of the origin's version, or wrong ones, are written and recorded."""

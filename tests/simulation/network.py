@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal.common.records import AgentMessage, CoordinatorMessage
 
@@ -24,6 +25,14 @@ class NetworkLimits:
     lost_after_s: float = 0.2  # until an end notices that the other is gone, at most
 
 
+@dataclass(slots=True)
+class _Way:
+    """One direction of a connection."""
+
+    last: float = 0.0  # when the last message arrives
+    under_way: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque[tuple[float, Callable[[], None]]])
+
+
 class Link:
     """One session's connection. A stream is ordered; between streams nothing is."""
 
@@ -32,31 +41,34 @@ class Link:
         self.alive = True
         self._network = network
         self._up, self._down, self._lost, self._closed = up, down, lost, closed
-        self._up_at = self._down_at = 0.0
+        self._ways = (_Way(), _Way())
 
     def send_up(self, message: AgentMessage) -> None:
         """From the agent to the coordinator."""
-        if self.alive:
-            self._up_at = max(self._up_at, self._network.arrival())
-            self._deliver(self._up_at, lambda: self._up(self, message))
+        self._send(self._ways[0], lambda: self._up(self, message))
 
     def send_down(self, message: CoordinatorMessage) -> None:
         """From the coordinator to the agent."""
-        if self.alive:
-            self._down_at = max(self._down_at, self._network.arrival())
-            self._deliver(self._down_at, lambda: self._down(self, message))
+        self._send(self._ways[1], lambda: self._down(self, message))
 
-    def _deliver(self, at: float, action: Callable[[], None]) -> None:
+    def _send(self, way: _Way, action: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        network = self._network
+
         def arrive() -> None:
             if not self.alive:
                 return
-            until = self._network.partitioned_until(self.agent_id)
-            if until > self._network.clock.now:  # the sender's kernel sends again until it gets through
-                self._network.clock.at(until, arrive)
-            else:
-                action()
+            until = network.partitioned_until(self.agent_id)
+            if until > network.clock.now:  # the sender's kernel sends again until it gets through
+                network.clock.at(until, arrive)
+                return
+            while self.alive and way.under_way and way.under_way[0][0] <= network.clock.now:
+                way.under_way.popleft()[1]()
 
-        self._network.clock.at(at, arrive)
+        way.last = max(way.last, network.arrival())
+        way.under_way.append((way.last, action))
+        network.clock.at(way.last, arrive)
 
     def cut(self) -> None:
         """The connection breaks: what was in flight is lost, and both ends notice sooner or later."""

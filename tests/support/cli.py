@@ -131,6 +131,7 @@ class Shoal:
             "LANG": "C.UTF-8",
             "COLUMNS": "200",
             "PYTHONWARNINGS": "default::ResourceWarning",
+            "PYTHONPATH": "/tmp/shim",
             **({"HF_ENDPOINT": endpoint} if endpoint else {}),
             **(environ or {}),
         }
@@ -180,3 +181,19 @@ def installed(program: str) -> str:
     path = Path(sysconfig.get_path("scripts")) / program
     assert path.is_file(), f"{path} is missing: pip install -e '.[dev]'"
     return str(path)
+
+
+def delivered(folder: Path) -> dict[str, bytes]:
+    """Path below a destination -> content of every file, but for the folders of Shoal and of the Hub's client."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if not name.startswith((".shoal/", ".cache/"))}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What lies in the work folders below a destination besides manifests: unfinished work, or nothing."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if ".shoal" in path.relative_to(folder).parts[:-1] and path.is_file() and path.name != "manifest.json"
+    )

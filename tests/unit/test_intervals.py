@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import itertools
 
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from shoal.common.intervals import IntervalSet
 
 POSITIONS = 40
@@ -39,12 +40,13 @@ def test_it_holds_what_a_set_holds(operations: list[tuple[str, tuple[int, int]]]
 
 
 @given(OPERATIONS)
+@example([("add", (0, 9)), ("remove", (5, 5))])
 def test_its_intervals_are_sorted_disjoint_not_touching_and_not_empty(operations: list[tuple[str, tuple[int, int]]]):
     intervals, _ = build(operations)
     pairs = list(intervals)
     assert len(pairs) == len(intervals)
     assert all(start < stop for start, stop in pairs)
-    assert all(before[1] < after[0] for before, after in zip(pairs, pairs[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(pairs))
 
 
 @given(OPERATIONS)
@@ -55,12 +57,14 @@ def test_equal_sets_are_equal_however_they_were_made(operations: list[tuple[str,
 
 
 @given(OPERATIONS, INTERVALS)
+@example([("add", (0, 9))], (5, 5))
 def test_questions_about_a_span(operations: list[tuple[str, tuple[int, int]]], span: tuple[int, int]):
     intervals, model = build(operations)
     start, stop = span
     asked = set(range(start, stop))
     assert positions(intervals.missing(start, stop)) == sorted(asked - model)
     assert positions(intervals.present(start, stop)) == sorted(asked & model)
+    assert all(a < b for a, b in [*intervals.missing(start, stop), *intervals.present(start, stop)])
     assert intervals.covers(start, stop) == (asked <= model)
     frontier = intervals.frontier(start)
     assert frontier >= start

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from shoal.agent.storage import merge
 from shoal.agent.storage.merge import LOCK_EXPIRY_S, LOCK_NAME, LOCK_WAIT_S, manifest_lock, merge_manifest
 from shoal.common.errors import Busy, NotFound, StateDamaged, UnsafeName
@@ -167,8 +166,8 @@ def test_a_failed_write_leaves_the_old_one_and_nothing_else(root: SafeRoot, path
     assert os.listdir(path.parent) == ["manifest.json"]
 
 
-def test_a_hundred_thousand_objects_stream_in_bounded_memory(root: SafeRoot):
-    count = 100_000
+def test_many_objects_stream_in_bounded_memory(root: SafeRoot):
+    count = 30_000
     entries = (entry(f"folder/{number:06}.bin", source="s3://bucket/") for number in range(count))
     tracemalloc.start()
     try:
@@ -178,7 +177,7 @@ def test_a_hundred_thousand_objects_stream_in_bounded_memory(root: SafeRoot):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 4 << 20  # the file has 25 MB
+    assert peak < 3 << 20  # the file has 8 MB
 
 
 # ---- merging --------------------------------------------------------------------------------------------------------
@@ -343,7 +342,7 @@ def test_a_sound_folder_is_found_sound(tmp_path: Path):
 
 
 def test_each_kind_of_damage_is_named(tmp_path: Path):
-    contents = {name: b"content" for name in ("missing", "short", "flipped", "folder", "linked", "sub/hidden", "good")}
+    contents = dict.fromkeys(("missing", "short", "flipped", "folder", "linked", "sub/hidden", "good"), b"content")
     make(tmp_path, contents)
     (tmp_path / "missing").unlink()
     (tmp_path / "short").write_bytes(b"conten")

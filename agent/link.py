@@ -1,0 +1,151 @@
+"""An agent's session with its coordinator over gRPC.
+
+The link reads by itself into a small queue, so that the order of closing is always the same and leaves nothing hanging: cancel the
+reader, await it, cancel the call, close the channel (gRPC issue 42125).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+from shoal.v1 import fleet_service_pb2 as pb
+from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
+
+from ..common.channel import call_error, call_metadata, open_channel
+from ..common.errors import ShoalError, Unreachable
+from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, ObjectSpec
+from ..common.settings_table import SecuritySettings
+from ..common.wire import decode_coordinator_message, encode_agent_message
+from ..common.wire_values import each
+from ..common.wire_work import decode_object_spec
+
+CONNECT_TIMEOUT_S = 20.0
+CALL_TIMEOUT_S = 30.0
+GOODBYE_TIMEOUT_S = 5.0
+"""How long the coordinator has to answer a Goodbye by ending the stream."""
+INCOMING_MAX = 64
+"""Messages read ahead; further ones wait in gRPC, which slows the coordinator down."""
+
+
+class GrpcLink:
+    """An open session. Iterate over it for what the coordinator says; `connect` makes and closes it."""
+
+    def __init__(self, address: str, security: SecuritySettings, stub: Any, call: Any) -> None:
+        self._address = address
+        self._security = security
+        self._stub = stub
+        self._call = call
+        self._incoming: asyncio.Queue[CoordinatorMessage | None] = asyncio.Queue(INCOMING_MAX)
+        self._error: ShoalError | None = None
+        self._ended = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._said_goodbye = False
+        self._reader = asyncio.create_task(self._read())
+
+    async def send(self, message: AgentMessage) -> None:
+        """Send a message. A Goodbye is the last one. Raises ShoalError if the session has ended."""
+        request = encode_agent_message(message)
+        async with self._sending:
+            if self._ended.is_set():
+                raise self._failure()
+            try:
+                await self._call.write(request)
+                if isinstance(message, Goodbye):
+                    self._said_goodbye = True
+                    await self._call.done_writing()
+            except grpc.aio.AioRpcError as error:
+                raise call_error(error, self._address) from None
+            except asyncio.InvalidStateError:  # the call has ended
+                raise self._failure() from None
+
+    async def __aiter__(self) -> AsyncGenerator[CoordinatorMessage]:
+        """What the coordinator says, until it ends the session. Raises ShoalError if that was not after a Goodbye."""
+        while True:
+            message = await self._incoming.get()
+            if message is None:
+                self._incoming.put_nowait(None)  # whoever iterates again finds the end, too
+                if not self._said_goodbye or self._error is not None:
+                    raise self._failure()
+                return
+            yield message
+
+    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The finished objects of a job, page by page, by ascending id. Raises ShoalError."""
+        token = ""
+        while True:
+            request = pb.ListManifestRequest(job_id=job_id, page_token=token)
+            try:
+                page: pb.ListManifestResponse = await self._stub.ListManifest(
+                    request, timeout=CALL_TIMEOUT_S, metadata=call_metadata(self._security)
+                )
+            except grpc.aio.AioRpcError as error:
+                raise call_error(error, self._address) from None
+            if page.objects:
+                yield each(decode_object_spec, page.objects, "ListManifestResponse.objects")
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def close(self) -> None:
+        """End the session. After a Goodbye the coordinator is given time to read it."""
+        if self._said_goodbye:
+            try:
+                async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                    await self._ended.wait()
+            except TimeoutError:
+                pass
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        self._call.cancel()
+        while not self._incoming.empty():
+            self._incoming.get_nowait()
+        self._incoming.put_nowait(None)  # for whoever still iterates
+
+    async def _read(self) -> None:
+        try:
+            async for response in self._call:
+                message = decode_coordinator_message(response)
+                if not self._said_goodbye:  # nobody may be listening any more
+                    await self._incoming.put(message)
+        except grpc.aio.AioRpcError as error:
+            self._error = call_error(error, self._address)
+        except ShoalError as error:
+            self._error = error
+        finally:
+            self._ended.set()
+        await self._incoming.put(None)
+
+    def _failure(self) -> ShoalError:
+        return self._error or Unreachable(f"coordinator {self._address}", cause="the session has ended")
+
+
+@asynccontextmanager
+async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[GrpcLink]:
+    """Open a session with the coordinator at HOST:PORT. The first message must be Hello.
+
+    Raises: Unreachable, Unauthenticated, AccessDenied, UsageError.
+    """
+    channel = open_channel(address, security)
+    try:
+        stub: Any = FleetServiceStub(channel)
+        call: Any = stub.Session(metadata=call_metadata(security))
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await call.wait_for_connection()
+        except grpc.aio.AioRpcError as error:
+            raise call_error(error, address) from None
+        except TimeoutError:
+            call.cancel()
+            cause = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+            raise Unreachable(f"coordinator {address}", cause=cause, remedy="see whether it runs") from None
+        link = GrpcLink(address, security, stub, call)
+        try:
+            yield link
+        finally:
+            await link.close()
+    finally:
+        await channel.close(None)

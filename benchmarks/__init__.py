@@ -1,0 +1,1 @@
+"""Side-by-side measurements against other tools. Nothing here asserts a time."""
