@@ -32,7 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/buf lint
+	$(BIN)/buf lint protos
 	$(BIN)/python protos/generate.py --check
 
 format: $(VENV)/.dev

@@ -15,7 +15,7 @@ import grpc.aio
 from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 
-from ..common.channel import call_error, call_metadata, open_channel
+from ..common.channel import ADMITTED, call_error, call_metadata, open_channel
 from ..common.errors import ShoalError, Unreachable
 from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, ObjectSpec
 from ..common.settings_table import SecuritySettings
@@ -95,7 +95,8 @@ class GrpcLink:
         if self._said_goodbye:
             try:
                 async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                    await self._ended.wait()
+                    while await self._incoming.get() is not None:  # a full queue would hold the reader up
+                        pass
             except TimeoutError:
                 pass
         self._reader.cancel()
@@ -108,9 +109,7 @@ class GrpcLink:
     async def _read(self) -> None:
         try:
             async for response in self._call:
-                message = decode_coordinator_message(response)
-                if not self._said_goodbye:  # nobody may be listening any more
-                    await self._incoming.put(message)
+                await self._incoming.put(decode_coordinator_message(response))
         except grpc.aio.AioRpcError as error:
             self._error = call_error(error, self._address)
         except ShoalError as error:
@@ -135,11 +134,12 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
         call: Any = stub.Session(metadata=call_metadata(security))
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await call.wait_for_connection()
+                if ADMITTED not in tuple(await call.initial_metadata()):
+                    await call.read()  # raises why it was refused
+                    raise Unreachable(f"coordinator {address}", cause="what answers there is no Shoal coordinator")
         except grpc.aio.AioRpcError as error:
             raise call_error(error, address) from None
         except TimeoutError:
-            call.cancel()
             cause = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
             raise Unreachable(f"coordinator {address}", cause=cause, remedy="see whether it runs") from None
         link = GrpcLink(address, security, stub, call)

@@ -125,6 +125,7 @@ class Agent:
         self._observations: list[HostObservation] = []
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._recalled = False  # the coordinator restarts: this session is over, the next one comes soon
         self.connected = asyncio.Event()
 
     def report(self, report: WorkReport) -> None:
@@ -191,6 +192,8 @@ class Agent:
         """One session: send and receive until the connection ends."""
         while not self._outgoing.empty():  # meant for the session before; reports are in the hello again
             self._outgoing.get_nowait()
+            self._outgoing.task_done()
+        self._recalled = False
         self._perform(self._session.open(self._clock()))
         self._link = link
         self._wake.set()
@@ -198,6 +201,8 @@ class Agent:
         try:
             async for message in link:
                 self._perform(self._session.receive(message, self._clock()))
+                if self._recalled:
+                    return  # without a Goodbye: the leases stay ours, and the work goes on
                 if self._session.welcomed and not self.connected.is_set():
                     self.connected.set()
                     self._wake.set()
@@ -274,7 +279,9 @@ class Agent:
                     self._outgoing.put_nowait(message)
                 case Leave(reason, reconnect):
                     log.info("agent.asked_to_drain", reason=reason, reconnect=reconnect)
-                    if not reconnect:
+                    if reconnect:
+                        self._recalled = True
+                    else:
                         self.stop()
 
     async def _drain(self, worker: Worker) -> None:

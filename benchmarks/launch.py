@@ -59,7 +59,9 @@ def launch(command: list[str], timeout_s: float) -> str:
     _, status, usage = os.wait4(pid, 0)
     wall_s = time.perf_counter() - began
     peak = max(usage.ru_maxrss * 1024, sampled_max)
-    return f"{os.waitstatus_to_exitcode(status)} {wall_s:.6f} {usage.ru_utime + usage.ru_stime:.6f} {peak} {processes_max}"
+    return (
+        f"{os.waitstatus_to_exitcode(status)} {wall_s:.6f} {usage.ru_utime + usage.ru_stime:.6f} {peak} {processes_max}"
+    )
 
 
 if __name__ == "__main__":

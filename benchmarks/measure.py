@@ -13,7 +13,7 @@ from pathlib import Path
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 GRACE_S = 10.0  # the launcher ends its command by itself; this is for a launcher that does not
-TAIL_BYTES = 2000
+TAIL_BYTES = 500
 
 
 class RunFailed(Exception):
@@ -107,7 +107,11 @@ def summarize(rounds: Sequence[Mapping[str, Usage]], *, reference: str) -> dict[
     summaries: dict[str, Summary] = {}
     for tool in tools:
         runs = [figures[tool] for figures in rounds if tool in figures]
-        ratios = [figures[tool].wall_s / figures[reference].wall_s for figures in rounds if {tool, reference} <= figures.keys()]
+        ratios = [
+            figures[tool].wall_s / figures[reference].wall_s
+            for figures in rounds
+            if {tool, reference} <= figures.keys()
+        ]
         walls = [run.wall_s for run in runs]
         summaries[tool] = Summary(
             wall_s=statistics.median(walls),

@@ -130,7 +130,9 @@ def _tree_entry(file: RepoFile, *, lfs: bool) -> dict[str, object]:
 
 
 @contextmanager
-def serve(nginx: str, root: Path, work: Path, repos: Sequence[Repo], *, rate_bytes_s: int = 0, log: bool = False) -> Iterator[Origin]:
+def serve(
+    nginx: str, root: Path, work: Path, repos: Sequence[Repo], *, rate_bytes_s: int = 0, log: bool = False
+) -> Iterator[Origin]:
     """An origin for the repos that `make_repo` wrote below ``root``; ends with the block.
 
     Args: nginx (its binary), work (a folder of its own, made here), rate_bytes_s (bytes/s per connection, on both ports; 0: as fast as it goes),
@@ -167,6 +169,8 @@ def _listen(rate_bytes_s: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate_bytes_s)
     listening.bind(("127.0.0.1", 0))
     listening.listen(BACKLOG)
+    # nginx takes over a socket as it is: with a blocking one, a worker that lost the race for a connection would hang in accept().
+    listening.setblocking(False)
     return listening
 
 
@@ -197,7 +201,9 @@ def _config(root: Path, work: Path, repos: Sequence[Repo], *, hub: str, cdn: str
         f"    {file.path} {file.sha256 if repo.lfs else file.git_oid};" for repo in repos for file in repo.files
     )
     sizes = "\n".join(f"    {file.path} {file.size};" for repo in repos if repo.lfs for file in repo.files)
-    temporary = "\n".join(f"  {name}_temp_path {work}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temporary = "\n".join(
+        f"  {name}_temp_path {work}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     counted = f"access_log {bodies_log} bodies;" if bodies_log else ""
     return f"""\
 daemon off;

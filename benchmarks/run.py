@@ -25,7 +25,7 @@ from .tools import REFERENCE, TOOLS, Task, environment, find_nginx, missing, ver
 MIB = 1 << 20
 PACED_BYTES_S = 20 * MIB
 SMALL_BYTES = 256 << 10
-TIMEOUT_S = 600.0
+TIMEOUT_BASE_S = 60.0  # a tool is given this, and four times what one paced connection needs
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -49,7 +49,9 @@ CELLS = (
 def main() -> int:
     arguments = _parser().parse_args()
     if lacking := missing():
-        print(f"benchmarks.run: {', '.join(lacking)} missing; install them (see .ci/run and `make test`)", file=sys.stderr)
+        print(
+            f"benchmarks.run: {', '.join(lacking)} missing; install them (see .ci/run and `make test`)", file=sys.stderr
+        )
         return 2
     with stop_on_sigterm(), workspace() as base:
         document = _run(arguments, base)
@@ -60,7 +62,9 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="rounds that are measured, after one that is not")
-    parser.add_argument("--cells", nargs="+", choices=[cell.name for cell in CELLS], default=[cell.name for cell in CELLS])
+    parser.add_argument(
+        "--cells", nargs="+", choices=[cell.name for cell in CELLS], default=[cell.name for cell in CELLS]
+    )
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--size-mib", type=int, default=1024, help="size of the big file")
     parser.add_argument("--files", type=int, default=500, help="number of small files, of 256 KiB each")
@@ -70,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """The options that every benchmark has."""
-    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date to write into the results (default: today)")
+    parser.add_argument(
+        "--date", default=datetime.date.today().isoformat(), help="date to write into the results (default: today)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
 
 
@@ -95,7 +101,8 @@ def _run(arguments: argparse.Namespace, base: Path) -> dict[str, Any]:
             say(f"warming up: {shape}")
             _round(arguments.tools, origins[False], repos[shape], base, {})
         cells = [
-            _measure_cell(cell, arguments.tools, arguments.runs, origins[cell.paced], repos[cell.shape], base) for cell in chosen
+            _measure_cell(cell, arguments.tools, arguments.runs, origins[cell.paced], repos[cell.shape], base)
+            for cell in chosen
         ]
     return {
         "date": arguments.date,
@@ -107,16 +114,23 @@ def _run(arguments: argparse.Namespace, base: Path) -> dict[str, Any]:
     }
 
 
-def _measure_cell(cell: Cell, tools: Sequence[str], runs: int, origin: Origin, repo: Repo, base: Path) -> dict[str, Any]:
+def _measure_cell(
+    cell: Cell, tools: Sequence[str], runs: int, origin: Origin, repo: Repo, base: Path
+) -> dict[str, Any]:
     failures: dict[str, str] = {}
     rounds: list[dict[str, Usage]] = []
     for turn in range(runs):
         working = [tool for tool in rotated(tools, turn) if tool not in failures]
         figures = _round(working, origin, repo, base, failures)
         rounds.append(figures)
-        say(f"{cell.name} {turn + 1}/{runs}: " + ", ".join(f"{tool} {usage.wall_s:.2f} s" for tool, usage in figures.items()))
+        say(
+            f"{cell.name} {turn + 1}/{runs}: "
+            + ", ".join(f"{tool} {usage.wall_s:.2f} s" for tool, usage in figures.items())
+        )
     # A tool that failed once has no figures: what it did until then is not the whole task.
-    complete = [{tool: figures[tool] for tool in tools if tool in figures and tool not in failures} for figures in rounds]
+    complete = [
+        {tool: figures[tool] for tool in tools if tool in figures and tool not in failures} for figures in rounds
+    ]
     return {
         "name": cell.name,
         "title": _title(cell, repo),
@@ -158,7 +172,7 @@ def _fetch(tool: str, origin: Origin, repo: Repo, base: Path) -> Usage:
             TOOLS[tool](task),
             env=environment(task.scratch, task.origin),
             cwd=task.scratch,
-            timeout_s=TIMEOUT_S,
+            timeout_s=TIMEOUT_BASE_S + 4 * repo.size / PACED_BYTES_S,
             output=Path(folder, "output"),
         )
         verify(task)

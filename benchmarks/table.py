@@ -78,16 +78,19 @@ def fleet(document: Document) -> str:
         [str(fleet["agents"]), seconds(fleet["wall_s"]), f"{fleet['speedup']:.2f}", f"{fleet['served_ratio']:.3f}"]
         for fleet in document["fleets"]
     ]
-    return "\n\n".join(
-        [
-            f"# A fleet, {document['date']}",
-            machine_line(document["machine"]),
-            f"One file of {document['size_bytes'] / 2**20:.0f} MiB from an origin that gives {document['rate_bytes_s'] / 2**20:.0f} MiB/s per"
-            " connection, one connection per agent, a folder that all agents share. The time is that of `shoal get --coordinator`, from its"
-            f" start to its exit; medians of {document['runs']} rounds.",
-            markdown_table(["agents", "wall, s", "speed-up", "origin bytes over file size"], rows),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# A fleet, {document['date']}",
+                machine_line(document["machine"]),
+                f"One file of {document['size_bytes'] / 2**20:.0f} MiB from an origin that gives {document['rate_bytes_s'] / 2**20:.0f} MiB/s per"
+                " connection, one connection per agent, a folder that all agents share. The time is that of `shoal get --coordinator`, from its"
+                f" start to its exit; medians of {document['runs']} rounds.",
+                markdown_table(["agents", "wall, s", "speed-up", "origin bytes over file size"], rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def seconds(value: float) -> str:

@@ -62,7 +62,7 @@ def curl(task: Task) -> list[str]:
     config = task.scratch / "curl.conf"
     config.write_text("".join(f'url = "{url}"\noutput = "{task.target / path}"\n' for url, path in task.urls))
     parallel = ["-Z", "--parallel-max", str(CONNECTIONS)] if len(task.urls) > 1 else []
-    return ["curl", "-q", "-s", "-S", "-f", *parallel, "-K", str(config)]
+    return ["curl", "-q", "-s", "-S", "--no-progress-meter", "-f", *parallel, "-K", str(config)]
 
 
 def aria2c(task: Task) -> list[str]:

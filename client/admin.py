@@ -29,6 +29,7 @@ from .running import run
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
+    from .daemons import OfflineTokens
 
 T = TypeVar("T")
 PAGE = 1000
@@ -306,7 +307,9 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _token_api(options: argparse.Namespace, settings: Settings) -> AsyncGenerator[Any]:
+async def _token_api(
+    options: argparse.Namespace, settings: Settings
+) -> AsyncGenerator[RemoteCoordinator | OfflineTokens]:
     if options.state:
         from .daemons import offline_tokens
 
@@ -317,7 +320,7 @@ async def _token_api(options: argparse.Namespace, settings: Settings) -> AsyncGe
             yield remote
 
 
-async def _token_action(api: Any, options: argparse.Namespace) -> None:
+async def _token_action(api: RemoteCoordinator | OfflineTokens, options: argparse.Namespace) -> None:
     if options.action == "create":
         expires_s = parse_duration(options.expires) if options.expires else None
         made = await api.create_token(Role(options.role), options.name, expires_s)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..common.errors import ShoalError, error_class
 from ..common.records import Layout
@@ -14,10 +13,7 @@ from ..common.settings import load_settings
 from ..common.uri import HubUri, parse_uri
 from ..common.views import JobView, ObjectView, SubmitRequest
 from .running import run
-from .transfer import place
-
-if TYPE_CHECKING:
-    from ..coordinator.service import Coordinator
+from .transfer import Transfers, place
 
 PAGE = 1000
 
@@ -103,7 +99,7 @@ def download(
     return run(main())
 
 
-async def _error(coordinator: Coordinator, job: JobView) -> ShoalError:
+async def _error(coordinator: Transfers, job: JobView) -> ShoalError:
     """The error that ended a job: of its first failed object, if objects failed, else the job's own."""
     failed: list[ObjectView] = await coordinator.list_objects(job.job_id, status="failed", after_id=0, limit=1)
     failure = (failed[0].failure if failed else None) or job.failure

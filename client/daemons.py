@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .main import version
 from .running import run
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import argparse
 
     from ..common.settings import Settings
+    from ..common.views import NewToken, Role, TokenView
+    from ..coordinator.tokens import TokenBook
 
 
 def coordinator(options: argparse.Namespace, settings: Settings) -> int:
@@ -32,9 +34,28 @@ def agent(options: argparse.Namespace, settings: Settings) -> int:
     return run(serve(settings, version=version()))
 
 
+class OfflineTokens:
+    """The credentials in the state folder of a coordinator that is not running; answers as a running one would."""
+
+    def __init__(self, book: TokenBook) -> None:
+        self._book = book
+
+    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
+        """Make a credential. Raises UsageError."""
+        return await self._book.create(role, name, expires_s)
+
+    async def list_tokens(self) -> list[TokenView]:
+        """All credentials."""
+        return self._book.list()
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Make a credential worthless. Raises NotFound."""
+        await self._book.revoke(token_id)
+
+
 @asynccontextmanager
-async def offline_tokens(settings: Settings) -> AsyncGenerator[Any]:
-    """The credentials in the state folder of a coordinator that is not running. Raises Busy if it is."""
+async def offline_tokens(settings: Settings) -> AsyncGenerator[OfflineTokens]:
+    """The credentials in a state folder. Raises Busy if a coordinator runs on it."""
     from ..coordinator.daemon import open_store
     from ..coordinator.tokens import TokenBook
 
@@ -43,7 +64,7 @@ async def offline_tokens(settings: Settings) -> AsyncGenerator[Any]:
     try:
         book = TokenBook(store, time.time)
         await book.load()
-        yield book
+        yield OfflineTokens(book)
     finally:
         await store.close()
 

@@ -27,7 +27,7 @@ from ..common.selection import Selection
 from ..common.uri import parse_uri
 from ..common.views import SubmitRequest
 from ..common.wiring import warn_of_open_tls
-from ..coordinator.sources import SourceRequest
+from ..coordinator.sources import Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
 from ..coordinator.wiring import make_coordinator, sources
@@ -127,8 +127,8 @@ async def _working(settings: Settings, coordinator: Coordinator, installed: str)
             await deciding
 
 
-async def plan_only(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[str, list[ObjectSpec]]]:
-    """What a request would fetch: canonical URI with commit, and a page of objects, again and again. Fetches nothing."""
+async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[str, Source]]:
+    """The sources of a request: canonical URI with commit, and what lists its objects. Fetches nothing."""
     async with sources(settings, version=version()) as open_source:
         for text in request.uris:
             source = open_source(
@@ -140,9 +140,7 @@ async def plan_only(settings: Settings, request: SubmitRequest) -> AsyncGenerato
                 )
             )
             resolved = await source.resolve()
-            name = f"{resolved.source} at {resolved.commit}" if resolved.commit else resolved.source
-            async for page in source.pages():
-                yield name, page
+            yield f"{resolved.source} at {resolved.commit}" if resolved.commit else resolved.source, source
 
 
 def clean_destination(folder: Path, *, older_than_s: float) -> list[str]:

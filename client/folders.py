@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.errors import ExitCode, NotFound
-from ..common.manifest import ManifestEntry, Problem, verify_folder
+from ..common.manifest import MANIFEST_NAME, WORK_FOLDER, ManifestEntry, Problem, verify_folder
 from ..common.records import Layout
 from ..common.units import format_size, parse_duration
+from ..common.uri import HubUri, parse_uri
 from ..common.views import SubmitRequest
 from .output import printable, to_document
 from .running import run
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from ..common.settings import Settings
 
-_SNAPSHOT = re.compile(r"(?:(?P<repo>[^/]+)/)?snapshots/[^/]+/(?P<path>.+)")
+_REPO_FOLDER = re.compile(r"(?:models|datasets|spaces)--.+")
+_SNAPSHOT = re.compile(r"snapshots/[^/]+/(?P<path>.+)")
 
 
 def verify(options: argparse.Namespace, settings: Settings) -> int:
@@ -79,13 +81,30 @@ async def _repair(folder: Path, entries: list[ManifestEntry], settings: Settings
 def _request(folder: Path, entry: ManifestEntry) -> tuple[SubmitRequest, str]:
     """What brings an entry back, and its path within its source."""
     base = SubmitRequest(
-        uris=(entry.source,), destination=str(folder), layout=Layout.FOLDER, revision=entry.commit, force=True
+        uris=(_unpinned(entry.source),),
+        destination=str(folder),
+        layout=Layout.FOLDER,
+        revision=entry.commit,
+        force=True,
     )
+    cache = _cache_of(folder)
     snapshot = _SNAPSHOT.fullmatch(entry.path)
-    if snapshot is None:
+    if cache is None or snapshot is None:
         return base, entry.path
-    cache = folder if snapshot["repo"] else folder.parent
     return replace(base, destination=str(cache), layout=Layout.HUB_CACHE), snapshot["path"]
+
+
+def _unpinned(source: str) -> str:
+    """A source without its revision: a repair asks for the commit that was fetched, wherever the branch is now."""
+    uri = parse_uri(source)
+    return replace(uri, revision=None).canonical() if isinstance(uri, HubUri) else source
+
+
+def _cache_of(folder: Path) -> Path | None:
+    """The Hub cache that a folder is, or is a repo's folder of; None for a folder of another kind. As `verify_folder` sees it."""
+    if _REPO_FOLDER.fullmatch(folder.name) and (folder / "snapshots").is_dir():
+        return folder.parent
+    return None if (folder / WORK_FOLDER / MANIFEST_NAME).exists() else folder
 
 
 def clean(options: argparse.Namespace, settings: Settings) -> int:

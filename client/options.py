@@ -54,8 +54,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_control(command)
     _add_local(command)
     _add_daemons(command)
-    _add_setup(command)
+    _add_setup(command, common)
     return parser
+
+
+class _Collect(argparse.Action):
+    """As ``append``, wherever the option stands: argparse gives every command a namespace of its own, which would take the
+    place of what was collected before the command."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found: list[str] = []
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option_string: object = None
+    ) -> None:
+        self._found.append(values)
+        setattr(namespace, self.dest, list(self._found))
 
 
 def _global_options() -> argparse.ArgumentParser:
@@ -64,7 +79,7 @@ def _global_options() -> argparse.ArgumentParser:
     group = common.add_argument_group("global options")
     group.add_argument("--config", metavar="FILE", help="configuration file (default: see `shoal config path`)")
     group.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", dest="settings", help="any setting: fetch.attempts=5"
+        "--set", metavar="KEY=VALUE", action=_Collect, dest="settings", help="any setting: fetch.attempts=5"
     )
     group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, error")
     group.add_argument("--log-format", choices=("console", "json"), help="log lines for people, or JSON")
@@ -168,28 +183,28 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument("--root", metavar="DIR", help="destinations are taken below this folder (default /)")
 
 
-def _add_setup(command: Any) -> None:
+def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     parser = command("config", "Show, check or begin a configuration file.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    init = actions.add_parser("init", help="write a commented sample")
+    init = actions.add_parser("init", parents=[common], help="write a commented sample")
     init.add_argument("file", nargs="?", metavar="FILE", default="shoal.toml")
     init.add_argument("--force", action="store_true", help="overwrite")
-    show = actions.add_parser("show", help="each effective value and where it came from")
+    show = actions.add_parser("show", parents=[common], help="each effective value and where it came from")
     show.add_argument("--json", action="store_true")
-    check = actions.add_parser("check", help="find unknown keys and bad values")
+    check = actions.add_parser("check", parents=[common], help="find unknown keys and bad values")
     check.add_argument("file", nargs="?", metavar="FILE")
-    actions.add_parser("path", help="where configuration is looked for")
+    actions.add_parser("path", parents=[common], help="where configuration is looked for")
     parser = command("token", "Create, list or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="print a new credential, once")
+    create = actions.add_parser("create", parents=[common], help="print a new credential, once")
     create.add_argument("--role", choices=("agent", "admin"), default="agent")
     create.add_argument("--name", default="")
     create.add_argument("--expires", metavar="AGE", help="valid for so long (30d is 720h)")
     create.add_argument("--state", metavar="DIR", help="state folder of a coordinator that is not running")
     create.add_argument("--json", action="store_true")
-    listing = actions.add_parser("list", help="all credentials, without their secrets")
+    listing = actions.add_parser("list", parents=[common], help="all credentials, without their secrets")
     listing.add_argument("--state", metavar="DIR")
     listing.add_argument("--json", action="store_true")
-    revoke = actions.add_parser("revoke", help="make a credential worthless")
+    revoke = actions.add_parser("revoke", parents=[common], help="make a credential worthless")
     revoke.add_argument("token", metavar="ID")
     revoke.add_argument("--state", metavar="DIR")

@@ -93,12 +93,14 @@ class RemoteCoordinator:
 
     async def watch_job(self, job_id: str) -> AsyncGenerator[JobView]:
         """The job now and at every change, until it has ended."""
+        call = self._jobs.WatchJob(jobs.WatchJobRequest(job_id=job_id), metadata=call_metadata(self._security))
         try:
-            call = self._jobs.WatchJob(jobs.WatchJobRequest(job_id=job_id), metadata=call_metadata(self._security))
             async for response in call:
                 yield decode_job(response.job)
         except grpc.aio.AioRpcError as error:
             raise call_error(error, self._address) from None
+        finally:
+            call.cancel()  # of no effect after its end
 
     async def list_objects(
         self, job_id: str, *, status: str = "", after_id: int = 0, limit: int = 1000

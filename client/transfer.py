@@ -16,7 +16,7 @@ from ..common.errors import ExitCode, Interrupted, UsageError, error_class
 from ..common.records import Delivery, Layout
 from ..common.uri import HubUri, SourceUri, parse_list_file, parse_uri
 from ..common.views import Control, JobView, ObjectView, SubmitRequest, Submitted
-from .output import job_document, to_document
+from .output import job_document, printable, to_document
 from .running import run
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
         print(json.dumps({"jobs": documents}, indent=2))
     else:
         for job in jobs:
-            print(place(job, settings))
+            if job.objects_done:
+                print(place(job, settings))
     return exit_code(jobs, failed)
 
 
@@ -210,9 +211,15 @@ def report(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]], out:
     for job, objects in zip(jobs, failed, strict=True):
         print(summary_line(job), file=out)
         for obj in objects[:FAILURES_SHOWN]:
-            print(f"  failed: {obj.failure.text if obj.failure else obj.path}", file=out)
+            print(f"  failed: {_reason(obj)}", file=out)
         if job.objects_failed > FAILURES_SHOWN:
             print(f"  … and {job.objects_failed - FAILURES_SHOWN} more", file=out)
+
+
+def _reason(obj: ObjectView) -> str:
+    """Why an object failed, with its name: an error of a connection knows only the URL."""
+    path, text = printable(obj.path), printable(obj.failure.text if obj.failure else "")
+    return text if path in text else f"{path}: {text}"
 
 
 def place(job: JobView, settings: Settings) -> str:
@@ -242,25 +249,31 @@ def exit_code(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]]) -
 
 async def _dry_run(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
     from ..common.units import format_size
-    from .embedded import plan_only
+    from .embedded import planned
 
-    objects = total = 0
+    objects = total = refused = 0
     listing: dict[str, list[dict[str, object]]] = {}
     for request in requests:
-        async for name, page in plan_only(settings, request):
-            for spec in page:
-                objects += 1
-                total += spec.size or 0
-                if options.json:
-                    listing.setdefault(name, []).append({"path": spec.path, "size": spec.size, "digest": spec.digest})
-                else:
-                    size = "?" if spec.size is None else format_size(spec.size)
-                    print(f"{size:>10}  {spec.path}")
+        async for name, source in planned(settings, request):
+            found = listing.setdefault(name, [])
+            async for page in source.pages():
+                for spec in page:
+                    objects += 1
+                    total += spec.size or 0
+                    if options.json:
+                        found.append({"path": spec.path, "size": spec.size, "digest": spec.digest})
+                    else:
+                        size = "?" if spec.size is None else format_size(spec.size)
+                        print(f"{size:>10}  {spec.path}")
+            refused += source.refused_count
+            for refused_name, reason in source.refused:
+                print(f"refused: {refused_name}: {reason}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"sources": listing, "objects": objects, "bytes": total}, indent=2))
+        document = {"sources": listing, "objects": objects, "bytes": total, "refused": refused}
+        print(json.dumps(document, indent=2))
     else:
         print(f"{objects} files, {format_size(total)}; nothing was fetched", file=sys.stderr)
-    return ExitCode.OK
+    return ExitCode.POLICY if refused else ExitCode.OK
 
 
 # ---- submit -------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ METADATA_BYTES_MAX = 64 << 10
 KEEPALIVE_TIME_S = 10
 PING_TIMEOUT_S = 5
 
+ADMITTED = ("shoal-session", "open")
+"""Initial metadata of a session that is let in, before anything was said. A refusal comes with initial metadata too, but not this."""
+
 Options = list[tuple[str, int]]
 
 _COMMON: Options = [
@@ -116,19 +119,19 @@ def call_metadata(security: SecuritySettings) -> tuple[tuple[str, str], ...]:
 # What gRPC says of a connection that did not come about, and what it means. Its texts are not documented: what is not found here is
 # shown as it is.
 _CAUSES = (
-    ("Connection refused", "nothing listens there", "start it with shoal coordinator, or check the address"),
-    ("CERTIFICATE_VERIFY_FAILED", "its TLS certificate is not trusted", "set security.tls_ca to the authority's file"),
+    ("connection refused", "nothing listens there", "start it with shoal coordinator, or check the address"),
+    ("certificate_verify_failed", "its TLS certificate is not trusted", "set security.tls_ca to the authority's file"),
     ("is not verified", "its TLS certificate is for another name", "use a name that the certificate holds"),
-    ("WRONG_VERSION_NUMBER", "it does not speak TLS", "give it a certificate, or say --insecure here"),
-    ("Handshake", "the TLS handshake failed", "check security.tls_ca, tls_cert and tls_key on both sides"),
-    ("DNS resolution failed", "its name is not known", "check the address"),
-    ("Domain name not found", "its name is not known", "check the address"),
-    ("No route to host", "there is no route to it", "check the address and the firewall"),
-    ("Network is unreachable", "there is no route to it", "check the address and the network"),
-    ("GOAWAY", "it is shutting down", "try again in a moment"),
-    ("Socket closed", "the connection broke", "see whether it runs; if it expects TLS, set security.tls_ca"),
-    ("Connection reset", "the connection broke", "see whether it runs; if it expects TLS, set security.tls_ca"),
-    ("Deadline Exceeded", "it did not answer in time", "see whether it runs and is reachable"),
+    ("wrong_version_number", "it does not speak TLS", "give it a certificate, or say --insecure here"),
+    ("handshake", "the TLS handshake failed", "check security.tls_ca, tls_cert and tls_key on both sides"),
+    ("dns resolution failed", "its name is not known", "check the address"),
+    ("domain name not found", "its name is not known", "check the address"),
+    ("no route to host", "there is no route to it", "check the address and the firewall"),
+    ("network is unreachable", "there is no route to it", "check the address and the network"),
+    ("goaway", "it is shutting down", "try again in a moment"),
+    ("socket closed", "the connection broke", "see whether it runs; if it expects TLS, set security.tls_ca"),
+    ("connection reset", "the connection broke", "see whether it runs; if it expects TLS, set security.tls_ca"),
+    ("deadline exceeded", "it did not answer in time", "see whether it runs and is reachable"),
     ("timed out", "it did not answer in time", "see whether it runs and is reachable"),
 )
 
@@ -141,6 +144,6 @@ def call_error(error: grpc.aio.AioRpcError, address: str) -> ShoalError:
     made = decode_error(error.code().name, text, trailer, thing=f"coordinator {address}")
     if trailer is None and isinstance(made, Unreachable):
         for hint, cause, remedy in _CAUSES:
-            if hint in text:
+            if hint in text.lower():
                 return Unreachable(made.thing, cause=cause, remedy=remedy)
     return made

@@ -172,7 +172,7 @@ class TimedOut(TransferError):
 
 
 class ProtocolViolation(TransferError):
-    """The server's answer breaks HTTP."""
+    """The other side's answer breaks the protocol."""
 
     code = "protocol"
 

@@ -46,6 +46,8 @@ class IntervalSet:
         """Remove [start, stop). Returns how many positions were removed."""
         if start < 0 or stop < start:
             raise ValueError(f"not an interval: [{start}, {stop})")
+        if start == stop:
+            return 0
         first = bisect_right(self._stops, start)
         last = bisect_left(self._starts, stop)
         if first >= last:
@@ -77,6 +79,8 @@ class IntervalSet:
 
     def present(self, start: int, stop: int) -> Iterator[Interval]:
         """The parts of [start, stop) that are in the set, in order."""
+        if start >= stop:
+            return
         for i in range(bisect_right(self._stops, start), len(self._starts)):
             if self._starts[i] >= stop:
                 break

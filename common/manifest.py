@@ -219,7 +219,7 @@ class ProblemKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A file that is not what the manifest says. entry tells where to fetch it again; text is for people."""
+    """A file that is not what the manifest says. entry tells where to fetch it again; text names it, for people."""
 
     kind: ProblemKind
     entry: ManifestEntry
@@ -290,7 +290,7 @@ def _verify(
 
 def _problem(root: SafeRoot, base: str, path: str, entry: ManifestEntry, report: VerifyReport) -> Problem | None:
     def problem(kind: ProblemKind, text: str) -> Problem:
-        return Problem(kind=kind, entry=entry, text=text)
+        return Problem(kind=kind, entry=entry, text=f"{entry.path}: {text}")
 
     try:
         fd = open_finished(root, path, base=base)

@@ -1,4 +1,4 @@
-"""What people ask and are shown, to and from ``shoal.v1`` messages.
+"""What people ask for and are shown, to and from ``shoal.v1`` messages.
 
 Decoding raises `ProtocolViolation` for anything that the views do not allow. `encode_submit_request` raises `UsageError` for a value
 that cannot be put on the wire, because a person chose it.
@@ -6,9 +6,6 @@ that cannot be put on the wire, because a person chose it.
 
 from __future__ import annotations
 
-import math
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from shoal.v1 import fleet_admin_service_pb2 as admin
 from shoal.v1 import job_service_pb2 as jobs
 from shoal.v1 import work_pb2 as work
@@ -40,9 +37,11 @@ from .wire_work import (
     decode_capacity,
     decode_failure,
     decode_interval,
+    decode_moment,
     encode_capacity,
     encode_failure,
     encode_interval,
+    encode_moment,
 )
 
 DELIVERY = EnumCodec(Delivery, work.Delivery, "DELIVERY")
@@ -54,24 +53,6 @@ ROLE = EnumCodec(Role, admin.Role, "ROLE")
 
 URIS_MAX = 10_000
 """URIs of one request: each becomes a job with a listing of its own."""
-
-_LAST_MOMENT_S = 253402300799
-"""The end of the year 9999, where protobuf's timestamps end."""
-
-
-def encode_moment(seconds: float | None) -> Timestamp | None:
-    """Seconds since the epoch, to a nanosecond, as a timestamp."""
-    if seconds is None:
-        return None
-    whole = math.floor(seconds)  # first: a float does not hold so many nanoseconds
-    return Timestamp(seconds=whole, nanos=min(round((seconds - whole) * 1e9), 999_999_999))
-
-
-def decode_moment(moment: Timestamp, field: str) -> float:
-    """Seconds since the epoch."""
-    if not (0 <= moment.seconds <= _LAST_MOMENT_S and 0 <= moment.nanos < 1_000_000_000):
-        raise violation(field, "it is not a moment from 1970 to 9999")
-    return moment.seconds + moment.nanos / 1e9
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
-"""Objects, jobs, leases, reports and budgets, to and from ``shoal.v1`` messages. Decoding raises `ProtocolViolation`."""
+"""Objects, jobs, leases, reports, budgets and moments, to and from ``shoal.v1`` messages. Decoding raises `ProtocolViolation`."""
 
 from __future__ import annotations
 
+import math
+
+from google.protobuf.timestamp_pb2 import Timestamp
 from shoal.v1 import work_pb2 as work
 
 from .intervals import Interval
@@ -31,6 +34,9 @@ OUTCOME = EnumCodec(Outcome, work.Outcome, "OUTCOME")
 
 JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE)
 """Leases on a job as a whole; all others are on an object."""
+
+_LAST_MOMENT_S = 253402300799
+"""The end of the year 9999, where protobuf's timestamps end."""
 
 
 def encode_interval(interval: Interval) -> work.Interval:
@@ -264,3 +270,18 @@ def decode_host_budget(budget: work.HostBudget) -> HostBudget:
         bytes_per_s=amount(budget.bytes_per_s, "HostBudget.bytes_per_s"),
         blocked_s=amount(budget.blocked_s, "HostBudget.blocked_s"),
     )
+
+
+def encode_moment(seconds: float | None) -> Timestamp | None:
+    """Seconds since the epoch, to a nanosecond, as a timestamp."""
+    if seconds is None:
+        return None
+    whole = math.floor(seconds)  # first: a float does not hold so many nanoseconds
+    return Timestamp(seconds=whole, nanos=min(round((seconds - whole) * 1e9), 999_999_999))
+
+
+def decode_moment(moment: Timestamp, field: str) -> float:
+    """Seconds since the epoch."""
+    if not (0 <= moment.seconds <= _LAST_MOMENT_S and 0 <= moment.nanos < 1_000_000_000):
+        raise violation(field, "it is not a moment from 1970 to 9999")
+    return moment.seconds + moment.nanos / 1e9

@@ -4,7 +4,7 @@ A session's life::
 
     (stream opened) --Hello--> OPEN --Goodbye--> (what waits is sent, stream ends)
                                OPEN --input ends, call breaks--> lost
-                               OPEN --closed by the coordinator, overrun, newer session, violation--> lost, with a status
+                               OPEN --closed by the coordinator, stopping, overrun, newer session, violation--> lost, with a status
 
 The end of the input alone says nothing: a half-close, a cancelled call and a killed process look the same from here. So a session
 that ends without a Goodbye is lost.
@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceServicer
 
+from ..common.channel import ADMITTED
 from ..common.errors import Busy, Conflict, ProtocolViolation, RateLimited, ShoalError
 from ..common.records import Acks, CoordinatorMessage, Drain, Goodbye, Grants, Hello, Revoke
 from ..common.wire import decode_agent_message, encode_coordinator_message
@@ -47,7 +48,7 @@ class FleetService(FleetServiceServicer):
         self._changed = asyncio.Event()
 
     async def Session(self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context) -> None:
-        await context.send_initial_metadata(())  # lets the agent know that it is let in, before it says anything
+        await context.send_initial_metadata((ADMITTED,))
         hello = await _hello(request_iterator)
         if self._draining:
             raise Busy("coordinator", cause="it is stopping", remedy="come back in a moment")
@@ -79,10 +80,14 @@ class FleetService(FleetServiceServicer):
         )
 
     async def drain(self, reason: str) -> None:
-        """Take no more sessions, ask all agents to leave and come back, and wait until all have left."""
+        """Take no more sessions, tell all agents to come back later, and wait until all sessions have ended.
+
+        Agents keep what they hold and go on with it: so they are not asked for a Goodbye, which would give it back.
+        """
         self._draining = True
         for outgoing in self._open.values():
             outgoing.send(Drain(reason, reconnect=True))
+            outgoing.finish(Busy(outgoing.thing, cause=reason, remedy="come back in a moment"))
         while self._open:
             self._changed.clear()
             await self._changed.wait()
@@ -141,6 +146,7 @@ class _Outgoing:
         self._waiting: deque[CoordinatorMessage] = deque()
         self._news = asyncio.Event()
         self._finishing = False
+        self._farewell: ShoalError | None = None
         self._error: ShoalError | None = None
         self._ended = asyncio.Event()
 
@@ -168,9 +174,10 @@ class _Outgoing:
             self._waiting.clear()
             self._ended.set()
 
-    def finish(self) -> None:
-        """Let `write` return when nothing waits any more."""
+    def finish(self, error: ShoalError | None = None) -> None:
+        """When nothing waits any more, let `write` return, and end the session with the error if there is one."""
         self._finishing = True
+        self._farewell = error
         self._news.set()
 
     async def ended(self) -> None:
@@ -185,6 +192,8 @@ class _Outgoing:
             while self._waiting:
                 await context.write(encode_coordinator_message(self._waiting.popleft()))
             if self._finishing:
+                if self._farewell is not None:
+                    self.end(self._farewell)
                 return
             self._news.clear()
             await self._news.wait()

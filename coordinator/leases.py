@@ -62,6 +62,7 @@ class LeaseTable:
         self._by_unit: dict[str, HeldLease] = {}
         self._by_agent: dict[str, dict[str, HeldLease]] = {}
         self._by_object: dict[int, dict[str, HeldLease]] = {}
+        self._by_job: dict[str, dict[str, HeldLease]] = {}
         self._deadlines: list[tuple[float, int, str]] = []
 
     def grant(
@@ -137,6 +138,7 @@ class LeaseTable:
         if lease is not None:
             _remove(self._by_agent, lease.agent_id, unit)
             _remove(self._by_object, lease.object_id, unit)
+            _remove(self._by_job, lease.job_id, unit)
         return lease
 
     def expire(self, now: float) -> list[HeldLease]:
@@ -166,6 +168,10 @@ class LeaseTable:
         """The leases on an object or parts of it, oldest first."""
         return list(self._by_object.get(object_id, {}).values())
 
+    def of_job(self, job_id: str) -> list[HeldLease]:
+        """The leases on a job's work, oldest first."""
+        return list(self._by_job.get(job_id, {}).values())
+
     def holds(self, unit: str) -> HeldLease | None:
         """The lease on a unit, whoever holds it."""
         return self._by_unit.get(unit)
@@ -180,6 +186,7 @@ class LeaseTable:
         self._by_unit[lease.unit] = lease
         self._by_agent.setdefault(lease.agent_id, {})[lease.unit] = lease
         self._by_object.setdefault(lease.object_id, {})[lease.unit] = lease
+        self._by_job.setdefault(lease.job_id, {})[lease.unit] = lease
         heapq.heappush(self._deadlines, (lease.deadline, lease.token, lease.unit))
 
 

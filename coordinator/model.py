@@ -18,6 +18,7 @@ Pausing is a flag beside the status: a paused job keeps its place and gets no gr
 from __future__ import annotations
 
 import enum
+import heapq
 from dataclasses import dataclass, field
 
 from ..common.intervals import IntervalSet
@@ -75,6 +76,7 @@ class ObjectState:
     fetched: int = 0
     bytes_by_agent: dict[str, int] = field(default_factory=dict[str, int])
     ready_at: float = 0.0
+    publisher: str = ""  # the agent that brought most of it: its hasher is likely to have seen the beginning
     failed_at: float = float("-inf")  # of the last failure that was counted
     transfer_failures: int = 0  # those of failures that new bytes make up for
     unseen: int = 0  # times in a row that an agent did not find its partial file
@@ -83,10 +85,6 @@ class ObjectState:
     def weight(self) -> int:
         """Bytes that the object counts for in scheduling."""
         return UNKNOWN_SIZE_WEIGHT if self.spec.size is None else self.spec.size
-
-    def best_agent(self) -> str:
-        """The agent that brought most of it: its hasher is likely to have seen the beginning."""
-        return max(self.bytes_by_agent, key=lambda agent: self.bytes_by_agent[agent], default="")
 
 
 UNKNOWN_SIZE_WEIGHT = 64 << 20
@@ -97,17 +95,19 @@ UNKNOWN_SIZE_WEIGHT = 64 << 20
 class JobState:
     """A job in work: its row, the window of its objects that is in memory, and its queues.
 
-    The queues change only through the methods, which keep `remaining` true: it is read at every grant and must not cost a
-    walk over the objects.
+    The queues change only through the methods, which keep the sums true: they are read at every grant and must not cost a walk
+    over the objects.
     """
 
     row: JobRow
     objects: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
     queued: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # in order of work
+    delayed: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])  # heap: (not_before, id) of queued
     open: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
+    wanted: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # open ones with bytes pending
     ready: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
-    remaining: int = 0  # bytes of queued and open objects that nobody holds
-    delayed: bool = False  # some queued object waits for its not_before
+    remaining: int = 0  # bytes of queued (delayed ones included) and open objects that nobody holds
+    open_pending: int = 0  # those of open objects
     loading: bool = False
     load_stale: bool = False  # the window that the load under way was meant for is gone
     ended_while_loading: set[int] = field(default_factory=set[int])
@@ -136,10 +136,23 @@ class JobState:
         self.queued[obj.spec.object_id] = obj
         self.remaining += obj.weight
 
+    def delay(self, obj: ObjectState, until: float) -> None:
+        """Grant nothing of the object before then."""
+        obj.not_before = until
+        if self.queued.pop(obj.spec.object_id, None) is not None:
+            heapq.heappush(self.delayed, (until, obj.spec.object_id))
+
+    def end_delays(self, now: float) -> None:
+        """Let objects whose delay is over wait for their turn again."""
+        while self.delayed and self.delayed[0][0] <= now:
+            _, object_id = heapq.heappop(self.delayed)
+            obj = self.objects.get(object_id)
+            if obj is not None and obj.phase is Phase.QUEUED and obj.not_before <= now:
+                self.queued[object_id] = obj
+
     def lease_whole(self, obj: ObjectState) -> None:
         """A lease on the whole object was granted: it waits no longer."""
-        if self.queued.pop(obj.spec.object_id, None) is not None:
-            self.remaining -= obj.weight
+        self._leave_queue(obj)
         self.ready.pop(obj.spec.object_id, None)
         obj.phase = Phase.LEASED
 
@@ -151,29 +164,34 @@ class JobState:
         obj.done_bytes = done.total
         obj.pending = IntervalSet(done.missing(0, obj.spec.size))
         self.open[obj.spec.object_id] = obj
-        self.remaining += obj.pending.total
+        if obj.pending:
+            self.wanted[obj.spec.object_id] = obj
+        self._count_pending(obj.pending.total)
 
     def take_range(self, obj: ObjectState, start: int, stop: int) -> None:
         """A lease on these bytes was granted, or they turned out to be there."""
-        self.remaining -= obj.pending.remove(start, stop)
+        self._count_pending(-obj.pending.remove(start, stop))
+        if not obj.pending:
+            self.wanted.pop(obj.spec.object_id, None)
 
     def release_range(self, obj: ObjectState, start: int, stop: int) -> None:
         """Nobody holds these bytes any more, and they are not there: they wait again."""
         for a, b in obj.done.missing(start, stop):
-            self.remaining += obj.pending.add(a, b)
+            self._count_pending(obj.pending.add(a, b))
+            self.wanted[obj.spec.object_id] = obj
 
     def make_ready(self, obj: ObjectState, now: float) -> None:
         """All bytes are there: the object waits to be published."""
         self._close(obj)
         obj.phase = Phase.READY
         obj.ready_at = now
+        obj.publisher = max(obj.bytes_by_agent, key=lambda agent: obj.bytes_by_agent[agent], default="")
         self.ready[obj.spec.object_id] = obj
 
     def forget(self, obj: ObjectState) -> None:
         """The object has ended, well or badly."""
         self._close(obj)
-        if self.queued.pop(obj.spec.object_id, None) is not None:
-            self.remaining -= obj.weight
+        self._leave_queue(obj)
         self.ready.pop(obj.spec.object_id, None)
         self.objects.pop(obj.spec.object_id, None)
         if self.loading:
@@ -189,19 +207,27 @@ class JobState:
 
     def clear_window(self) -> None:
         """Forget all objects in memory; the store has them."""
-        self.objects.clear()
-        self.queued.clear()
-        self.open.clear()
-        self.ready.clear()
-        self.remaining = 0
+        for queue in (self.objects, self.queued, self.open, self.wanted, self.ready):
+            queue.clear()
+        self.delayed.clear()
+        self.remaining = self.open_pending = 0
         self.exhausted = False
-        self.delayed = False
         self.load_stale = self.loading
 
     def _close(self, obj: ObjectState) -> None:
         if self.open.pop(obj.spec.object_id, None) is not None:
-            self.remaining -= obj.pending.total
+            self._count_pending(-obj.pending.total)
+            self.wanted.pop(obj.spec.object_id, None)
         obj.pending.clear()
+
+    def _leave_queue(self, obj: ObjectState) -> None:
+        if obj.phase is Phase.QUEUED and obj.spec.object_id in self.objects:
+            self.queued.pop(obj.spec.object_id, None)
+            self.remaining -= obj.weight
+
+    def _count_pending(self, change: int) -> None:
+        self.open_pending += change
+        self.remaining += change
 
 
 @dataclass(slots=True, kw_only=True)
@@ -224,7 +250,6 @@ class AgentState:
     objects_done: int = 0
     bytes_done: int = 0
     memory: int = 0
-    asked_for_half_at: float = float("-inf")
     rate: float = 0.0  # bytes/s, smoothed
     rate_bytes: int = 0  # arrived since rate_at
     rate_at: float = 0.0

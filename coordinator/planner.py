@@ -87,8 +87,15 @@ class Planner:
             await self._plan(row)
         except ShoalError as error:
             log.warning("job.planning_failed", job=job_id, error=str(error))
-            failure = Failure(code=error.code, text=str(error), retryable=error.retryable)
-            self._core.job_failed(job_id, failure, self._clock())
+            self._fail(job_id, Failure(code=error.code, text=str(error), retryable=error.retryable))
+        except (
+            Exception
+        ) as error:  # a defect in one listing must not take the coordinator, and every other job, with it
+            log.exception("job.planning_broke", job=job_id)
+            self._fail(job_id, Failure(code="internal", text=f"{type(error).__name__}: {error}", retryable=False))
+
+    def _fail(self, job_id: str, failure: Failure) -> None:
+        self._core.job_failed(job_id, failure, self._clock())
 
     async def _plan(self, row: JobRow) -> None:
         asked = json.loads(row.request)

@@ -251,13 +251,13 @@ class ReportBook:
         if not failure.retryable or issubclass(kind, Refused) or obj.failures >= self._attempts:
             self._fail(job, obj, failure)
             return
-        obj.not_before = now + retry_delay_s(obj.failures)
         self._effects.writes.append(ObjectRetried(object_id=obj.spec.object_id, failures=obj.failures, failure=failure))
         if issubclass(kind, VerificationFailed):
             if obj.phase is not Phase.QUEUED:
                 self._begin_anew(job, obj)
         elif transfer:
             obj.transfer_failures += 1
+        job.delay(obj, now + retry_delay_s(obj.failures))
 
     def _begin_anew(self, job: JobState, obj: ObjectState) -> None:
         self._orphan_leases(obj)
@@ -273,7 +273,7 @@ class ReportBook:
 
     def _end_with(self, job: JobState, failure: Failure) -> None:
         """No object of the job can be written any more: end it, with everything resumable by `retry`."""
-        self._orphans.extend(lease for lease in self._leases if lease.job_id == job.row.job_id)
+        self._orphans.extend(self._leases.of_job(job.row.job_id))
         self.end_job(job, JobStatus.FAILED, failure)
 
     def _orphan_leases(self, obj: ObjectState) -> None:

@@ -1,6 +1,7 @@
 """The coordinator's gRPC server: services, health, reflection, credentials, and an end that leaves nobody hanging.
 
-Stopping, in this order: health says NOT_SERVING; agents are asked to leave and come back; after the grace what is left is cut off.
+Stopping, in this order: health says NOT_SERVING; agents are told to come back, and their sessions end; what is left after the grace
+is cut off.
 """
 
 from __future__ import annotations
@@ -87,8 +88,13 @@ class CoordinatorServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         log.info("server.started", address=self.address, tls=self._security.tls_cert is not None)
 
+    def recheck_credentials(self) -> None:
+        """End the streams whose credential was revoked or has expired, now instead of within RECHECK_S."""
+        self._calls.recheck_now()
+
     async def stop(self, grace_s: float) -> None:
-        """Stop; agents have so many seconds to leave. Safe to call if `start` failed."""
+        """Stop. Sessions have so many seconds to end in order, of which they need none unless an agent is stuck. Safe to call if
+        `start` failed."""
         server, self._server = self._server, None
         if server is None:
             return

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from ..common.errors import Conflict, UsageError
+from ..common.errors import Conflict, NotShared, UsageError
 from ..common.logs import get_logger
-from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec
+from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Result, Results
 from ..common.views import (
     AgentView,
     Control,
@@ -90,6 +90,7 @@ class Coordinator:
         self._committed: asyncio.Event = asyncio.Event()
         self._ended: dict[str, asyncio.Event] = {}
         self._to_plan: list[str] = []
+        self._planning: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
     def _now(self) -> float:
@@ -138,13 +139,10 @@ class Coordinator:
 
     async def run(self) -> None:
         """Work until `stop`."""
-        planning: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as tasks:
             while not self._stopping:
                 for job_id in self._to_plan:
-                    task = tasks.create_task(self._plan(job_id))
-                    planning.add(task)
-                    task.add_done_callback(planning.discard)
+                    self._planning[job_id] = tasks.create_task(self._plan(job_id, self._planning.get(job_id)))
                 self._to_plan.clear()
                 await self._turn()
                 delay_s = min(TURN_S, self.core.next_wakeup(self._now()) - self._now())
@@ -152,7 +150,7 @@ class Coordinator:
                     async with asyncio.timeout(max(0.0, delay_s)):
                         await self._wake.wait()
                 self._wake.clear()
-            for task in planning:  # a listing that is cut off begins anew at the next start
+            for task in self._planning.values():  # a listing that is cut off begins anew at the next start
                 task.cancel()
 
     def stop(self) -> None:
@@ -173,9 +171,13 @@ class Coordinator:
         while True:
             self.core.assign(now)
             effects = self.core.take_effects()
+            # Before the first wait: what comes while these are written is in the next effects, and waits for those.
+            committed, self._committed = self._committed, asyncio.Event()
+            if effects:
+                await self._carry_out(effects)
+            committed.set()
             if not effects:
                 break
-            await self._carry_out(effects)
         self._meter.sample(self.core, now)
 
     async def _carry_out(self, effects: Effects) -> None:
@@ -188,8 +190,6 @@ class Coordinator:
                 self._reader.known[write.agent_id] = write
         if effects.writes:
             await self._store.run(self._store.store.apply, effects.writes)
-        committed, self._committed = self._committed, asyncio.Event()
-        committed.set()
         for load in effects.loads:
             await self._load(load.job_id, restart=load.restart)
         for send in effects.sends:
@@ -206,8 +206,7 @@ class Coordinator:
         loaded = await self._store.run(self._store.store.queued_objects, job_id, after, LOAD_MAX)
         if loaded:
             self._cursors[job_id] = cursor_after(loaded[-1][0])
-        if not self.core.jobs[job_id].row.status.ended:
-            self.core.objects_loaded(job_id, loaded, more=len(loaded) == LOAD_MAX)
+        self.core.objects_loaded(job_id, loaded, more=len(loaded) == LOAD_MAX)
 
     async def _durable(self) -> None:
         """Wait until what the core knows now is on disk."""
@@ -215,8 +214,14 @@ class Coordinator:
         self._wake.set()
         await event.wait()
 
-    async def _plan(self, job_id: str) -> None:
+    async def _plan(self, job_id: str, before: asyncio.Task[None] | None) -> None:
+        """before is an earlier listing of the same job, which may still be under way: two at once would mix their pages."""
+        if before is not None:
+            before.cancel()
+            await asyncio.wait([before])
         await self._planner.plan(job_id)
+        if self._planning.get(job_id) is asyncio.current_task():
+            del self._planning[job_id]
         self._wake.set()
 
     # ---- API: jobs --------------------------------------------------------------------------------------------------
@@ -232,8 +237,7 @@ class Coordinator:
                 self.core.jobs[row.job_id].changed = True
                 self._to_plan.append(row.job_id)
             submitted.append(((before or row).job_id, before is None))
-        if self._to_plan:
-            await self._durable()
+        await self._durable()
         return [Submitted(job=self._view(job_id), created=created) for job_id, created in submitted]
 
     def get_job(self, job_id_or_uri: str) -> JobView:
@@ -286,6 +290,8 @@ class Coordinator:
                 self.core.resume(job_id)
             case Control.CANCEL:
                 self.core.cancel(job_id)
+                if job_id in self._planning:
+                    self._planning[job_id].cancel()
         await self._durable()
         return self._view(job_id)
 
@@ -331,11 +337,22 @@ class Coordinator:
     def received(self, agent_id: str, session: _Session, message: AgentMessage) -> None:
         """A message of an open session; those of sessions that were replaced are dropped."""
         if self._sessions.get(agent_id) is session:
+            if isinstance(message, Results):
+                self._warn_of_unshared(agent_id, message.results)
             self.core.receive(agent_id, message, self._now())
             if isinstance(message, Goodbye):
                 del self._sessions[agent_id]
                 log.info("agent.left", agent=self.core.agents[agent_id].name, reason=message.reason)
             self._wake.set()
+
+    def _warn_of_unshared(self, agent_id: str, results: Iterable[Result]) -> None:
+        """Name agents that do not see a job's folder: they are left out of it, and nothing else would tell."""
+        for result in results:
+            if result.failure is not None and result.failure.code == NotShared.code:
+                lease = self.core.leases.find(agent_id, result.unit, result.token)
+                if lease is not None:
+                    agent = self.core.agents[agent_id].name
+                    log.warning("agent.left_out", agent=agent, job=lease.job_id, error=result.failure.text)
 
     def lost(self, agent_id: str, session: _Session) -> None:
         """A session ended without goodbye."""

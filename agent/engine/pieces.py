@@ -4,10 +4,11 @@ Work is what a lease asks of one object: intervals of bytes to fetch. Connection
 first, and within it the lowest bytes first, so that the contiguous beginning of a file grows and can be hashed while its
 bytes are hot.
 
-A piece is about as long as a connection fetches in one second, and never more than ``remaining / (2 * connections)``: long
-pieces while there is plenty, short ones towards the end, so that all connections end together. That is guided
-self-scheduling (Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers C-36(12), 1987) with the
-factor 2 of its more cautious variants, because the connections' speeds differ.
+A piece is so long that waiting for its answer costs little beside fetching it: about a second of the connection's rate on a
+far server, less on a near one, because with short pieces the contiguous beginning follows closely. It is never more than
+``remaining / (2 * connections)``: long pieces while there is plenty, short ones towards the end, so that all connections end
+together. That is guided self-scheduling (Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers
+C-36(12), 1987) with the factor 2 of its more cautious variants, because the connections' speeds differ.
 
 When nothing is pending and a connection is idle, it takes the second half of the piece that would end last: the victim's
 ``stop`` moves down, and it leaves its connection when it gets there. A piece that has become far slower than the others is
@@ -25,6 +26,7 @@ active   `remove`       dropped; what it did not bring is nobody's
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -46,7 +48,9 @@ class PiecePolicy:
     piece_bytes_min: int = MIB  # below this the request costs more than the bytes
     piece_bytes_max: int = 16 * MIB
     piece_bytes_first: int = 4 * MIB  # while no rate is known
-    piece_s: float = 1.0  # a piece should take about so long
+    piece_s_max: float = 1.0  # a piece should take no longer
+    piece_s_min: float = 0.1  # nor less: every request costs both ends some work
+    waiting_fraction: float = 0.05  # of a piece's time that may go by until its answer begins
     split_left_s: float = 0.5  # splitting a piece that ends sooner gains less than a request costs
     stall_after_s: float = 5.0  # how long a piece may be slow before it is taken away
     stall_fraction: float = 0.125  # of the median rate: slower than this is slow
@@ -64,6 +68,7 @@ class Piece:
     dropped: bool = False  # nobody wants it any more
     rate: float = 0.0  # bytes/s, smoothed; 0 while unknown
     began_s: float = 0.0
+    asked_s: float = 0.0
     sampled_at: int = 0
     sampled_s: float = 0.0
 
@@ -72,9 +77,11 @@ class Piece:
         return max(0, self.stop - self.at)
 
     def left_s(self, now: float, usual_rate: float) -> float:
-        """Seconds until it is complete, as far as one can tell. Silence counts against it."""
+        """Seconds until it is complete, as far as one can tell. Silence counts against it; a fresh start does not."""
         silent_s = now - self.sampled_s
         rate = self.rate or usual_rate
+        if not rate and silent_s <= 5 * _SAMPLE_S:
+            return 0.0
         if silent_s > 5 * _SAMPLE_S:
             rate = min(rate, (self.at - self.sampled_at) / silent_s)
         return self.left / rate if rate > 0 else float("inf")
@@ -104,6 +111,8 @@ class PiecePlanner:
         self._group_active: dict[Hashable, int] = {}
         self._outlook: dict[Hashable, int] = {}
         self._pending_bytes = 0
+        self._recent: deque[float] = deque(maxlen=policy.connections)  # rates of pieces that have ended
+        self._answer_s: float | None = None  # from a request to its answer, smoothed
         self.rate = 0.0  # bytes/s of one connection, smoothed over all of them; 0 while unknown
 
     # -- work comes and goes
@@ -178,6 +187,18 @@ class PiecePlanner:
         """Whether `take` would return a piece."""
         return any(self._may_start(work) for work in self._waiting.values()) or self._victim(now) is not None
 
+    def asked(self, piece: Piece, now: float) -> None:
+        """A request for the piece goes out."""
+        piece.asked_s = now
+
+    def answered(self, piece: Piece, now: float) -> None:
+        """The head of its answer has come."""
+        waited_s = max(0.0, now - piece.asked_s)
+        self._answer_s = (
+            waited_s if self._answer_s is None else self._answer_s + (waited_s - self._answer_s) * _SMOOTHING / 4
+        )
+        piece.sampled_s = now  # the wait is no part of the line's rate
+
     def arrived(self, piece: Piece, count: int, now: float) -> None:
         """``count`` more bytes of the piece have come."""
         piece.at += count
@@ -206,6 +227,8 @@ class PiecePlanner:
         elapsed = now - piece.sampled_s
         if piece.at - piece.sampled_at >= MIB and elapsed > 0:
             self._sample(piece, elapsed, now)
+        if piece.rate and not piece.left:
+            self._recent.append(piece.rate)
         del self._active[piece]
         work = piece.work
         work.active.remove(piece)
@@ -224,6 +247,7 @@ class PiecePlanner:
         """
         policy = self._policy
         rates = [piece.rate for piece in self._active if piece.rate]
+        rates.extend(self._recent)
         if len(rates) <= policy.stall_peers:
             return []
         floor = sorted(rates)[len(rates) // 2] * policy.stall_fraction
@@ -297,7 +321,8 @@ class PiecePlanner:
 
     def _length(self) -> int:
         policy = self._policy
-        wanted = int(self.rate * policy.piece_s) if self.rate else policy.piece_bytes_first
+        piece_s = min(policy.piece_s_max, max(policy.piece_s_min, (self._answer_s or 0.0) / policy.waiting_fraction))
+        wanted = int(self.rate * piece_s) if self.rate else policy.piece_bytes_first
         guided = self.remaining // (2 * policy.connections)
         bounded = max(policy.piece_bytes_min, min(policy.piece_bytes_max, wanted, guided))
         return -(-bounded // _ALIGN) * _ALIGN

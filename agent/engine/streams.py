@@ -133,6 +133,7 @@ class Fetcher:
             validator=transfer.validators.get(target.host, "") if target.direct else "",
         )
         authorization = holding.job.authorization(target)
+        planner.asked(piece, self._clock())
         response = await holding.job.client.request(
             target.url,
             authorization=authorization,
@@ -140,6 +141,7 @@ class Fetcher:
             if_range=if_range_of(asked.validator) if byte_range else None,
         )
         async with response:
+            planner.answered(piece, self._clock())
             self._check_status(response, holding, transfer, target, authenticated=authorization is not None)
             verdict = await self._check_answer(asked, response, transfer)
             self._throttle.answered(target.host)

@@ -54,7 +54,7 @@ def _clean_groups(root: SafeRoot, folder: str, before: float) -> Iterator[str]:
         if not all(_is_old(root, path, before) for path in paths):
             continue
         with ExitStack() as held:
-            if all([held.enter_context(held_alone(root, path)) for path in paths]):
+            if all(held.enter_context(held_alone(root, path)) for path in paths):
                 # The maps first: a partial file without them is fetched anew, maps without it would claim what is gone.
                 for path in sorted(paths, key=lambda path: path.endswith(PART)):
                     yield from _remove(root, path)

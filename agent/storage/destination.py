@@ -114,14 +114,21 @@ class Destination:
 
         It is released by ``kill -9``; between machines on a network file system it is best effort.
         """
+        was_open = self._here is not None
         with ExitStack() as stack:
-            with self._errors(str(self.path)):
-                self.path.mkdir(parents=True, exist_ok=True)
-                here = self._open()
-                here.make_folders()
-                stack.callback(tidy, here.root, self._work)
-                path = f"{self._work}/jobs/{names.source_key(self._job)}{names.LOCK}"
-                stack.enter_context(run_lock(here.root, path, thing=str(self.path)))
+            try:
+                with self._errors(str(self.path)):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    here = self._open()
+                    here.make_folders()
+                    stack.callback(tidy, here.root, self._work)
+                    path = f"{self._work}/jobs/{names.source_key(self._job)}{names.LOCK}"
+                    stack.enter_context(run_lock(here.root, path, thing=str(self.path)))
+            except BaseException:
+                stack.close()
+                if not was_open:  # whoever could not begin need not close
+                    Destination.close(self)
+                raise
             self._is_alone = True
             try:
                 yield

@@ -45,7 +45,8 @@ class Connection(asyncio.BufferedProtocol):
         self._headers_max = headers_max
         self._read_timeout_s = read_timeout_s
         self._via_tls = via_tls
-        self.transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | None = None  # requests are written here
+        self._carrier: asyncio.Transport | None = None  # the TCP transport: the same, or the one below the TLS layer
         self.closed: asyncio.Future[None] = loop.create_future()  # done once the transport is gone
         self.exchanges = 0
         self.answer_started = False  # has any byte of the present answer arrived?
@@ -57,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._body: Body = LengthBody(0)
         self._keep_alive = False
         self._busy = False
-        self._spill_bytes = bytearray(SPILL_BYTES)
+        self._spill_bytes = bytearray()
         self._spill = memoryview(self._spill_bytes)
         self._start = self._end = 0  # the unread part of the spill
         self._direct: memoryview | None = None
@@ -75,9 +76,8 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         """Could another request be sent?"""
-        return (
-            self.transport is not None and not self._eof and self._failure is None and not self.transport.is_closing()
-        )
+        carrier = self._carrier
+        return carrier is not None and not self._eof and self._failure is None and not carrier.is_closing()
 
     @property
     def at_rest(self) -> bool:
@@ -102,9 +102,9 @@ class Connection(asyncio.BufferedProtocol):
         """
         self._thing, self._busy, self.answer_started = thing, True, False
         self.exchanges += 1
-        if self.transport is None or not self.is_open:
+        if self._transport is None or not self.is_open:
             raise ConnectFailed(thing, cause="the connection was closed before the request was sent")
-        self.transport.write(request)
+        self._transport.write(request)
         self._in_head, self._quiet_since_s = True, self._loop.time()
         budget = self._head_bytes_max
         while True:
@@ -174,18 +174,19 @@ class Connection(asyncio.BufferedProtocol):
             self._timer = None
         if self._failure is None:
             self._failure = Truncated(self._thing, cause="the connection was dropped on this side")
-        if self.transport is not None:
-            self.transport.abort()
+        if self._carrier is not None:
+            self._carrier.abort()
         self._wake()
 
-    def detach(self) -> None:
-        """Give up the transport without closing it: a tunnel's TLS layer owns it from now on."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self.transport = None
-        if not self.closed.done():
-            self.closed.set_result(None)
+    def detach(self) -> asyncio.Transport | None:
+        """Give up the transport without closing it: a TLS layer above it takes over. None when it is closed already."""
+        carrier = self._carrier
+        self.connection_lost(None)
+        return carrier
+
+    def secured(self, transport: asyncio.Transport, carrier: asyncio.Transport) -> None:
+        """The TLS layer ``transport`` stands, on the TCP transport ``carrier``."""
+        self._transport, self._carrier = transport, carrier
 
     # -- waiting
 
@@ -273,21 +274,24 @@ class Connection(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
     def _resume(self) -> None:
-        if self._paused and self.transport is not None:
+        if self._paused and self._carrier is not None:
             self._paused = False
-            self.transport.resume_reading()
+            self._carrier.resume_reading()
 
     # -- what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
+        self._transport = self._carrier = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's transports do not inherit from asyncio's
 
     def get_buffer(self, sizehint: int) -> memoryview:
         # A TLS layer that fills our buffer to the brim while the server closes drops what it still holds, and it may hold a record
         # beyond the hint. So over TLS the buffer is always larger than what can come; plain sockets keep the rest in the kernel.
         wanted = sizehint + TLS_RECORD_BYTES if self._via_tls else SPILL_ROOM_BYTES_MIN
         direct = self._direct
-        if direct is not None:
+        # Once bytes had to go to the spill, those behind them must too: several receives may come before the reader wakes.
+        if direct is not None and self._start == self._end:
             left = len(direct) - self._direct_filled
             if left > (wanted if self._via_tls else 0):
                 self._lent_direct = True
@@ -309,9 +313,10 @@ class Connection(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
         elif self._body.done and not self._busy:
             self.abort()  # bytes that nobody asked for: what follows could be taken for the next answer
-        elif not self._paused and self.transport is not None:
+        elif not self._paused and self._carrier is not None:
+            # The TCP transport also under TLS: a TLS layer that was paused itself drops what it holds when the server closes.
             self._paused = True
-            self.transport.pause_reading()
+            self._carrier.pause_reading()
 
     def eof_received(self) -> bool:
         if not self._via_tls or self._tls_said_goodbye():
@@ -326,7 +331,7 @@ class Connection(asyncio.BufferedProtocol):
             self._failure = Truncated(
                 self._thing, cause=f"the connection broke: {exc}" if exc else "the connection broke"
             )
-        self.transport = None
+        self._transport = self._carrier = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -340,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
             self._start = self._end = 0
         if len(self._spill) - self._end < wanted:
             unread = bytes(self._spill[self._start : self._end])
-            size = len(self._spill)
+            size = max(len(self._spill), SPILL_BYTES)
             while size - len(unread) < wanted:
                 size *= 2
             if size > len(self._spill):
@@ -354,7 +359,7 @@ class Connection(asyncio.BufferedProtocol):
         """Did the peer close the TLS session, or was only the TCP connection cut, perhaps by somebody else?"""
         import ssl
 
-        tls = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         if not isinstance(tls, ssl.SSLObject):
             return False
         try:

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from ..errors import ConnectFailed, ProtocolViolation, TimedOut
 from .connection import Connection
@@ -16,6 +16,9 @@ from .message import request_head
 from .proxies import proxy_authorization, proxy_label
 from .tls import TlsContexts, handshake_failure
 from .url import Url, host_port, is_ip_literal
+
+if TYPE_CHECKING:
+    import ssl
 
 RACE_DELAY_S: Final = 0.25  # Connection Attempt Delay of RFC 8305 section 8
 ADDRESSES_MAX: Final = 8  # of one name; a longer answer does not make a dead host slower to give up
@@ -62,50 +65,39 @@ class Dialer:
     async def dial(self, route: Route) -> Connection:
         """A new connection along ``route``, ready for requests. Nothing stays open when it fails or is cancelled.
 
-        Raises ConnectFailed, TimedOut, TlsFailed, UsageError (an unusable CA bundle).
+        Raises ConnectFailed, TimedOut, TlsFailed, ProtocolViolation (of a proxy), UsageError (an unusable CA bundle).
         """
-        if route.proxy is None:
-            return await self._open(route.host, route.port, route, secure=route.scheme == "https")
-        connection = await self._open(route.proxy.host, route.proxy.port, route, secure=False)
-        if route.scheme == "http":
+        context = self._tls.get() if route.scheme == "https" else None
+        connection = await self._open(route)
+        if context is None:
             return connection
         try:
-            return await self._tunnel(connection, route, route.proxy)
+            if route.proxy is not None:
+                await self._ask_for_tunnel(connection, route, route.proxy)
+            return await self._secure(connection, route, context)
         except BaseException:
             connection.abort()
             raise
 
-    async def _open(self, host: str, port: int, route: Route, *, secure: bool) -> Connection:
+    async def _open(self, route: Route) -> Connection:
         loop = asyncio.get_running_loop()
-        context = self._tls.get() if secure else None
+        host, port = (route.host, route.port) if route.proxy is None else (route.proxy.host, route.proxy.port)
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
                 sock = await _connect(loop, host, port)
         except TimeoutError:
-            raise TimedOut(route.label, cause=f"no connection within {self._limits.connect_timeout_s:g} s") from None
+            raise self._too_slow(route, "connection") from None
         except OSError as error:
             raise ConnectFailed(route.label, cause=_connect_cause(error)) from error
         try:
-            async with asyncio.timeout(self._limits.connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: self._connection(loop, via_tls=secure),
-                    sock=sock,
-                    ssl=context,
-                    server_hostname=host.rstrip(".") if secure else None,
-                )
-                return connection
-        except TimeoutError:
-            sock.close()
-            raise self._slow_handshake(route) from None
-        except OSError as error:
-            sock.close()
-            raise handshake_failure(route.label, error) from error
+            _, connection = await loop.create_connection(lambda: self._connection(loop, via_tls=False), sock=sock)
         except BaseException:
             sock.close()
             raise
+        return connection
 
-    async def _tunnel(self, connection: Connection, route: Route, proxy: Url) -> Connection:
-        """Ask the proxy for a tunnel (CONNECT, RFC 9110 section 9.3.6) and start TLS with the origin in it."""
+    async def _ask_for_tunnel(self, connection: Connection, route: Route, proxy: Url) -> None:
+        """CONNECT, RFC 9110 section 9.3.6."""
         target = host_port(route.host, route.port)
         fields = [("Host", target), ("User-Agent", self._user_agent)]
         if authorization := proxy_authorization(proxy):
@@ -114,38 +106,39 @@ class Dialer:
             async with asyncio.timeout(self._limits.connect_timeout_s):
                 head = await connection.exchange(request_head("CONNECT", target, fields), "CONNECT", route.label)
         except TimeoutError:
-            raise TimedOut(
-                route.label, cause=f"no answer from the proxy within {self._limits.connect_timeout_s:g} s"
-            ) from None
+            raise self._too_slow(route, "answer of the proxy") from None
         if not 200 <= head.status < 300:
-            remedy = (
-                "check the user name and password in the proxy's URL"
-                if head.status == 407
-                else "check the proxy's settings"
-            )
-            raise ConnectFailed(route.label, cause=f"the proxy answered {head.status} to CONNECT", remedy=remedy)
-        transport = connection.transport
-        if transport is None or not connection.at_rest:
+            settings = "the user name and password in the proxy's URL" if head.status == 407 else "the proxy's settings"
+            cause = f"the proxy answered {head.status} to CONNECT"
+            raise ConnectFailed(route.label, cause=cause, remedy=f"check {settings}")
+        if not connection.at_rest:
             raise ProtocolViolation(route.label, cause="the proxy sent bytes of its own into the tunnel")
+
+    async def _secure(self, connection: Connection, route: Route, context: ssl.SSLContext) -> Connection:
+        """Start TLS on a plain connection; returns the connection above it.
+
+        Not by ``create_connection(ssl=...)``: we need the TCP transport in hand, to pause it and to close it at once.
+        """
         loop = asyncio.get_running_loop()
         inner = self._connection(loop, via_tls=True)
-        context = self._tls.get()
-        connection.detach()
+        carrier = connection.detach()
+        if carrier is None:
+            raise ConnectFailed(route.label, cause="the connection broke before the TLS handshake")
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                secured = await loop.start_tls(transport, inner, context, server_hostname=route.host.rstrip("."))
-            if secured is None:
+                secured = await loop.start_tls(carrier, inner, context, server_hostname=route.host.rstrip("."))
+            if secured is None:  # asyncio: the connection was lost just then
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            inner.connection_made(secured)
         except TimeoutError:
-            transport.abort()
-            raise self._slow_handshake(route) from None
+            carrier.abort()
+            raise self._too_slow(route, "TLS handshake") from None
         except OSError as error:
-            transport.abort()
+            carrier.abort()
             raise handshake_failure(route.label, error) from error
         except BaseException:
-            transport.abort()
+            carrier.abort()
             raise
+        inner.secured(secured, carrier)
         return inner
 
     def _connection(self, loop: asyncio.AbstractEventLoop, *, via_tls: bool) -> Connection:
@@ -158,8 +151,8 @@ class Dialer:
             via_tls=via_tls,
         )
 
-    def _slow_handshake(self, route: Route) -> TimedOut:
-        return TimedOut(route.label, cause=f"no TLS handshake within {self._limits.connect_timeout_s:g} s")
+    def _too_slow(self, route: Route, what: str) -> TimedOut:
+        return TimedOut(route.label, cause=f"no {what} within {self._limits.connect_timeout_s:g} s")
 
 
 def _connect_cause(error: OSError) -> str:

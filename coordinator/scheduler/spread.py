@@ -60,6 +60,24 @@ class Fleet:
         self.slots = max(1, sum(agent.capacity.slots for agent in usable))
 
 
+def has_work(job: JobState) -> bool:
+    """Whether there may be anything to do for the job now, for any agent. Says quickly no for most jobs that have nothing."""
+    if job.row.paused:
+        return False
+    if job.row.status is JobStatus.RUNNING:
+        return bool(job.ready or job.wanted or job.queued)
+    return job.row.status in (JobStatus.PREPARING, JobStatus.FINALIZING)
+
+
+def is_full(agent: AgentState, jobs: Sequence[JobState], fleet: Fleet) -> bool:
+    """Whether the agent holds so much in advance that none of these jobs has room for more, so that `next_work` need not look."""
+    if agent.units < agent.capacity.slots:
+        return False
+    return not any(
+        job.ready or not job.queued or may_hold(agent, UNIT_WEIGHT, job.remaining, fleet) for job in jobs
+    )
+
+
 def has_credit(agent: AgentState) -> bool:
     """Whether the agent may be given anything at all."""
     return agent.connected and not agent.draining and agent.units < agent.capacity.units_max

@@ -356,7 +356,17 @@ def test_local_files(shoal: Shoal, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["", "hf://", "hf://one", "ftp://a/b", "https://", "./local", "hf://user:secret@acme/tiny", "acme/tiny/../x", "s3://"],
+    [
+        "",
+        "hf://",
+        "hf://one",
+        "ftp://a/b",
+        "https://",
+        "./local",
+        "hf://user:secret@acme/tiny",
+        "acme/tiny/../x",
+        "s3://",
+    ],
 )
 def test_a_source_that_is_none_is_a_usage_error(shoal: Shoal, hub: StandInHub, source: str) -> None:
     run = shoal.run("get", source).expect(2)
@@ -391,9 +401,7 @@ def test_https_with_an_own_authority(shoal: Shoal, tmp_path: Path) -> None:
         assert off.stderr.count("verification_off") == 1
 
 
-@pytest.mark.parametrize(
-    "rule", ["security.allow=bigcode/*", "security.deny=acme/*", "security.https_only=true"]
-)
+@pytest.mark.parametrize("rule", ["security.allow=bigcode/*", "security.deny=acme/*", "security.https_only=true"])
 def test_rules_refuse_before_any_request(shoal: Shoal, hub: StandInHub, tmp_path: Path, rule: str) -> None:
     run = shoal.run("get", "hf://acme/tiny", "--to", tmp_path / "to", "--set", rule).expect(7)
     assert rule.partition("=")[0] in run.stderr

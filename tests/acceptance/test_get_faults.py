@@ -157,8 +157,7 @@ def test_a_redirect_loop(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
         (Stall(after=100_000), {"times": 1}),
         (WrongContentRange(), {"times": 1}),
         (WrongContentRange(move_body=True), {"times": 1}),
-        (ExpireUrl(after_uses=2), {}),
-        (ExpireUrl(after_s=0.2), {}),
+        (ExpireUrl(after_s=0.3), {}),
         (ChangeFile(), {"path": "tokenizer.txt", "times": 1}),
     ],
     ids=lambda value: repr(value)[:60] if isinstance(value, Fault) else None,
@@ -178,16 +177,16 @@ def test_faults_that_pass(
 def test_an_expired_url_is_resolved_again_and_nothing_is_fetched_twice(
     shoal: Shoal, hub: StandInHub, tmp_path: Path
 ) -> None:
-    hub.faults.add(ExpireUrl(after_uses=1))
-    fetch(shoal, tmp_path / "to").expect(0)
+    hub.faults.add(ExpireUrl(after_s=0.3))
+    hub.faults.total_rate = 40 * MIB  # a second, and piece after piece
+    fetch(shoal, tmp_path / "to", "--set", "fetch.chunk_size=1MiB").expect(0)
     assert delivered(tmp_path / "to") == WANTED
+    assert hub.log.count(kind="cdn", status=403) > 0
     assert hub.log.count(kind="resolve", path=BIG) > 1
     assert hub.log.where(kind="cdn", status=206).bytes_served <= len(WANTED[BIG])
 
 
-def test_a_server_that_ignores_ranges_is_not_asked_many_times(
-    shoal: Shoal, hub: StandInHub, tmp_path: Path
-) -> None:
+def test_a_server_that_ignores_ranges_is_not_asked_many_times(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
     hub.faults.add(IgnoreRange(), path=BIG)
     hub.faults.total_rate = 100 * MIB
     fetch(shoal, tmp_path / "to").expect(0)
@@ -196,7 +195,7 @@ def test_a_server_that_ignores_ranges_is_not_asked_many_times(
 
 
 def test_a_server_that_stays_silent_is_given_up(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.add(Stall(after=1000), path=BIG)
+    hub.faults.add(Stall(), path=BIG)
     options = ["--set", "fetch.attempts=1", "--set", "fetch.transient_retries=1", "--set", "fetch.read_timeout=0.5s"]
     run = fetch(shoal, tmp_path / "to", *options).expect(1)
     assert_only_big_failed(shoal, run, hub, tmp_path / "to")
@@ -211,7 +210,7 @@ def test_a_url_whose_file_changes_midway(shoal: Shoal, origin: FaultOrigin, tmp_
     origin.faults.total_rate = 40 * MIB
     shoal.get(origin.url_of(BIG), "--to", tmp_path / "to")
     (data,) = delivered(tmp_path / "to").values()
-    assert data == bytes(255 - value for value in b"") or data == WANTED[BIG].translate(bytes(range(255, -1, -1)))
+    assert data == WANTED[BIG].translate(bytes(range(255, -1, -1)))
 
 
 def test_a_url_that_changes_all_the_time(shoal: Shoal, origin: FaultOrigin, tmp_path: Path) -> None:
@@ -234,9 +233,14 @@ def test_a_url_with_poor_validators_arrives_whole(shoal: Shoal, tmp_path: Path, 
     assert delivered(tmp_path / "to") == {BIG: WANTED[BIG]}
 
 
-def test_an_error_page_for_a_url_of_unknown_size(shoal: Shoal, origin: FaultOrigin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("faults", [[], [NoContentLength()], [IgnoreRange()], [IgnoreRange(), NoContentLength()]])
+def test_an_error_page_in_place_of_a_file(
+    shoal: Shoal, origin: FaultOrigin, tmp_path: Path, faults: list[Fault]
+) -> None:
+    """The page's own size is no proof of anything: its type and the file's name do not go together."""
     origin.put("weights.bin", OriginFile(content=b"<html><title>Login</title>", content_type="text/html"))
-    origin.faults.add(NoContentLength(), path="weights.bin")
+    for fault in faults:
+        origin.faults.add(fault, path="weights.bin")
     run = shoal.run("get", origin.url_of("weights.bin"), "--to", tmp_path / "to", *QUICK).expect(1)
     assert "Login" in run.stderr
     assert delivered(tmp_path / "to") == {}
@@ -316,7 +320,9 @@ TOKEN = "hf_TheTokenThatNobodyMaySee0123456789"
         ("acme/tiny", "hf_wrong", ["token"]),
     ],
 )
-def test_no_access(shoal: Shoal, hub: StandInHub, tmp_path: Path, repo: str, token: str | None, words: list[str]) -> None:
+def test_no_access(
+    shoal: Shoal, hub: StandInHub, tmp_path: Path, repo: str, token: str | None, words: list[str]
+) -> None:
     hub.add(HubRepo("acme/private", FILES, private=True, readers=["hf_other"]))
     hub.add(HubRepo("acme/gated", FILES, gated="manual", readers=["hf_other"]))
     hub.add(HubRepo("acme/known", FILES, readers=[TOKEN]))
@@ -340,7 +346,7 @@ def test_a_token_goes_to_the_hub_alone_and_is_never_shown(shoal: Shoal, hub: Sta
     hub.add(HubRepo("acme/private", FILES, private=True, readers=[TOKEN]))
     hub.faults.add(FlipByte(), path="config.json")
     hub.faults.add(Status(503), fraction=0.3)
-    hub.faults.add(ExpireUrl(after_uses=2))
+    hub.faults.add(ExpireUrl(after_s=0.2))
     environ = {"HF_TOKEN": TOKEN}
     for options in (["--log-format", "json"], ["--json"]):
         run = shoal.run(
@@ -355,11 +361,3 @@ def test_a_token_goes_to_the_hub_alone_and_is_never_shown(shoal: Shoal, hub: Sta
     assert not any("authorization" in record.headers for record in hub.log.where(server="cdn"))
     files = [path for folder in (shoal.home, tmp_path / "to") for path in folder.rglob("*") if path.is_file()]
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
-
-
-def test_a_token_does_not_follow_a_redirect_to_another_host(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
-    """An endpoint that redirects everything to another origin does not get its token passed on."""
-    hub.add(HubRepo("acme/private", FILES, private=True, readers=[TOKEN]))
-    shoal.get("hf://acme/private", "--to", tmp_path / "to", environ={"HF_TOKEN": TOKEN})
-    assert hub.log.count(server="cdn") > 0
-    assert not any("authorization" in record.headers for record in hub.log.where(server="cdn"))

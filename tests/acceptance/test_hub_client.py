@@ -131,7 +131,9 @@ def test_other_kinds(shoal: Shoal, hub: StandInHub, tmp_path: Path, kind: Any) -
     snapshot = shoal.get(f"hf://{kind}s/acme/other").stdout.strip()
     shoal.get(f"hf://{kind}s/acme/other", "--to", tmp_path / "to")
     hub.log.clear()
-    code = f"answer = huggingface_hub.snapshot_download('acme/other', repo_type='{kind}', local_dir=a[0] if a else None)"
+    code = (
+        f"answer = huggingface_hub.snapshot_download('acme/other', repo_type='{kind}', local_dir=a[0] if a else None)"
+    )
     assert client(shoal, code, environ=OFFLINE) == snapshot
     assert client(shoal, code) == snapshot
     client(shoal, code, tmp_path / "to")

@@ -400,6 +400,8 @@ class SimAgent:
             # What was given back meanwhile is cut off, or has arrived already.
             still = sum(b - a for a, b in task.left.present(start, stop))
             end = stop if task.stopped or self._rng.random() < 0.3 else start + still
+            if self._wrong() and self._rng.random() < 0.3:
+                failure = WRONG_BYTES  # an error page in place of the bytes: seen at once, and not written
             if failure is None and partial is not None:
                 self._origin.served += end - start
                 self._origin.too_late += end - start - still

@@ -18,6 +18,7 @@ from shoal.common.records import (
     Layout,
     ObjectSpec,
     OriginKind,
+    Results,
 )
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.effects import Effects
@@ -58,6 +59,7 @@ class SimCoordinator:
         self.life = 0
         self.store_delay_s = store_delay_s
         self.sessions: dict[str, Link] = {}
+        self.rightful: dict[tuple[str, int, int], bool] = {}  # (agent, seq, token) of a report -> was the lease its own
         self.on_send: Callable[[str, CoordinatorMessage], None] = lambda agent_id, message: None
         self._rng = rng
         self._limits = limits
@@ -245,6 +247,12 @@ class SimCoordinator:
             self.sessions[link.agent_id] = link
         elif self.sessions.get(link.agent_id) is not link:
             return
+        if isinstance(message, Hello | Results):
+            for result in message.results:
+                held = self.core.leases.holds(result.unit)
+                rightful = held is not None and (held.agent_id, held.token) == (link.agent_id, result.token)
+                report = (link.agent_id, result.seq, result.token)
+                self.rightful[report] = self.rightful.get(report, False) or rightful  # a report may come twice
         self.core.receive(link.agent_id, message, self.clock.now)
         check_invariants(self.core)
         if isinstance(message, Goodbye):

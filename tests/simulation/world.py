@@ -196,7 +196,11 @@ class World:
         session = next(agent for agent in self.agents if agent.agent_id == agent_id).session
         for ack in acks.acks:
             result = session.unreported.get(ack.seq) if session and ack.accepted else None
-            if result is None or result.size is None or not result.unit.startswith("o"):
+            if result is None:
+                continue
+            rightful = self.coordinator.rightful.get((agent_id, ack.seq, result.token), True)
+            require(rightful, f"{agent_id}'s report on {result.unit} counts, though its lease was over")
+            if result.size is None or not result.unit.startswith("o"):
                 continue
             row = self.coordinator.ledger.get_object(int(result.unit[1:]))
             done = row is not None and row.status is ObjectStatus.DONE

@@ -21,8 +21,14 @@ from pathlib import Path
 from typing import Any, Self
 
 POLL_S = 0.005
-RUN_S = 100.0  # a run that takes longer hangs
-_FORBIDDEN = ("Traceback (most recent call last)", "was never awaited", "never retrieved", "ResourceWarning", "was destroyed")
+RUN_S = 40.0  # a run that takes longer hangs
+_FORBIDDEN = (
+    "Traceback (most recent call last)",
+    "was never awaited",
+    "never retrieved",
+    "ResourceWarning",
+    "was destroyed",
+)
 _HIGH_WATER = re.compile(rb"VmHWM:\s+(\d+) kB")
 
 
@@ -131,7 +137,6 @@ class Shoal:
             "LANG": "C.UTF-8",
             "COLUMNS": "200",
             "PYTHONWARNINGS": "default::ResourceWarning",
-            "PYTHONPATH": "/tmp/shim",
             **({"HF_ENDPOINT": endpoint} if endpoint else {}),
             **(environ or {}),
         }

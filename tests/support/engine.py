@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from shoal.agent.worker import EngineOptions, Worker, WorkReport
-from shoal.common.records import JobSpec, Lease, LeaseRef, ObjectSpec, Outcome, UnitKind
+from shoal.common.records import JobSpec, Layout, Lease, LeaseRef, ObjectSpec, OriginKind, Outcome, UnitKind
 from shoal.common.secrets import Secret
+
+from .contents import ContentLike, as_content, read_all, sha256_hex
+from .hub_repo import HubRepo
 
 FAST = {"backoff_initial_s": 0.01, "backoff_max_s": 0.05, "read_timeout_s": 5.0}
 """Options that make retries quick enough for tests."""
@@ -111,3 +116,74 @@ async def engine(job: JobSpec, *, root: Path = Path("/"), token: str = "", prepa
         if prepare:
             assert (await bench.run(UnitKind.PREPARE)).outcome is Outcome.DONE
         yield bench
+
+
+def hub_job(endpoints: Sequence[str], repo: HubRepo, to: Path, *, layout: Layout = Layout.FOLDER) -> JobSpec:
+    """The job of a whole repo of the stand-in Hub."""
+    return JobSpec(
+        job_id="job1",
+        source=f"hf://{repo.id}",
+        origin=OriginKind.HUB,
+        layout=layout,
+        destination=str(to),
+        endpoints=tuple(endpoints),
+        repo_kind=repo.kind,
+        repo_id=repo.id,
+        revision="main",
+        commit=repo.sha,
+    )
+
+
+def hub_specs(repo: HubRepo) -> list[ObjectSpec]:
+    """Every file of a repo as a Hub source lists it."""
+    commit = repo.find(repo.sha)
+    assert commit is not None
+    prefix = "" if repo.kind == "model" else f"/{repo.kind}s"
+    specs: list[ObjectSpec] = []
+    for number, path in enumerate(commit.files):
+        file = repo.file(path)
+        specs.append(
+            ObjectSpec(
+                object_id=number,
+                path=path,
+                size=file.content.size,
+                digest=f"sha256:{file.sha256}" if file.sha256 else f"git-sha1:{file.oid}",
+                etag=file.etag,
+                url=f"{prefix}/{repo.id}/resolve/{repo.sha}/{quote(path)}",
+            )
+        )
+    return specs
+
+
+def web_job(to: Path) -> JobSpec:
+    """A job whose objects have URLs of their own."""
+    return JobSpec(
+        job_id="job1", source="https://web", origin=OriginKind.HTTP, layout=Layout.FOLDER, destination=str(to)
+    )  # fmt: skip
+
+
+def web_spec(url: str, content: ContentLike, *, path: str = "file.bin", sized: bool = True, digested: bool = True) -> ObjectSpec:
+    """An object of a plain web server."""
+    held = as_content(content)
+    return ObjectSpec(
+        object_id=1,
+        path=path,
+        size=held.size if sized else None,
+        digest=f"sha256:{sha256_hex(held)}" if digested else "",
+        url=url,
+    )
+
+
+def same(path: Path, content: ContentLike) -> bool:
+    """Whether a file holds exactly this."""
+    return path.read_bytes() == read_all(as_content(content))
+
+
+def leftovers(to: Path) -> list[str]:
+    """Files of unfinished work below a destination."""
+    return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.suffix in (".part", ".map", ".tmp"))
+
+
+def open_files() -> int:
+    """Descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))

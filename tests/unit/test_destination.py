@@ -51,6 +51,10 @@ def a_job(folder: Path, **fields: Any) -> JobSpec:
     return JobSpec(layout=Layout.FOLDER, destination=str(folder), **fields)
 
 
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
 Make = Callable[..., Destination]
 
 
@@ -478,6 +482,14 @@ def test_two_runs_of_one_source_exclude_each_other(make: Make, folder: Path):
     with second.run_lock():
         pass
     assert list(folder.iterdir()) == []
+
+
+def test_a_run_that_found_the_lock_held_has_nothing_open(make: Make, folder: Path):
+    with make(prepare=False).run_lock():
+        before = open_files()
+        with pytest.raises(Busy), make(job_id="j2", prepare=False).run_lock():
+            pytest.fail("both hold it")
+        assert open_files() == before
 
 
 def test_the_run_lock_of_a_killed_process_is_free(make: Make, folder: Path):
@@ -910,10 +922,6 @@ def test_clean_of_a_folder_without_work_does_nothing(folder: Path):
 
 
 # ---- resources ------------------------------------------------------------------------------------------------------
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")

@@ -331,6 +331,7 @@ def problems(folder: Path) -> dict[str, ProblemKind]:
     report = verify_folder(folder, on_problem=found.append)
     assert report.ok == (not found)
     assert sum(report.problems.values()) == len(found)
+    assert all(problem.text.startswith(f"{problem.entry.path}: ") for problem in found)
     return {problem.entry.path: problem.kind for problem in found}
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -497,6 +501,18 @@ def test_texts_for_people_are_made_fit_to_be_sent() -> None:
     assert failure is not None
     assert failure.text.startswith("cannot open a\\udcff")
     assert len(failure.text) == TEXT_CHARS_MAX
+
+
+# ---- the protocol's own rules ---------------------------------------------------------------------------------------
+
+BUF = shutil.which("buf", path=str(Path(sys.executable).parent)) or shutil.which("buf")
+
+
+@pytest.mark.skipif(BUF is None, reason="buf is not installed")
+def test_the_protocol_follows_the_style_guide() -> None:
+    protos = Path(__file__).parents[2] / "protos"
+    done = subprocess.run([BUF or "", "lint"], cwd=protos, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,225 @@
+"""The benchmarks' pure parts: medians, ratios, rotation, tables; and the launcher's bookkeeping on commands that end by themselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The folder of the benchmarks is no part of the installed package.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import table
+from benchmarks.fleet import summarize_fleet
+from benchmarks.measure import RunFailed, Usage, measure, rotated, summarize
+from benchmarks.origin import Origin, Repo, RepoFile, make_repo
+from benchmarks.tools import TOOLS, Task, environment, verify
+
+ORIGIN = Origin(hub_url="http://127.0.0.1:1", cdn_url="http://127.0.0.1:2", bodies_log=None)
+
+
+def usage(wall_s: float, *, cpu_s: float = 1.0, peak_bytes: int = 1 << 20) -> Usage:
+    return Usage(wall_s=wall_s, cpu_s=cpu_s, peak_bytes=peak_bytes)
+
+
+# ---- medians ---------------------------------------------------------------------------------------------------------------
+
+
+def test_medians_are_of_each_figure_by_itself() -> None:
+    rounds = [{"a": usage(1.0, cpu_s=9.0)}, {"a": usage(5.0, cpu_s=7.0)}, {"a": usage(2.0, cpu_s=8.0)}]
+    summary = summarize(rounds, reference="a")["a"]
+    assert (summary.wall_s, summary.wall_min_s, summary.wall_max_s, summary.cpu_s) == (2.0, 1.0, 5.0, 8.0)
+
+
+def test_ratios_are_formed_within_a_round() -> None:
+    # The machine was half as fast in the second and third round: the ratio of the medians would be 1.5.
+    rounds = [
+        {"a": usage(1.0), "b": usage(3.0)},
+        {"a": usage(2.0), "b": usage(3.0)},
+        {"a": usage(2.0), "b": usage(6.0)},
+    ]
+    assert summarize(rounds, reference="a")["b"].ratio == 3.0
+
+
+def test_without_the_reference_there_is_no_ratio() -> None:
+    assert summarize([{"b": usage(3.0)}], reference="a")["b"].ratio is None
+
+
+def test_rounds_that_lack_a_tool_do_not_count_for_it() -> None:
+    rounds = [{"a": usage(1.0), "b": usage(4.0)}, {"a": usage(3.0)}, {"a": usage(3.0)}]
+    summary = summarize(rounds, reference="a")
+    assert summary["b"].wall_s == 4.0
+    assert summary["b"].ratio == 4.0
+
+
+def test_no_rounds_no_summary() -> None:
+    assert summarize([], reference="a") == {}
+
+
+def test_every_tool_begins_a_round_in_its_turn() -> None:
+    assert [rotated(["a", "b", "c"], turn) for turn in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+
+
+def test_fleet_speed_up_is_over_the_first_size_and_the_waste_is_the_worst() -> None:
+    rounds = [
+        {1: {"wall_s": 30.0, "served_ratio": 1.0}, 3: {"wall_s": 10.0, "served_ratio": 1.04}},
+        {1: {"wall_s": 26.0, "served_ratio": 1.0}, 3: {"wall_s": 13.0, "served_ratio": 1.0}},
+        {1: {"wall_s": 28.0, "served_ratio": 1.0}, 3: {"wall_s": 10.0, "served_ratio": 1.0}},
+    ]
+    assert summarize_fleet(rounds, 3, 1) == {"agents": 3, "wall_s": 10.0, "speedup": 2.8, "served_ratio": 1.04}
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0412, "0.041"), (0.9994, "0.999"), (1.0, "1.00"), (9.876, "9.88"), (53.68, "53.7")]
+)
+def test_seconds(value: float, text: str) -> None:
+    assert table.seconds(value) == text
+
+
+def test_markdown_table() -> None:
+    assert table.markdown_table(["x", "y"], [["1", "2"]]) == "| x | y |\n| --- | ---: |\n| 1 | 2 |"
+
+
+def summary_of(**ratios: float | None) -> dict[str, dict[str, Any]]:
+    names = {"hf_download": "hf download"}
+    return {names.get(tool, tool): {"ratio": ratio, "wall_s": ratio or 1.0} for tool, ratio in ratios.items()}
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        (
+            summary_of(shoal=1.0, aria2c=1.1, hf_transfer=1.5, hf_download=2.5),
+            ["aria2c, ratio 1.10", "no slower", "reached"],
+        ),
+        (summary_of(shoal=1.0, aria2c=0.9, hf_download=1.5), ["Shoal is slower", "missed"]),
+        (summary_of(shoal=1.0, curl=0.5, hf_transfer=1.5), ["hf_transfer, ratio 1.50", "no slower"]),
+        (summary_of(aria2c=None), ["Nothing to compare with"]),
+    ],
+)
+def test_verdict(summary: dict[str, dict[str, Any]], said: list[str]) -> None:
+    verdict = table.verdict(summary)
+    assert all(words in verdict for words in said), verdict
+
+
+def test_report_names_what_failed() -> None:
+    figures = {"wall_s": 2.0, "wall_min_s": 1.0, "wall_max_s": 3.0, "cpu_s": 0.5, "peak_bytes": 30 << 20, "ratio": None}
+    document = {
+        "date": "2025-01-31",
+        "machine": {"cpu": "CPU", "cores": 2, "memory_gib": 8, "kernel": "6.1"},
+        "versions": {"curl": "8.0"},
+        "runs": 5,
+        "cells": [
+            {"title": "One file", "summary": {"curl": figures}, "failures": {"shoal": "big.bin: its bytes are wrong"}}
+        ],
+    }
+    report = table.single_machine(document)
+    assert "| curl | 2.00 (1.00 – 3.00) | 0.500 | 30 | – |" in report
+    assert "shoal failed: big.bin: its bytes are wrong" in report
+
+
+# ---- tools and their results -------------------------------------------------------------------------------------------------
+
+
+def make_task(folder: Path) -> Task:
+    repo = make_repo(folder / "origin", "r", count=2, size=1000, lfs=False)
+    for name in ("target", "scratch"):
+        (folder / name).mkdir()
+    return Task(origin=ORIGIN, repo=repo, target=folder / "target", scratch=folder / "scratch")
+
+
+def deliver(task: Task) -> None:
+    for file in task.repo.files:
+        (task.target / file.path).write_bytes((task.target.parent / "origin" / "files" / "r" / file.path).read_bytes())
+
+
+def test_verify_accepts_the_whole_repo(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    deliver(task)
+    verify(task)
+
+
+def test_verify_finds_a_flipped_byte(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    deliver(task)
+    victim = task.target / task.repo.files[1].path
+    data = bytearray(victim.read_bytes())
+    data[500] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(RunFailed, match=r"r-1\.bin: its bytes are wrong"):
+        verify(task)
+
+
+def test_verify_finds_a_missing_file(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    deliver(task)
+    (task.target / task.repo.files[0].path).unlink()
+    with pytest.raises(RunFailed, match=r"r-0\.bin: No such file"):
+        verify(task)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_is_told_of_every_file_or_of_the_repo(tool: str, tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    told = " ".join(TOOLS[tool](task)) + "".join(file.read_text() for file in task.scratch.iterdir())
+    assert str(task.target) in told
+    assert "bench/r" in told or all(url in told for url, _ in task.urls)
+
+
+def test_environment_hides_the_callers_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
+    assert {"HF_TOKEN", "HTTPS_PROXY"}.isdisjoint(environment(tmp_path, ORIGIN))
+
+
+def test_large_files_live_on_the_cdn_and_small_ones_on_the_hub() -> None:
+    file = RepoFile(path="f", size=1, sha256="0" * 64, git_oid="1" * 40)
+    large, small = (Repo(name="r", files=(file,), lfs=lfs) for lfs in (True, False))
+    assert ORIGIN.file_url(large, file) == "http://127.0.0.1:2/bench/r/f"
+    assert ORIGIN.file_url(small, file) == f"http://127.0.0.1:1/api/resolve-cache/models/bench/r/{small.commit}/f"
+
+
+# ---- the launcher ------------------------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, code: str, *, timeout_s: float = 60.0) -> Usage:
+    command = [sys.executable, "-I", "-S", "-c", code]
+    return measure(command, env=os.environ, cwd=folder, timeout_s=timeout_s, output=folder / "output")
+
+
+def test_peak_is_the_commands_and_not_the_harnesses(tmp_path: Path) -> None:
+    ballast = bytearray(os.urandom(1 << 20) * 128)
+    assert run(tmp_path, "pass").peak_bytes < 64 << 20
+    assert run(tmp_path, "x = b'x' * (100 << 20)").peak_bytes > 100 << 20
+    assert ballast
+
+
+def test_a_childs_cpu_and_memory_count(tmp_path: Path) -> None:
+    child = "import os\nif os.fork() == 0:\n x = b'x' * (50 << 20)\n os._exit(0)\nos.wait()"
+    assert run(tmp_path, child).peak_bytes > 50 << 20
+
+
+def test_failure_tells_what_the_command_said(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"(?s)ended with 3 .*no luck"):
+        run(tmp_path, "print('no luck'); raise SystemExit(3)")
+
+
+def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="ended with -9"):
+        run(tmp_path, "import signal; signal.pause()", timeout_s=0.2)
+
+
+def test_a_command_that_does_not_exist_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="nothing was told"):
+        measure(["/no/such/command"], env=os.environ, cwd=tmp_path, timeout_s=5.0, output=tmp_path / "output")
