@@ -49,10 +49,6 @@ class TokenBucket:
         self._level -= count
         return max(0.0, -self._level / self._rate)
 
-    def give_back(self, count: float) -> None:
-        """Return tokens that were taken and not used."""
-        self._level += count
-
     def _refill(self, now: float) -> None:
         if self._updated_s is not None and now > self._updated_s:
             self._level += (now - self._updated_s) * self._rate
@@ -102,8 +98,14 @@ class Throttle:
             return state.blocked_until_s - now
         return state.requests.take(1, now)
 
+    def bytes_rate(self, host: str) -> float:
+        """The tighter of the limits in bytes/s that hold for the host; 0 for none."""
+        state = self._hosts.get(host)
+        rates = (self._line.rate, state.received.rate if state is not None else 0.0)
+        return min((rate for rate in rates if rate), default=0.0)
+
     def bytes_delay_s(self, host: str, count: int, now: float) -> float:
-        """How long to wait after ``count`` bytes from the host came in, before more are read."""
+        """How long to wait before ``count`` bytes from the host are read."""
         state = self._hosts.get(host)
         return max(self._line.take(count, now), state.received.take(count, now) if state is not None else 0.0)
 
@@ -171,7 +173,7 @@ class Throttle:
                 return  # the token is ours; a host that was blocked meanwhile is waited for again
 
     async def bytes_turn(self, host: str, count: int) -> None:
-        """Return when ``count`` bytes that came from the host are paid for."""
+        """Return when ``count`` bytes from the host may be read."""
         delay_s = self.bytes_delay_s(host, count, self._clock())
         if delay_s > 0:
             await self._sleep(delay_s)

@@ -530,4 +530,7 @@ def _make_client(options: EngineOptions, for_hub: bool) -> HttpClient:
 def _failure(error: BaseException) -> Failure:
     if isinstance(error, ShoalError):
         return Failure(code=error.code, text=str(error), retryable=error.retryable)
+    import traceback
+
+    traceback.print_exception(error)
     return Failure(code="internal", text=f"{type(error).__name__}: {error}", retryable=True)

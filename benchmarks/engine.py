@@ -60,7 +60,9 @@ def nginx(folder: Path, rate_mib: float) -> Iterator[str]:
 def timed(command: Sequence[str], cwd: Path) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds and peak MiB of one command."""
     began = time.perf_counter()
-    child = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL if command[0] == "curl" else None)
+    child = subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL if command[0] == "curl" else None
+    )
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - began
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -91,7 +93,14 @@ async def client(url: str, listing: Path, target: Path) -> None:
         for page in ():
             yield page
 
-    job = JobSpec(job_id="bench", source=url, origin=OriginKind.HTTP, layout=Layout.FOLDER, destination=str(target), endpoints=(url,))
+    job = JobSpec(
+        job_id="bench",
+        source=url,
+        origin=OriginKind.HTTP,
+        layout=Layout.FOLDER,
+        destination=str(target),
+        endpoints=(url,),
+    )
     tokens = itertools.count(1)
     options = EngineOptions(agent_id="bench", sync=False, **_experiment())
     async with Worker(options, report=report, list_objects=nothing, hub_token=lambda: None, clock=loop.time) as worker:
@@ -109,7 +118,9 @@ async def client(url: str, listing: Path, target: Path) -> None:
         for number, line in enumerate(listing.read_text().splitlines()):
             size, digest, name = line.split(" ", 2)
             spec = ObjectSpec(object_id=number, path=name, size=int(size), digest=f"sha256:{digest}", url=f"/{name}")
-            leases.append(Lease(unit=f"o{number}", token=next(tokens), kind=UnitKind.WHOLE, job_id=job.job_id, object=spec))
+            leases.append(
+                Lease(unit=f"o{number}", token=next(tokens), kind=UnitKind.WHOLE, job_id=job.job_id, object=spec)
+            )
         await run(leases)
     if failures:
         raise SystemExit(f"{len(failures)} failed, first: {failures[0]}")
@@ -155,7 +166,18 @@ def commands(url: str, case: str, listing: Path, target: Path) -> dict[str, list
     inputs.write_text("\n".join(urls))
     return {
         "shoal": shoal,
-        "curl": ["curl", "-s", "-Z", "--no-progress-meter", "--parallel-max", "16", "--remote-name-all", "--output-dir", str(target), *urls],
+        "curl": [
+            "curl",
+            "-s",
+            "-Z",
+            "--no-progress-meter",
+            "--parallel-max",
+            "16",
+            "--remote-name-all",
+            "--output-dir",
+            str(target),
+            *urls,
+        ],
         "aria2c": ["aria2c", "-j16", *quiet, "-i", str(inputs)],
     }
 
@@ -180,7 +202,9 @@ def measure(runs: int, big_mib: int, rate_mib: float, only: str) -> None:
                 for tool, figures in results.items():
                     wall, cpu, peak = (statistics.median(column) for column in zip(*figures, strict=True))
                     best = min(figure[0] for figure in figures)
-                    print(f"{case:6} {tool:7} wall {wall:6.3f} s (best {best:.3f})  CPU {cpu:6.3f} s  peak {peak:4.0f} MiB")
+                    print(
+                        f"{case:6} {tool:7} wall {wall:6.3f} s (best {best:.3f})  CPU {cpu:6.3f} s  peak {peak:4.0f} MiB"
+                    )
     finally:
         shutil.rmtree(base)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from . import table
 from .measure import RunFailed, end_session, measure, tail
 from .origin import Origin, Repo, make_repo, serve
-from .run import MIB, PACED_BYTES_S, add_output_options, machine, save, say, stop_on_sigterm, workspace
+from .run import MIB, PACED_BYTES_S, add_output_options, machine, save, say, stop_on_signals, workspace
 from .tools import SCRIPTS, Task, environment, find_nginx, verify
 
 SHOAL = str(SCRIPTS / "shoal")
@@ -45,7 +45,7 @@ def main() -> int:
     if nginx is None:
         print("benchmarks.fleet: nginx missing; install it", file=sys.stderr)
         return 2
-    with stop_on_sigterm(), workspace() as base:
+    with stop_on_signals(), workspace() as base:
         repo = make_repo(base / "origin", "fleet", count=1, size=arguments.size_mib * MIB, lfs=True)
         rounds: list[dict[int, dict[str, float]]] = []
         for turn in range(arguments.runs):
@@ -97,8 +97,10 @@ def _measure(nginx: str, base: Path, repo: Repo, agents: int) -> dict[str, float
 
 
 def _served(origin: Origin, repo: Repo) -> float:
-    """Bytes of the file that left the origin, over its size. nginx logs an answer when it has ended, which can be a moment after its reader
-    has everything."""
+    """Bytes of the file that left the origin, over its size.
+
+    nginx logs an answer when it has ended, which can be a moment after its reader has everything.
+    """
     deadline = time.monotonic() + READY_S
     while (served := origin.file_bytes_served()) < repo.size and time.monotonic() < deadline:
         time.sleep(POLL_S)
@@ -106,7 +108,7 @@ def _served(origin: Origin, repo: Repo) -> float:
 
 
 @contextmanager
-def _fleet(agents: int, folder: Path, env: Mapping[str, str]) -> Iterator[str]:
+def _fleet(agents: int, folder: Path, env: Mapping[str, str]) -> Generator[str]:
     """A coordinator with so many agents, all connected. Yields its address; stops them all. Raises RunFailed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -126,7 +128,7 @@ def _fleet(agents: int, folder: Path, env: Mapping[str, str]) -> Iterator[str]:
 @contextmanager
 def _daemon(
     command: Sequence[str], log: Path, env: Mapping[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+) -> Generator[tuple[subprocess.Popen[bytes], Path]]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,

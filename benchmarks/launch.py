@@ -1,4 +1,4 @@
-"""Starts one command and tells what it cost. Run as a script, in a process of its own: `python -I -S launch.py FD TIMEOUT_S COMMAND...`.
+"""Starts one command and tells what it cost: `python -I -S launch.py FD TIMEOUT_S COMMAND...`.
 
 Why a process of its own: the kernel counts what a process held before its `exec` as part of its peak (`ru_maxrss`), so a child
 of a big harness would be charged with the harness. This launcher imports next to nothing; its own 10 MiB are the floor of what can be

@@ -32,7 +32,10 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """Medians of a tool's runs. Args: ratio (its wall time over the reference's, round by round, then the median), wall_min_s, wall_max_s."""
+    """Medians of a tool's runs; wall_min_s and wall_max_s are their range.
+
+    Args: ratio (its wall time over the reference's in the same round, then the median of these).
+    """
 
     wall_s: float
     wall_min_s: float

@@ -1,8 +1,8 @@
 """The origin of the benchmarks: nginx as a static Hub with its CDN, on loopback, from memory.
 
-Throttling per connection is the kernel's: the listening sockets are made here with SO_MAX_PACING_RATE, which accepted sockets inherit, and are
-handed to nginx by its own way of taking over sockets (the variable NGINX). nginx's `limit_rate` is no use: it counts per request and
-gives a second's worth at once, so a client that asks for small ranges over one connection is not limited at all.
+Throttling per connection is the kernel's: the listening sockets are made here with SO_MAX_PACING_RATE, which accepted sockets
+inherit, and are handed to nginx by its own way of taking over sockets (the variable NGINX). nginx's `limit_rate` is no use: it
+counts per request and gives a second's worth at once, so small ranges over one connection are not limited at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,10 @@ class Repo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """A running origin. Args: hub_url (for HF_ENDPOINT), cdn_url, bodies_log (bytes of each answer's body, a line each; None: not logged)."""
+    """A running origin.
+
+    Args: hub_url (for HF_ENDPOINT), cdn_url, bodies_log (bytes of each answer's body, a line each; None: not logged).
+    """
 
     hub_url: str
     cdn_url: str
@@ -132,11 +135,11 @@ def _tree_entry(file: RepoFile, *, lfs: bool) -> dict[str, object]:
 @contextmanager
 def serve(
     nginx: str, root: Path, work: Path, repos: Sequence[Repo], *, rate_bytes_s: int = 0, log: bool = False
-) -> Iterator[Origin]:
+) -> Generator[Origin]:
     """An origin for the repos that `make_repo` wrote below ``root``; ends with the block.
 
-    Args: nginx (its binary), work (a folder of its own, made here), rate_bytes_s (bytes/s per connection, on both ports; 0: as fast as it goes),
-        log (count the bytes served). Raises RuntimeError when nginx does not come up.
+    Args: nginx (its binary), work (a folder of its own, made here), rate_bytes_s (bytes/s per connection, on both ports; 0: as fast as
+        it goes), log (count the bytes served). Raises RuntimeError when nginx does not come up.
     """
     work.mkdir()
     with ExitStack() as stack:

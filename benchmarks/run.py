@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def main() -> int:
             f"benchmarks.run: {', '.join(lacking)} missing; install them (see .ci/run and `make test`)", file=sys.stderr
         )
         return 2
-    with stop_on_sigterm(), workspace() as base:
+    with stop_on_signals(), workspace() as base:
         document = _run(arguments, base)
     save(document, table.single_machine(document), arguments.out, "single_machine")
     return 1 if any(REFERENCE in cell["failures"] for cell in document["cells"]) else 0
@@ -183,7 +183,7 @@ def _fetch(tool: str, origin: Origin, repo: Repo, base: Path) -> Usage:
 
 
 @contextmanager
-def workspace() -> Iterator[Path]:
+def workspace() -> Generator[Path]:
     """A folder in memory that everything lies in; gone afterwards."""
     memory = Path("/dev/shm")
     base = Path(tempfile.mkdtemp(prefix="shoal-bench-", dir=memory if memory.is_dir() else None))
@@ -195,17 +195,18 @@ def workspace() -> Iterator[Path]:
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl+C does."""
+def stop_on_signals() -> Generator[None]:
+    """SIGTERM cleans up as Ctrl+C does, and both do where the shell that started this has them ignored."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def machine() -> dict[str, Any]:

@@ -26,8 +26,9 @@ def single_machine(document: Document) -> str:
         f"# One machine, {document['date']}",
         machine_line(machine),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        f"Medians of {document['runs']} rounds, wall time with its range. A ratio compares two runs of one round: above 1, the tool took longer"
-        " than Shoal. Shoal verifies digests while it fetches; the others verify none. How it is measured: `benchmarks/README.md`.",
+        f"Medians of {document['runs']} rounds, wall time with its range. A ratio compares two runs of one round: above 1,"
+        " the tool took longer than Shoal. Shoal verifies digests while it fetches; the others verify none."
+        " How it is measured: `benchmarks/README.md`.",
     ]
     for cell in document["cells"]:
         parts += [f"## {cell['title']}", _cell_table(cell)]
@@ -38,7 +39,8 @@ def single_machine(document: Document) -> str:
 
 def machine_line(machine: Mapping[str, Any]) -> str:
     """One sentence about the machine."""
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}; all on loopback and in memory."
+    hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}"
+    return f"{hardware}; client and origin on it together, on loopback, all files in memory."
 
 
 def _cell_table(cell: Mapping[str, Any]) -> str:
@@ -75,22 +77,19 @@ def verdict(summary: Mapping[str, Mapping[str, Any]]) -> str:
 def fleet(document: Document) -> str:
     """The report of `benchmarks.fleet`."""
     rows = [
-        [str(fleet["agents"]), seconds(fleet["wall_s"]), f"{fleet['speedup']:.2f}", f"{fleet['served_ratio']:.3f}"]
-        for fleet in document["fleets"]
+        [str(each["agents"]), seconds(each["wall_s"]), f"{each['speedup']:.2f}", f"{each['served_ratio']:.3f}"]
+        for each in document["fleets"]
     ]
-    return (
-        "\n\n".join(
-            [
-                f"# A fleet, {document['date']}",
-                machine_line(document["machine"]),
-                f"One file of {document['size_bytes'] / 2**20:.0f} MiB from an origin that gives {document['rate_bytes_s'] / 2**20:.0f} MiB/s per"
-                " connection, one connection per agent, a folder that all agents share. The time is that of `shoal get --coordinator`, from its"
-                f" start to its exit; medians of {document['runs']} rounds.",
-                markdown_table(["agents", "wall, s", "speed-up", "origin bytes over file size"], rows),
-            ]
-        )
-        + "\n"
-    )
+    size, rate = document["size_bytes"] / 2**20, document["rate_bytes_s"] / 2**20
+    parts = [
+        f"# A fleet, {document['date']}",
+        machine_line(document["machine"]),
+        f"One file of {size:.0f} MiB from an origin that gives {rate:.0f} MiB/s per connection, one connection per agent, a folder"
+        " that all agents share. The time is that of `shoal get --coordinator`, from its start to its exit; medians of"
+        f" {document['runs']} rounds, the origin's bytes of the worst one.",
+        markdown_table(["agents", "wall, s", "speed-up", "origin bytes over file size"], rows),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def seconds(value: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from .main import version
+from ..common.version import VERSION
 from .running import run
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def coordinator(options: argparse.Namespace, settings: Settings) -> int:
     from ..coordinator.daemon import serve
 
     _use_uvloop()
-    return run(serve(settings, version=version()))
+    return run(serve(settings, version=VERSION))
 
 
 def agent(options: argparse.Namespace, settings: Settings) -> int:
@@ -31,7 +31,7 @@ def agent(options: argparse.Namespace, settings: Settings) -> int:
     from ..agent.daemon import serve
 
     _use_uvloop()
-    return run(serve(settings, version=version()))
+    return run(serve(settings, version=VERSION))
 
 
 class OfflineTokens:

@@ -25,13 +25,13 @@ from ..common.errors import ShoalError
 from ..common.records import AgentMessage, CoordinatorMessage, Hello, ObjectSpec
 from ..common.selection import Selection
 from ..common.uri import parse_uri
+from ..common.version import VERSION
 from ..common.views import SubmitRequest
 from ..common.wiring import warn_of_open_tls
 from ..coordinator.sources import Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
 from ..coordinator.wiring import make_coordinator, sources
-from .main import version
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
@@ -78,20 +78,19 @@ class LocalLink:
 async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
     """A coordinator with one agent at work, as long as the block runs. Leaving it gives back and stops all work."""
     warn_of_open_tls(settings)
-    installed = version()
-    async with sources(settings, version=installed) as open_source:
+    async with sources(settings, version=VERSION) as open_source:
         store = StoreRunner(MemoryStore(), blocks=False)
-        coordinator = make_coordinator(settings, store, open_source, version=installed, heartbeat_s=HEARTBEAT_S)
+        coordinator = make_coordinator(settings, store, open_source, version=VERSION, heartbeat_s=HEARTBEAT_S)
         await coordinator.start()
         try:
-            async with _working(settings, coordinator, installed):
+            async with _working(settings, coordinator):
                 yield coordinator
         finally:
             await coordinator.close()
 
 
 @asynccontextmanager
-async def _working(settings: Settings, coordinator: Coordinator, installed: str) -> AsyncGenerator[None]:
+async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerator[None]:
     @asynccontextmanager
     async def connect() -> AsyncGenerator[LocalLink]:
         yield LocalLink(coordinator)
@@ -100,7 +99,7 @@ async def _working(settings: Settings, coordinator: Coordinator, installed: str)
     # earlier runs are read whatever their name.
     agent_id = uuid.uuid4().hex
     agent = Agent(
-        identity=Identity(agent_id=agent_id, name=settings.agent.name or socket.gethostname(), version=installed),
+        identity=Identity(agent_id=agent_id, name=settings.agent.name or socket.gethostname(), version=VERSION),
         capacity=capacity(settings),
         journal=MemoryJournal(),
         connect=connect,
@@ -110,7 +109,7 @@ async def _working(settings: Settings, coordinator: Coordinator, installed: str)
     worker = make_worker(
         settings,
         agent_id=agent_id,
-        version=installed,
+        version=VERSION,
         report=agent.report,
         list_objects=agent.manifest_pages,
         exclusive=True,
@@ -129,7 +128,7 @@ async def _working(settings: Settings, coordinator: Coordinator, installed: str)
 
 async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[str, Source]]:
     """The sources of a request: canonical URI with commit, and what lists its objects. Fetches nothing."""
-    async with sources(settings, version=version()) as open_source:
+    async with sources(settings, version=VERSION) as open_source:
         for text in request.uris:
             source = open_source(
                 SourceRequest(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import ExitCode, Interrupted, ShoalError, UsageError
+from ..common.version import VERSION
 
 if TYPE_CHECKING:
     import argparse
@@ -22,25 +23,18 @@ if TYPE_CHECKING:
 Command = Callable[["argparse.Namespace", "Settings"], int]
 
 
-def version() -> str:
-    """The installed version."""
-    from importlib.metadata import version as installed
-
-    return installed("shoal")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Args: argv without the program's name, default the process's. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in (["--version"], ["-V"]):
-        print(f"shoal {version()}")
+        print(f"shoal {VERSION}")
         return 0
     from .options import build_parser
 
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.version:
-        print(f"shoal {version()}")
+        print(f"shoal {VERSION}")
         return 0
     if options.command is None:
         parser.print_help(sys.stderr)

@@ -36,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    # With prog named, argparse need not format a usage line (and import what measures the terminal) for every command.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog="shoal")
 
     def command(name: str, help: str, **kwargs: Any) -> argparse.ArgumentParser:
         return commands.add_parser(

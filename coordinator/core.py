@@ -20,34 +20,28 @@ from ..common.records import (
     Drain,
     Failure,
     Goodbye,
-    Grants,
     Heartbeat,
     HeartbeatAck,
     Hello,
     JobSpec,
-    Lease,
     ObjectSpec,
     Result,
     Results,
     Revoke,
     UnitKind,
     Welcome,
-    Yield,
 )
-from .effects import DropLease, Effects, Load, PutAgent, PutHostPolicy, PutJob, PutLease, RequeueFailed, Send
+from .assigner import Assigner
+from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
 from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
 from .reports import ReportBook
 from .scheduler.hosts import HostTable
-from .scheduler.spread import Fleet, SpreadLimits, Work, has_credit, in_order, next_work, pick_victim
+from .scheduler.spread import SpreadLimits
 
 RECONNECT_GRACE_S = 5.0
 """An agent whose session broke keeps its leases so long, to come back; then others take over."""
 RATE_WINDOW_S = 2.0
-ASK_FOR_HALF_S = 1.0
-"""Looking for a lease to split walks over all leases: an idle agent causes it no more often than this."""
-WINDOW_LOW = 512
-"""Objects waiting in memory below which more are read from the store: enough for the largest single round of grants."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +66,8 @@ class Core:
         self.hosts = HostTable()
         self._effects = Effects()
         self._reports = ReportBook(self.jobs, self.leases, self._effects, attempts=self.limits.attempts)
-        self._grants: dict[str, list[Lease]] = {}
+        self._assigner = Assigner(self.jobs, self.agents, self.leases, self._effects, self.limits.spread)
+        self._connected = 0
         self._budgeted_agents = 0
 
     def take_effects(self) -> Effects:
@@ -81,13 +76,7 @@ class Core:
             if job.changed:
                 job.changed = False
                 self._effects.writes.append(PutJob(replace(job.row)))
-        for agent_id, leases in self._grants.items():
-            agent = self.agents[agent_id]
-            fresh = [job_id for job_id in {lease.job_id: None for lease in leases} if job_id not in agent.told_jobs]
-            agent.told_jobs.update(fresh)
-            specs = tuple(self.jobs[job_id].spec for job_id in fresh)
-            self._effects.sends.append(Send(agent_id, Grants(leases=tuple(leases), jobs=specs)))
-        self._grants.clear()
+        self._assigner.send_grants()
         taken = Effects(self._effects.writes, self._effects.sends, self._effects.loads, self._effects.ended_jobs)
         self._effects.writes, self._effects.sends = [], []
         self._effects.loads, self._effects.ended_jobs = [], []
@@ -209,6 +198,7 @@ class Core:
             return
         agent = self.agents[agent_id]
         agent.heard_at = now
+        agent.silent = False
         match message:
             case Heartbeat():
                 self._heartbeat(agent, message, now)
@@ -222,7 +212,7 @@ class Core:
         """An agent's session ended without goodbye: it is lost, or will be back soon."""
         agent = self.agents.get(agent_id)
         if agent is not None and agent.connected:
-            agent.connected = False
+            self._disconnect(agent)
             self.leases.shorten(agent_id, now + RECONNECT_GRACE_S)
             self._share_budgets(now)
 
@@ -247,6 +237,8 @@ class Core:
         before = self.agents.get(hello.agent_id)
         if before is not None:
             agent.objects_done, agent.bytes_done = before.objects_done, before.bytes_done
+            self._disconnect(before)
+        self._connected += 1
         self.agents[agent.agent_id] = agent
         for lease in self.leases.of_agent(agent.agent_id):
             agent.units += 1
@@ -275,7 +267,7 @@ class Core:
             )
         )
         self._share_budgets(now)
-        if budgets := self.hosts.budgets(self._connected(), now):
+        if budgets := self.hosts.budgets(self._connected, now):
             self._effects.sends.append(Send(agent.agent_id, Budgets(budgets)))
 
     def _heartbeat(self, agent: AgentState, beat: Heartbeat, now: float) -> None:
@@ -313,7 +305,7 @@ class Core:
             self._effects.sends.append(Send(agent.agent_id, Acks(tuple(acks))))
 
     def _goodbye(self, agent: AgentState, now: float) -> None:
-        agent.connected = False
+        self._disconnect(agent)
         agent.left = True
         for lease in self.leases.of_agent(agent.agent_id):
             self._end_lease(lease)
@@ -329,114 +321,18 @@ class Core:
             self._reports.expired(lease, now)
             agent = self.agents.get(lease.agent_id)
             if agent is not None and agent.connected:
+                agent.silent = True  # else it would be granted the same work again, for nothing
                 self._effects.sends.append(Send(agent.agent_id, Revoke((lease.ref,))))
         self._revoke_orphans()
 
     def assign(self, now: float) -> None:
-        """Grant whatever can be granted, one unit an agent in turn, until nothing fits any more."""
-        jobs = [job for job in in_order(self.jobs.values()) if not job.row.status.ended and job.row.spec is not None]
-        for job in jobs:
-            self._advance(job)
-        jobs = [job for job in jobs if not job.row.status.ended]
-        if not jobs:
-            return
-        hungry = [agent for agent in self.agents.values() if has_credit(agent)]
-        fleet = Fleet(self.agents.values())
-        while hungry:
-            still: list[AgentState] = []
-            for agent in hungry:
-                if self._grant_one(agent, jobs, fleet, now):
-                    if has_credit(agent):
-                        still.append(agent)
-                elif agent.units == 0:
-                    self._ask_for_half(agent, now)
-            hungry = still
+        """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
+        self._assigner.assign(now)
 
     def next_wakeup(self, now: float) -> float:
         """When `tick` and `assign` are due again, if nothing happens before."""
         deadline = self.leases.next_deadline()
         return min(now + self.limits.heartbeat_s, deadline if deadline is not None else now + self.limits.heartbeat_s)
-
-    def _advance(self, job: JobState) -> None:
-        if job.row.status is not JobStatus.RUNNING or job.row.paused:
-            return
-        if len(job.queued) < WINDOW_LOW and not job.exhausted and not job.loading:
-            job.loading = True
-            self._effects.loads.append(Load(job.row.job_id, restart=not job.objects))
-        if job.exhausted and not job.objects and not job.loading:
-            job.row.status = JobStatus.FINALIZING
-            job.unit_failures = 0
-            job.changed = True
-
-    def _grant_one(self, agent: AgentState, jobs: Sequence[JobState], fleet: Fleet, now: float) -> bool:
-        for job in jobs:
-            work = next_work(job, agent, fleet, self.limits.spread, now)
-            if work is not None and (work.obj is not None or self.leases.holds(job.unit) is None):
-                self._grant(agent, job, work, now)
-                return True
-        return False
-
-    def _grant(self, agent: AgentState, job: JobState, work: Work, now: float) -> None:
-        if work.obj is None:
-            unit, object_id = job.unit, 0
-        elif work.kind is UnitKind.RANGE:
-            unit, object_id = f"r{self.leases.next_token}", work.obj.spec.object_id
-            job.take_range(work.obj, work.start, work.stop)
-        else:
-            unit, object_id = f"o{work.obj.spec.object_id}", work.obj.spec.object_id
-            job.lease_whole(work.obj)
-        held = self.leases.grant(
-            unit,
-            agent.agent_id,
-            work.kind,
-            job_id=job.row.job_id,
-            object_id=object_id,
-            start=work.start,
-            stop=work.stop,
-            weight=work.weight,
-            now=now,
-        )
-        agent.units += 1
-        agent.bytes_held += work.weight
-        self._effects.writes.append(
-            PutLease(
-                unit=unit,
-                token=held.token,
-                agent_id=agent.agent_id,
-                kind=work.kind,
-                job_id=job.row.job_id,
-                object_id=object_id,
-                start=work.start,
-                stop=work.stop,
-            )
-        )
-        self._grants.setdefault(agent.agent_id, []).append(
-            Lease(
-                unit=unit,
-                token=held.token,
-                kind=work.kind,
-                job_id=job.row.job_id,
-                object=work.obj.spec if work.obj else None,
-                start=work.start,
-                stop=work.stop,
-                remaining=job.remaining,
-                ttl_s=self.limits.lease_ttl_s,
-            )
-        )
-
-    def _ask_for_half(self, idle: AgentState, now: float) -> None:
-        if now - idle.asked_for_half_at < ASK_FOR_HALF_S:
-            return
-        idle.asked_for_half_at = now
-        victim = pick_victim(self.leases, idle, self.limits.spread, now)
-        holder = (
-            self.agents.get(victim.agent_id) if victim is not None else None
-        )  # a restored lease's may not be back yet
-        if victim is not None and holder is not None and holder.connected:
-            job = self.jobs[victim.job_id]
-            if job.excluded.get(idle.agent_id, 0.0) <= now:
-                victim.yield_asked_at = now
-                self._effects.sends.append(Send(victim.agent_id, Yield((victim.ref,))))
 
     # ---- leases -----------------------------------------------------------------------------------------------------
 
@@ -452,11 +348,10 @@ class Core:
         self._effects.writes.append(DropLease(lease.unit))
 
     def _revoke_all(self, job: JobState) -> None:
-        for lease in self.leases:
-            if lease.job_id == job.row.job_id:
-                self._end_lease(lease)
-                self._reports.give_back(lease)
-                self._revoke(lease)
+        for lease in self.leases.of_job(job.row.job_id):
+            self._end_lease(lease)
+            self._reports.give_back(lease)
+            self._revoke(lease)
 
     def _revoke_orphans(self) -> None:
         """Leases whose object failed for good or began anew are of no use to their holders."""
@@ -472,17 +367,18 @@ class Core:
 
     # ---- budgets ----------------------------------------------------------------------------------------------------
 
-    def _connected(self) -> int:
-        return sum(agent.connected for agent in self.agents.values())
+    def _disconnect(self, agent: AgentState) -> None:
+        self._connected -= agent.connected
+        agent.connected = False
 
     def _share_budgets(self, now: float) -> None:
         """The number of agents changed: so do their shares."""
-        if self.hosts.limited and self._connected() != self._budgeted_agents:
+        if self._connected != self._budgeted_agents and self.hosts.limited:
             self._send_budgets(now, None)
-        self._budgeted_agents = self._connected()
+        self._budgeted_agents = self._connected
 
     def _send_budgets(self, now: float, hosts: list[str] | None) -> None:
-        budgets = self.hosts.budgets(self._connected(), now, hosts)
+        budgets = self.hosts.budgets(self._connected, now, hosts)
         if budgets:
             for agent in self.agents.values():
                 if agent.connected:

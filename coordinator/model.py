@@ -102,7 +102,9 @@ class JobState:
     row: JobRow
     objects: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
     queued: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # in order of work
-    delayed: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])  # heap: (not_before, id) of queued
+    delayed: list[tuple[float, int]] = field(
+        default_factory=list[tuple[float, int]]
+    )  # heap: (not_before, id) of queued
     open: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
     wanted: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # open ones with bytes pending
     ready: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
@@ -245,6 +247,7 @@ class AgentState:
     units: int = 0  # held
     bytes_held: int = 0
     draining: bool = False
+    silent: bool = False  # a lease of it ran out, and it was not heard since: it may be frozen
     left: bool = False  # said goodbye
     told_jobs: set[str] = field(default_factory=set[str])  # jobs whose spec was sent in this session
     objects_done: int = 0

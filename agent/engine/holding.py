@@ -46,7 +46,7 @@ class WorkReport:
 class Holding:
     """One lease. Lives in the event loop."""
 
-    __slots__ = ("_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "job", "lane", "lease", "ref", "task",
+    __slots__ = ("_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "gave_up", "job", "lane", "lease", "ref", "task",
                  "transfer", "unreported", "want")  # fmt: skip
 
     def __init__(self, lease: Lease, job: JobContext, deadline: Callable[[], float]) -> None:
@@ -64,6 +64,9 @@ class Holding:
         self.committing = False  # a thread gives the file its name: too late to turn back
         self.ended = False
         self.error: BaseException | None = None
+        self.gave_up: Callable[[BaseException | None], None] | None = (
+            None  # hears of the end where no task waits for it
+        )
         self._complete: asyncio.Event | None = None
 
     @property
@@ -99,6 +102,8 @@ class Holding:
             self.error = error
         if self._complete is not None:
             self._complete.set()
+        elif self.gave_up is not None:
+            self.gave_up(self.error)
 
     async def completed(self) -> None:
         """Wait for `complete`; raises its error."""

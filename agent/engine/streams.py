@@ -31,7 +31,7 @@ from .options import RESOLVES_MAX, EngineOptions
 from .pieces import KIB, Piece, PiecePlanner
 from .statuses import REFUSALS, status_error, wait_asked_s
 from .transfer import Transfer
-from .validation import PAGE_BYTES_MAX, Asked, Body, Verdict, if_range_of, is_page, judge, page_error
+from .validation import PAGE_BYTES_MAX, Asked, Body, Verdict, if_range_of, is_html, is_page, judge, page_error
 
 if TYPE_CHECKING:
     from ...common.http import Response
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 UNKNOWN_STOP: Final = 1 << 62  # where a piece of unknown length ends
 _FILL_BYTES_MIN: Final = 64 * KIB
 _FILL_BYTES_FIRST: Final = 256 * KIB
+_FILL_BYTES_LIMITED: Final = 16 * KIB
 _FILL_S: Final = 0.25  # what is read at once on a slow line: so much is lost when its connection is dropped
 _VIOLATIONS_MAX: Final = 2  # nonsense is not weather: it is asked for again, but not for long
 
@@ -147,7 +148,7 @@ class Fetcher:
             self._throttle.answered(target.host)
             self._accept(verdict, response, transfer, target, lane, small=small)
             if small:
-                return await self._receive_small(piece, response, holding, transfer, planner)
+                return await self._receive_small(piece, response, holding, transfer, planner, target.host)
             at = self._begin(piece, verdict, transfer, planner)
             try:
                 await self._receive(piece, response, holding, transfer, planner, at, target.host)
@@ -201,10 +202,12 @@ class Fetcher:
         except ProtocolViolation as error:
             page = await self._page_error(response, path) if suspicious else None
             raise page or error from None
-        if suspicious and asked.size is None and verdict.body is Body.WHOLE and (verdict.size or 0) <= PAGE_BYTES_MAX:
-            # The body of such a page is short; a real file of this type is asked for once more, by its size.
-            page = await self._page_error(response, path)
-            raise page or ProtocolViolation(path, cause="the server sent a page where a file was expected")
+        if suspicious and asked.size is None:
+            if is_html(response.headers):
+                raise await self._page_error(response, path) or ProtocolViolation(
+                    path, cause="the server sent an HTML page"
+                )
+            transfer.doubtful = response.headers  # JSON may be the file itself: its body tells, once it is here
         return verdict
 
     async def _page_error(self, response: Response, path: str) -> ProtocolViolation | None:
@@ -245,10 +248,16 @@ class Fetcher:
         if size is None and verdict.size is not None:
             self._learn(transfer, verdict.size)
             size = verdict.size
-            if verdict.body is Body.PART and piece.stop < size:
-                planner.extend(piece.work, piece.stop, size)
+            if verdict.body is Body.PART:
+                piece.work.undivided = False
+                planner.extend(piece.work, min(piece.stop, size), size)
             piece.stop = min(piece.stop, size)
         if verdict.body is Body.PART:
+            if size is None:
+                transfer.rangeless = True  # asked for the whole, it will have to tell where the file ends
+                raise ProtocolViolation(
+                    transfer.spec.path, cause="the server sends a part and does not tell of what size the whole is"
+                )
             return piece.at
         transfer.rangeless = True
         transfer.sweeper = piece
@@ -262,14 +271,16 @@ class Fetcher:
         for holding in transfer.holdings:
             for start, stop in transfer.have.missing(0, size):
                 holding.want.add(start, stop)
+        transfer.wrote(())  # which completes what was nothing, or was all there
 
     # -- the body
 
     async def _receive_small(
-        self, piece: Piece, response: Response, holding: Holding, transfer: Transfer, planner: PiecePlanner
+        self, piece: Piece, response: Response, holding: Holding, transfer: Transfer, planner: PiecePlanner, host: str
     ) -> bool:
         size = transfer.spec.size
         assert size is not None
+        await self._throttle.bytes_turn(host, size)
         buffer = await self._buffers.take()
         try:
             count = await response.read_into(buffer[:size])
@@ -305,8 +316,10 @@ class Fetcher:
         came = 0
         ended = False
         while at < piece.stop and not piece.dropped and not ended:
+            fill = min(self._buffers.buffer_bytes, self._fill_bytes(piece, planner, host))
+            await self._throttle.bytes_turn(host, min(fill, piece.stop - at))
             buffer = await self._buffers.take()
-            wanted = min(len(buffer), piece.stop - at, self._fill_bytes(piece, planner))
+            wanted = min(fill, max(0, piece.stop - at))
             failure: ShoalError | None = None
             try:
                 count = await response.read_into(buffer[:wanted])
@@ -317,7 +330,7 @@ class Fetcher:
                 raise
             came += count
             ended = count < wanted
-            # A cut piece keeps what came beyond its new stop: nobody has written it yet.
+            # The stop may have moved down meanwhile: what lies beyond it is another connection's.
             count_kept = min(count, max(0, piece.stop - at))
             if not count_kept or piece.dropped or holding.lapsed(self._clock()):
                 self._buffers.give(buffer)
@@ -332,7 +345,6 @@ class Fetcher:
                 at += count_kept
             if failure is not None:
                 raise failure
-            await self._throttle.bytes_turn(host, count)
         if writing is not None:
             await writing.wait()
         await self._close_body(piece, response, holding, transfer, at, ended=ended)
@@ -344,17 +356,19 @@ class Fetcher:
         if size is None and ended:
             self._learn(transfer, at)
             piece.stop = at
-            transfer.wrote(())
         elif ended and transfer.rangeless and at < piece.stop and not piece.dropped:
             raise Truncated(transfer.spec.path, cause=f"the body ended after {at} of {piece.stop} bytes")
         elif size is not None and at == size and transfer.rangeless:
             await self._check_end(response, transfer, size)
 
-    def _fill_bytes(self, piece: Piece, planner: PiecePlanner) -> int:
+    def _fill_bytes(self, piece: Piece, planner: PiecePlanner, host: str) -> int:
         rate = piece.rate or planner.rate
-        if not rate:
-            return _FILL_BYTES_FIRST
-        return max(_FILL_BYTES_MIN, int(rate * _FILL_S))
+        fill = max(_FILL_BYTES_MIN, int(rate * _FILL_S)) if rate else _FILL_BYTES_FIRST
+        limit = self._throttle.bytes_rate(host)
+        if limit:
+            # All streams share the limit: none should have to wait for long behind another's large read.
+            fill = min(fill, max(_FILL_BYTES_LIMITED, int(limit / self._options.connections_per_host)))
+        return fill
 
 
 async def _finish_writing(writing: Job[tuple[Interval, ...]], buffers: BufferPool, next_buffer: memoryview) -> None:

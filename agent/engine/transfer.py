@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from .memory import BufferPool
 if TYPE_CHECKING:
     from ..storage.destination import Destination, Published
     from ..storage.partial import Partial
+    from ...common.http import Headers
     from .pieces import Piece
 
 
@@ -46,6 +48,7 @@ class Transfer:
         self.etag = ""  # of the first answer
         self.rangeless = False  # the server sends the whole or nothing
         self.sweeper: Piece | None = None  # the piece whose stream brings the whole body of a rangeless object
+        self.doubtful: Headers | None = None  # of an answer that may be an error page
         self.version: object = None  # of a source file: size and time of change
         self._destination = destination
         self._disk = disk
@@ -204,6 +207,10 @@ class Transfer:
             self._follower = self._new_follower()
         return await self._follower.finish(self.spec.size)
 
+    async def beginning(self, count: int) -> bytes:
+        """The first ``count`` bytes of the partial file, or what there is of them."""
+        return await self._disk.run(partial(os.pread, self.partial.fd, count, 0)).wait()
+
     async def reset(self) -> None:
         """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before."""
         await self.quiet()
@@ -216,6 +223,7 @@ class Transfer:
             self._hashable.clear()
             self.validators.clear()
             self.version = None
+            self.doubtful = None
             self.etag = ""
             self.rangeless = False
             self.sweeper = None
@@ -253,6 +261,7 @@ class Transfer:
         await self.quiet()
         if self._follower is not None:
             await self._follower.stop()
+            self._follower = None
         if self._partial is not None:
             try:
                 await self.settle()

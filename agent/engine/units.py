@@ -29,6 +29,7 @@ from .locations import Location
 from .memory import BufferPool
 from .options import CHANGES_MAX, EngineOptions
 from .transfer import Transfer
+from .validation import PAGE_BYTES_MAX, page_error
 
 if TYPE_CHECKING:
     from ..storage.destination import Destination, Published
@@ -97,6 +98,7 @@ class Units:
                 return
             assert spec.size is not None
             self.attach(holding)
+            holding.gave_up = lambda error: self._finished(holding, error or Lapsed())
             self._lane_for(holding.job, spec).add(holding, holding, [(0, spec.size)], undivided=True)
         except ShoalError as error:
             self._finished(holding, error)
@@ -181,13 +183,14 @@ class Units:
 
     async def _fetch(self, holding: Holding, transfer: Transfer, start: int, stop: int) -> None:
         missing = list(transfer.have.missing(start, stop))
-        for a, b in missing:
-            holding.want.add(a, b)
+        if transfer.spec.size is not None:
+            for a, b in missing:
+                holding.want.add(a, b)
         if missing:
             lane = self._lane_for(holding.job, holding.spec)
             if transfer.location is not None and not transfer.location.located:
                 lane.planner.limit(transfer, 1)
-            lane.add(holding, transfer, missing)
+            lane.add(holding, transfer, missing, undivided=transfer.spec.size is None)
             await holding.completed()
         self._remove(holding)
         if holding.lapsed(self._clock()):
@@ -211,6 +214,11 @@ class Units:
 
     async def _verify_and_publish(self, holding: Holding, transfer: Transfer) -> WorkReport:
         await transfer.quiet()
+        if transfer.doubtful is not None and not transfer.spec.digest and (transfer.spec.size or 0) <= PAGE_BYTES_MAX:
+            error = page_error(transfer.spec.path, transfer.doubtful, await transfer.beginning(PAGE_BYTES_MAX))
+            if error is not None:
+                await transfer.reset()
+                raise error
         actual = await transfer.digest()
         if not matches(transfer.spec.digest, actual):
             await transfer.reset()

@@ -134,7 +134,7 @@ def _check_same(asked: Asked, validator: str) -> None:
 
 
 def _wrong_size(asked: Asked, got: int, headers: Headers) -> ProtocolViolation:
-    kind = headers.get("content-type").partition(";")[0].strip()
+    kind = _kind(headers)
     what = f"a {kind} body" if kind else "a body"
     return ProtocolViolation(asked.name, cause=f"the server sends {what} of {got} bytes, the file has {asked.size}")
 
@@ -144,19 +144,23 @@ def is_page(headers: Headers, path: str) -> bool:
 
     path: of the object. Only worth a look where the size is not known, or to explain a wrong one.
     """
-    kind = headers.get("content-type").partition(";")[0].strip().lower()
+    kind = _kind(headers)
     name = path.lower()
-    if kind in ("text/html", "application/xhtml+xml"):
+    if is_html(headers):
         return not name.endswith(_HTML_NAMES)
     if kind in ("application/json", "application/problem+json"):
         return not name.endswith(_JSON_NAMES)
     return False
 
 
+def is_html(headers: Headers) -> bool:
+    """Whether an answer is a page for people."""
+    return _kind(headers) in ("text/html", "application/xhtml+xml")
+
+
 def page_error(name: str, headers: Headers, body: bytes) -> ProtocolViolation | None:
     """The error that an HTML or JSON page stands for; None for JSON that does not look like an error. body: its beginning."""
-    kind = headers.get("content-type").partition(";")[0].strip().lower()
-    if "json" in kind:
+    if "json" in _kind(headers):
         said = _json_message(body)
         if said is None:
             return None
@@ -168,6 +172,10 @@ def page_error(name: str, headers: Headers, body: bytes) -> ProtocolViolation | 
         cause=f"the server sent an HTML page instead of the file{_quoted(title)}",
         remedy="look at the URL in a browser; a login page or a proxy may be in the way",
     )
+
+
+def _kind(headers: Headers) -> str:
+    return headers.get("content-type").partition(";")[0].strip().lower()
 
 
 def _json_message(body: bytes) -> str | None:

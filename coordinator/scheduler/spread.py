@@ -11,6 +11,7 @@ Pure: no I/O, no clock.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ UNIT_WEIGHT = 256 << 10
 YIELD_AFTER_S = 2.0
 """A lease is split for an idle agent only if it seems to need longer than this: splitting costs a connection."""
 YIELD_AGAIN_S = 5.0
+ANY_ROOM = 1 << 62
 PUBLISH_PATIENCE_S = 2.0
 """How long a complete object waits for the agent that brought most of it, and so has hashed most of it."""
 
@@ -69,26 +71,40 @@ def has_work(job: JobState) -> bool:
     return job.row.status in (JobStatus.PREPARING, JobStatus.FINALIZING)
 
 
-def is_full(agent: AgentState, jobs: Sequence[JobState], fleet: Fleet) -> bool:
-    """Whether the agent holds so much in advance that none of these jobs has room for more, so that `next_work` need not look."""
-    if agent.units < agent.capacity.slots:
-        return False
-    return not any(
-        job.ready or not job.queued or may_hold(agent, UNIT_WEIGHT, job.remaining, fleet) for job in jobs
-    )
+def room(job: JobState, fleet: Fleet, limits: SpreadLimits, now: float) -> int:
+    """The most bytes that an agent whose slots are all filled may hold and still be given something of the job; -1 if nothing.
+
+    What it says no to, `next_work` would too; so one look at the job spares a look at it for every agent.
+    """
+    if job.row.status is not JobStatus.RUNNING or _opens_early(job, limits):
+        return ANY_ROOM
+    if any(_for_anybody(obj, now) for obj in job.ready.values()):
+        return ANY_ROOM
+    lightest: list[int] = []
+    for obj in job.wanted.values():
+        if obj.not_before <= now:
+            lightest.append(min(range_length(job.remaining, fleet, limits), _first_pending(obj)[1]))
+            break
+    first = next(iter(job.queued.values()), None)
+    if first is not None and not worth_splitting(first, limits):
+        lightest.append(first.weight)
+    return max(-1, _share(job.remaining, fleet) - min(lightest) - UNIT_WEIGHT) if lightest else -1
 
 
 def has_credit(agent: AgentState) -> bool:
     """Whether the agent may be given anything at all."""
-    return agent.connected and not agent.draining and agent.units < agent.capacity.units_max
+    return agent.connected and not agent.draining and not agent.silent and agent.units < agent.capacity.units_max
 
 
 def may_hold(agent: AgentState, weight: int, remaining: int, fleet: Fleet) -> bool:
     """Whether the agent may hold a further unit: its slots are always filled; in advance it gets a fair share of what is left."""
     if agent.units < agent.capacity.slots:
         return agent.units == 0 or agent.bytes_held + weight <= agent.capacity.bytes_max
-    share = min(agent.capacity.bytes_max, remaining // (2 * fleet.agents))
-    return agent.bytes_held + weight <= share
+    return agent.bytes_held + weight <= min(agent.capacity.bytes_max, _share(remaining, fleet))
+
+
+def _share(remaining: int, fleet: Fleet) -> int:
+    return remaining // (2 * fleet.agents)
 
 
 def range_length(remaining: int, fleet: Fleet, limits: SpreadLimits) -> int:
@@ -111,9 +127,9 @@ def next_work(job: JobState, agent: AgentState, fleet: Fleet, limits: SpreadLimi
         return None
     return (
         _publish(job, agent, now)
-        or _open_early(job, limits, now)
+        or _open_early(job, limits)
         or _range(job, agent, fleet, limits, now)
-        or _queued(job, agent, fleet, limits, now)
+        or _queued(job, agent, fleet, limits)
     )
 
 
@@ -122,24 +138,23 @@ def worth_splitting(obj: ObjectState, limits: SpreadLimits) -> bool:
     return obj.spec.size is not None and obj.spec.size >= limits.split_min
 
 
-def pick_victim(leases: Iterable[HeldLease], idle: AgentState, limits: SpreadLimits, now: float) -> HeldLease | None:
-    """The range lease of another agent that should give half of its rest to an idle agent: the one that will end last."""
-    best: HeldLease | None = None
-    best_left_s = YIELD_AFTER_S
+def slowest_ranges(leases: Iterable[HeldLease], limits: SpreadLimits, now: float, *, count: int) -> list[HeldLease]:
+    """The range leases whose holders should give half of their rest to idle agents: those that will end last, the last first."""
+    candidates: list[tuple[float, int, HeldLease]] = []
     for lease in leases:
-        if lease.kind is not UnitKind.RANGE or lease.agent_id == idle.agent_id:
+        age = now - lease.granted_at
+        if lease.kind is not UnitKind.RANGE or age < YIELD_AFTER_S:
             continue
         if lease.yield_asked_at is not None and now - lease.yield_asked_at < YIELD_AGAIN_S:
             continue
         left = lease.left.total
-        age = now - lease.granted_at
-        if left < limits.range_min // 2 or age <= 0:
+        if left < limits.range_min // 2:
             continue
         rate = (lease.stop - lease.start - left) / age
         left_s = left / rate if rate else max(age, YIELD_AFTER_S * 2)
-        if age >= YIELD_AFTER_S and left_s > best_left_s:
-            best, best_left_s = lease, left_s
-    return best
+        if left_s > YIELD_AFTER_S:
+            candidates.append((left_s, -lease.token, lease))
+    return [lease for _, _, lease in heapq.nlargest(count, candidates)]
 
 
 def in_order(jobs: Iterable[JobState]) -> Sequence[JobState]:
@@ -147,49 +162,60 @@ def in_order(jobs: Iterable[JobState]) -> Sequence[JobState]:
     return sorted(jobs, key=lambda job: (-job.row.priority, job.row.created_at, job.row.job_id))
 
 
+def _for_anybody(obj: ObjectState, now: float) -> bool:
+    """Whether a complete object has waited long enough for the agent that hashed most of it."""
+    return obj.not_before <= now and (not obj.publisher or now - obj.ready_at >= PUBLISH_PATIENCE_S)
+
+
 def _publish(job: JobState, agent: AgentState, now: float) -> Work | None:
     for obj in job.ready.values():
-        if obj.not_before > now:
-            continue
-        preferred = obj.best_agent()
-        if preferred in ("", agent.agent_id) or now - obj.ready_at >= PUBLISH_PATIENCE_S:
+        if _for_anybody(obj, now) or (obj.publisher == agent.agent_id and obj.not_before <= now):
             return Work(kind=UnitKind.PUBLISH, obj=obj, weight=UNIT_WEIGHT)
     return None
 
 
-def _open_early(job: JobState, limits: SpreadLimits, now: float) -> Work | None:
-    """Open the next big object before the open ones are used up, so that no line is idle in between."""
+def _opens_early(job: JobState, limits: SpreadLimits) -> bool:
+    """Whether to open the next big object: before the open ones are used up, so that no line is idle in between."""
     first = next(iter(job.queued.values()), None)
-    if first is None or first.not_before > now or not worth_splitting(first, limits):
+    return first is not None and worth_splitting(first, limits) and job.open_pending < limits.open_ahead
+
+
+def _open_early(job: JobState, limits: SpreadLimits) -> Work | None:
+    if not _opens_early(job, limits):
         return None
-    if sum(obj.pending.total for obj in job.open.values()) >= limits.open_ahead:
-        return None
-    return Work(kind=UnitKind.OPEN, obj=first, weight=UNIT_WEIGHT)
+    return Work(kind=UnitKind.OPEN, obj=next(iter(job.queued.values())), weight=UNIT_WEIGHT)
+
+
+def _first_pending(obj: ObjectState) -> tuple[int, int]:
+    """Start and length of the first bytes of an open object that nobody holds."""
+    start, stop = next(obj.pending.present(0, obj.weight))
+    return start, stop - start
 
 
 def _range(job: JobState, agent: AgentState, fleet: Fleet, limits: SpreadLimits, now: float) -> Work | None:
-    for obj in job.open.values():
+    for obj in job.wanted.values():
         if obj.not_before > now:
             continue
-        for start, stop in obj.pending:
-            length = range_length(job.remaining, fleet, limits)
-            # A rest shorter than the smallest range is not worth a lease of its own.
-            end = stop if stop - start < length + limits.range_min else start + length
-            weight = end - start + UNIT_WEIGHT
-            if not may_hold(agent, weight, job.remaining, fleet):
-                return None
-            return Work(kind=UnitKind.RANGE, obj=obj, start=start, stop=end, weight=weight)
-    return None
-
-
-def _queued(job: JobState, agent: AgentState, fleet: Fleet, limits: SpreadLimits, now: float) -> Work | None:
-    for obj in job.queued.values():
-        if obj.not_before > now:
-            continue
-        if worth_splitting(obj, limits):
-            return Work(kind=UnitKind.OPEN, obj=obj, weight=UNIT_WEIGHT)
-        weight = obj.weight + UNIT_WEIGHT
+        start, available = _first_pending(obj)
+        length = range_length(job.remaining, fleet, limits)
+        if (
+            available < length + limits.range_min
+        ):  # a rest shorter than the smallest range is not worth a lease of its own
+            length = available
+        weight = length + UNIT_WEIGHT
         if not may_hold(agent, weight, job.remaining, fleet):
             return None
-        return Work(kind=UnitKind.WHOLE, obj=obj, weight=weight)
+        return Work(kind=UnitKind.RANGE, obj=obj, start=start, stop=start + length, weight=weight)
     return None
+
+
+def _queued(job: JobState, agent: AgentState, fleet: Fleet, limits: SpreadLimits) -> Work | None:
+    obj = next(iter(job.queued.values()), None)
+    if obj is None or worth_splitting(
+        obj, limits
+    ):  # those are opened when their turn has come, not for want of other work
+        return None
+    weight = obj.weight + UNIT_WEIGHT
+    if not may_hold(agent, weight, job.remaining, fleet):
+        return None
+    return Work(kind=UnitKind.WHOLE, obj=obj, weight=weight)

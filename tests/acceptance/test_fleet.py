@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.cli import delivered, leftovers
 from support.contents import SyntheticFile, sha256_hex
-from support.fleet import Fleet
+from support.fleet import Fleet, file_sha256_hex
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 
@@ -45,20 +45,87 @@ def bring_one_file(fleet: Fleet, hub: StandInHub, to: Path, size: int) -> None:
     fleet.until_alive(*AGENTS)
     job = fleet.ended(fleet.submit("hf://acme/big", "--to", to), timeout_s=100)
 
-    assert job.objects_done == 1
-    assert job.bytes_fetched == job.bytes_done == size
-    assert (to / "model.bin").stat().st_size == size
+    assert (job.objects_done, job.objects_failed) == (1, 0)
+    assert job.bytes_done == job.bytes_fetched == size
+    assert file_sha256_hex(to / "model.bin") == sha256_hex(content)
     assert leftovers(to) == []
     assert hub.log.bytes_served <= size * 1.05
-    print(shares(hub), hub.log.bytes_served)
+    assert {name for name, share in shares(hub).items() if share >= size / 5} == set(AGENTS)
+    assert hub.log.where(kind="file").max_in_flight <= len(AGENTS) + 1
     peaks = {daemon.name: daemon.peak_rss_bytes() for daemon in (fleet.coordinator, *map(fleet.agent, AGENTS))}
-    print(peaks)
+    assert {name for name, peak in peaks.items() if peak >= RSS_MAX} == set()
 
 
-def test_x(hub, tmp_path):
-    with Fleet(tmp_path / "fleet", endpoint=hub.url, environ={"SHOAL_FETCH_CONNECTIONS_PER_HOST": "1"}) as fleet:
-        import time
+@pytest.fixture
+def fleet(tmp_path: Path, hub: StandInHub) -> Iterator[Fleet]:
+    environ = {"SHOAL_FETCH_CONNECTIONS_PER_HOST": "1"}
+    with Fleet(tmp_path / "fleet", endpoint=hub.url, environ=environ) as made:
+        yield made
 
-        t = time.monotonic()
-        bring_one_file(fleet, hub, tmp_path / "to", 192 * MIB)
-        print(time.monotonic() - t)
+
+def test_three_agents_share_one_big_file(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    bring_one_file(fleet, hub, tmp_path / "to", 192 * MIB)
+
+
+@pytest.mark.slow
+def test_three_agents_share_half_a_gibibyte(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    bring_one_file(fleet, hub, tmp_path / "to", 512 * MIB)
+
+
+def test_many_small_files_cost_one_request_each(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    files = {f"folder {number % 7}/f{number:03}": b"%d " % number * number for number in range(400)}
+    hub.add(HubRepo("acme/many", files))
+    fleet.start(*AGENTS)
+    job = fleet.ended(fleet.submit("hf://acme/many", "--to", tmp_path / "to"))
+    assert (job.objects_done, job.objects_failed) == (400, 0)
+    assert delivered(tmp_path / "to") == files
+    assert leftovers(tmp_path / "to") == []
+    for kind in ("resolve", "file"):  # the request, and the redirect that it was answered with
+        assert set(Counter(record.path for record in hub.log.where(kind=kind)).values()) == {1}
+    assert hub.log.count(kind="resolve") == 400
+    agents = fleet.agents()
+    assert sum(agent.objects_done for agent in agents.values()) == 400
+    assert min(agents[name].objects_done for name in AGENTS) > 0
+    finished = fleet.run("verify", tmp_path / "to").expect(0)
+    assert "400" in finished.stderr + finished.stdout
+
+
+def test_the_same_again_moves_nothing(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    hub.add(HubRepo("acme/again", {"config.json": b"{}", "model.bin": SyntheticFile(24 * MIB, seed=8)}))
+    hub.faults.connection_rate = None
+    fleet.start(*AGENTS)
+    fleet.ended(fleet.submit("hf://acme/again", "--to", tmp_path / "to"))
+    served = hub.log.bytes_served
+    again = fleet.ended(fleet.submit("hf://acme/again", "--to", tmp_path / "to"))
+    assert (again.objects_done, again.objects_skipped, again.bytes_fetched) == (2, 2, 0)
+    assert hub.log.bytes_served == served
+
+
+def test_agents_mount_the_shared_folder_in_different_places(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    hub.add(HubRepo("acme/big", {"model.bin": SyntheticFile(96 * MIB, seed=9)}))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "mount").symlink_to(tmp_path / "shared")
+    fleet.coordinator.start()
+    fleet.add_agent("a1", "--root", str(tmp_path / "shared"))
+    fleet.add_agent("a2", "--root", str(tmp_path / "mount"))
+    fleet.until_alive("a1", "a2")
+    job = fleet.submit("hf://acme/big", "--to", "/models/big")
+
+    def both() -> bool:
+        return {"a1", "a2"} <= {name for active in fleet.job(job).active for name in active.agents}
+
+    fleet.until("both to work on it", both)
+    fleet.ended(job)
+    assert file_sha256_hex(tmp_path / "shared/models/big/model.bin") == sha256_hex(SyntheticFile(96 * MIB, seed=9))
+
+
+def test_into_the_hub_cache(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    repo = hub.add(HubRepo("acme/tiny", {"config.json": b"{}", "model.bin": SyntheticFile(24 * MIB, seed=8)}))
+    hub.faults.connection_rate = None
+    cache = tmp_path / "shared cache"
+    fleet.start("a1", "a2", environ={"HF_HUB_CACHE": str(cache)})
+    fleet.ended(fleet.submit("hf://acme/tiny", "--to", "hf-cache"))
+    snapshot = cache / "models--acme--tiny" / "snapshots" / repo.sha
+    assert (snapshot / "config.json").read_bytes() == b"{}"
+    assert file_sha256_hex(snapshot / "model.bin") == sha256_hex(SyntheticFile(24 * MIB, seed=8))
+    assert (cache / "models--acme--tiny/refs/main").read_text() == repo.sha

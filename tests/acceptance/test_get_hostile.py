@@ -1,4 +1,4 @@
-"""Hostile names, planted links and disks that do not take it: nothing outside of the destination is touched, and the good files arrive."""
+"""Hostile names, planted links, full disks: nothing outside of the destination is touched, and the good files arrive."""
 
 from __future__ import annotations
 

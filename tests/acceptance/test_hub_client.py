@@ -86,7 +86,10 @@ def test_a_real_model_in_the_cache(shoal: Shoal, hub: StandInHub, model: Path) -
     assert leftovers(shoal.cache) == []
 
     hub.log.clear()
-    download = "answer = [huggingface_hub.snapshot_download('acme/minilm'), huggingface_hub.hf_hub_download('acme/minilm', 'config.json')]"
+    download = """
+file = huggingface_hub.hf_hub_download('acme/minilm', 'config.json')
+answer = [huggingface_hub.snapshot_download('acme/minilm'), file]
+"""
     offline = client(shoal, download, environ=OFFLINE)
     assert offline == [str(snapshot), str(snapshot / "config.json")]
     assert len(hub.log.records) == 0

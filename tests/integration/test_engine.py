@@ -154,7 +154,9 @@ async def test_endpoints_are_tried_in_order(tmp_path: Path) -> None:
         job = hub_job(["http://127.0.0.1:1", mirror.url, hub.url], repo, tmp_path)
         async with engine(job) as bench:
             assert {report.outcome for report in await bench.whole(specs)} == {Outcome.DONE}
-            assert mirror.log.count(kind="resolve") == hub.log.count(kind="resolve") == len([s for s in specs if s.size])
+            assert (
+                mirror.log.count(kind="resolve") == hub.log.count(kind="resolve") == len([s for s in specs if s.size])
+            )
     assert same(tmp_path / "model.safetensors", BIG)
 
 

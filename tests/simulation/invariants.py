@@ -51,7 +51,7 @@ def check_leases(table: LeaseTable) -> None:
 
 def _check_job(job: JobState, by_object: dict[int, list[HeldLease]]) -> None:
     name = job.row.job_id
-    remaining = 0
+    remaining = pending = 0
     for container, phase in ((job.queued, Phase.QUEUED), (job.open, Phase.RANGES), (job.ready, Phase.READY)):
         for object_id, obj in container.items():
             require(job.objects.get(object_id) is obj, f"{name}: o{object_id} is in a queue but not in the window")
@@ -61,14 +61,20 @@ def _check_job(job: JobState, by_object: dict[int, list[HeldLease]]) -> None:
         leases = by_object.pop(object_id, [])
         _check_object(job, obj, leases)
         if obj.phase is Phase.QUEUED:
-            require(object_id in job.queued, f"{name}: o{object_id} is queued nowhere")
+            waits = object_id in job.queued or (obj.not_before, object_id) in job.delayed
+            require(waits, f"{name}: o{object_id} is queued nowhere")
             remaining += obj.weight
         elif obj.phase is Phase.RANGES:
             require(object_id in job.open, f"{name}: o{object_id} is not among the open")
             remaining += obj.pending.total
+            pending += obj.pending.total
+            wanted = job.wanted.get(object_id) is obj
+            require(wanted == bool(obj.pending), f"{name}: o{object_id} is wanted ({wanted}) for {obj.pending}")
         elif obj.phase is Phase.READY:
             require(object_id in job.ready, f"{name}: o{object_id} is not among the ready")
     require(job.remaining == remaining, f"{name}: remaining is {job.remaining}, not {remaining}")
+    require(job.open_pending == pending, f"{name}: open_pending is {job.open_pending}, not {pending}")
+    require(len(job.wanted) <= len(job.open), f"{name}: bytes of an object that is not open are wanted")
     row = job.row
     if row.spec is not None:
         counted = row.objects_done + row.objects_failed

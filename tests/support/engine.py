@@ -39,12 +39,21 @@ class Bench:
         self.reports.append(report)
         self.changed.set()
 
-    def start(self, kind: UnitKind, spec: ObjectSpec | None = None, start: int = 0, stop: int = 0, remaining: int = 0) -> LeaseRef:
+    def start(
+        self, kind: UnitKind, spec: ObjectSpec | None = None, start: int = 0, stop: int = 0, remaining: int = 0
+    ) -> LeaseRef:
         """Grant a lease to the worker."""
         token = next(iter(self.tokens))
         unit = f"r{token}" if kind is UnitKind.RANGE else f"o{spec.object_id}" if spec else f"j{self.job.job_id}"
         lease = Lease(
-            unit=unit, token=token, kind=kind, job_id=self.job.job_id, object=spec, start=start, stop=stop, remaining=remaining
+            unit=unit,
+            token=token,
+            kind=kind,
+            job_id=self.job.job_id,
+            object=spec,
+            start=start,
+            stop=stop,
+            remaining=remaining,
         )
         self.worker.start(lease, self.job, lambda: self.deadline_s)
         return LeaseRef(unit, token)
@@ -83,7 +92,13 @@ class Bench:
         if opened.outcome is not Outcome.DONE or opened.skipped:
             return opened
         refs = [
-            self.start(UnitKind.RANGE, spec, at, min(spec.size, at + range_bytes), remaining=max(0, spec.size - at - range_bytes))
+            self.start(
+                UnitKind.RANGE,
+                spec,
+                at,
+                min(spec.size, at + range_bytes),
+                remaining=max(0, spec.size - at - range_bytes),
+            )
             for at in range(0, spec.size, range_bytes)
         ]
         for ref in refs:
@@ -94,7 +109,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def engine(job: JobSpec, *, root: Path = Path("/"), token: str = "", prepare: bool = True, **options: object) -> AsyncIterator[Bench]:
+async def engine(
+    job: JobSpec, *, root: Path = Path("/"), token: str = "", prepare: bool = True, **options: object
+) -> AsyncIterator[Bench]:
     """A worker for one job, its destination prepared."""
     loop = asyncio.get_running_loop()
 
@@ -162,7 +179,9 @@ def web_job(to: Path) -> JobSpec:
     )  # fmt: skip
 
 
-def web_spec(url: str, content: ContentLike, *, path: str = "file.bin", sized: bool = True, digested: bool = True) -> ObjectSpec:
+def web_spec(
+    url: str, content: ContentLike, *, path: str = "file.bin", sized: bool = True, digested: bool = True
+) -> ObjectSpec:
     """An object of a plain web server."""
     held = as_content(content)
     return ObjectSpec(
