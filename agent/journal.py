@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from ..common.errors import StateDamaged
+from ..common.errors import NotWritable, StateDamaged
 from ..common.records import Failure, Outcome, Result
 
 COMPACT_AT = 256 << 10
@@ -26,11 +26,16 @@ class FileJournal:
     """Unacknowledged reports in a file. One process at a time (the agent holds a lock on its data folder)."""
 
     def __init__(self, path: Path) -> None:
-        """Args: path of the journal file; its folder must exist. Raises OSError if it cannot be read or created."""
+        """Args: path of the journal file; its folder must exist. Raises NotWritable if it cannot be read or created."""
         self._path = path
-        self._pending = _read(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._rewrite()
+        self._file = -1
+        try:
+            self._pending = _read(path)
+            self._rewrite()
+        except OSError as error:
+            raise NotWritable(
+                f"agent journal {path}", cause=str(error), remedy="name another folder with --data"
+            ) from None
 
     @property
     def pending(self) -> dict[int, Result]:
@@ -59,19 +64,26 @@ class FileJournal:
         os.close(self._file)
 
     def _append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        try:
+            _write_all(self._file, data)
+        except OSError:
+            os.ftruncate(self._file, self._size)  # half a line would hide all that is written after it
+            raise
         self._size += len(data)
 
     def _rewrite(self) -> None:
         """Replace the file by one that holds only what is pending; readers see the old or the new, never a mixture."""
         data = b"".join(_line({"put": _to_json(result)}) for result in self._pending.values())
         temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(data)
-        fresh = os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        temporary.replace(self._path)
-        os.close(self._file)
+        fresh = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fresh, data)
+            temporary.replace(self._path)
+        except OSError:
+            os.close(fresh)
+            raise
+        if self._file >= 0:
+            os.close(self._file)
         self._file = fresh
         self._size = len(data)
 
@@ -90,6 +102,12 @@ class MemoryJournal:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
 
 
 def _line(entry: dict[str, Any]) -> bytes:

@@ -177,7 +177,7 @@ class Agent:
                     await self._converse(link)
                     failures = 0
             except ShoalError as error:
-                failures += 1
+                failures = 1 if self.connected.is_set() else failures + 1
                 if failures == 1:
                     log.warning("agent.disconnected", error=str(error))
                 if not error.retryable:
@@ -272,9 +272,9 @@ class Agent:
                 case SetBudgets(budgets):
                     self._worker.set_budget(budgets)
                 case Journal(results):
-                    self._journal.put(results)
+                    self._keep(lambda: self._journal.put(results))
                 case Settle(seqs):
-                    self._journal.drop(seqs)
+                    self._keep(lambda: self._journal.drop(seqs))
                 case Tell(message):
                     self._outgoing.put_nowait(message)
                 case Leave(reason, reconnect):
@@ -283,6 +283,13 @@ class Agent:
                         self._recalled = True
                     else:
                         self.stop()
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """The journal saves work after a kill, no more: a full disk must not keep reports from being sent."""
+        try:
+            write()
+        except OSError as error:
+            log.error("journal.not_written", error=str(error))
 
     async def _drain(self, worker: Worker) -> None:
         """Give everything back, say goodbye, and wait until both are on the wire."""

@@ -134,5 +134,5 @@ class Planner:
 
 
 def _unsafe(name: str, reason: str) -> Failure:
-    error = UnsafeName(name, cause=reason)
+    error = UnsafeName(name, cause=reason, remedy="leave it out with --exclude, or ask the publisher to rename it")
     return Failure(code=error.code, text=str(error), retryable=False)

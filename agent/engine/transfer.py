@@ -20,9 +20,9 @@ from .locations import Location
 from .memory import BufferPool
 
 if TYPE_CHECKING:
+    from ...common.http import Headers
     from ..storage.destination import Destination, Published
     from ..storage.partial import Partial
-    from ...common.http import Headers
     from .pieces import Piece
 
 
@@ -49,6 +49,7 @@ class Transfer:
         self.rangeless = False  # the server sends the whole or nothing
         self.sweeper: Piece | None = None  # the piece whose stream brings the whole body of a rangeless object
         self.doubtful: Headers | None = None  # of an answer that may be an error page
+        self.resolving = asyncio.Lock()  # held by the one request that finds out where the bytes are
         self.version: object = None  # of a source file: size and time of change
         self._destination = destination
         self._disk = disk

@@ -23,6 +23,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from ...common.error_pages import media_type
 from ...common.errors import Changed, ProtocolViolation
 from ...common.http.message import ContentRange, Headers
 from ...common.secrets import redact
@@ -31,9 +32,7 @@ PAGE_BYTES_MAX: Final = 64 * 1024  # of an error page; its title comes early
 _TITLE_CHARS_MAX: Final = 100
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
-_HTML_NAMES: Final = (".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", "/")
 _JSON_ERROR_KEYS: Final = frozenset({"error", "errors", "error_code", "message", "detail", "status", "code"})
-_JSON_NAMES: Final = (".json", ".jsonl", ".ndjson", ".ipynb", ".geojson", ".webmanifest", ".map")
 
 
 class Body(enum.Enum):
@@ -134,33 +133,14 @@ def _check_same(asked: Asked, validator: str) -> None:
 
 
 def _wrong_size(asked: Asked, got: int, headers: Headers) -> ProtocolViolation:
-    kind = _kind(headers)
+    kind = media_type(headers)
     what = f"a {kind} body" if kind else "a body"
     return ProtocolViolation(asked.name, cause=f"the server sends {what} of {got} bytes, the file has {asked.size}")
 
 
-def is_page(headers: Headers, path: str) -> bool:
-    """Whether an answer is of a kind in which servers tell of errors, though the object's name promises another kind.
-
-    path: of the object. Only worth a look where the size is not known, or to explain a wrong one.
-    """
-    kind = _kind(headers)
-    name = path.lower()
-    if is_html(headers):
-        return not name.endswith(_HTML_NAMES)
-    if kind in ("application/json", "application/problem+json"):
-        return not name.endswith(_JSON_NAMES)
-    return False
-
-
-def is_html(headers: Headers) -> bool:
-    """Whether an answer is a page for people."""
-    return _kind(headers) in ("text/html", "application/xhtml+xml")
-
-
 def page_error(name: str, headers: Headers, body: bytes) -> ProtocolViolation | None:
     """The error that an HTML or JSON page stands for; None for JSON that does not look like an error. body: its beginning."""
-    if "json" in _kind(headers):
+    if "json" in media_type(headers):
         said = _json_message(body)
         if said is None:
             return None
@@ -172,10 +152,6 @@ def page_error(name: str, headers: Headers, body: bytes) -> ProtocolViolation | 
         cause=f"the server sent an HTML page instead of the file{_quoted(title)}",
         remedy="look at the URL in a browser; a login page or a proxy may be in the way",
     )
-
-
-def _kind(headers: Headers) -> str:
-    return headers.get("content-type").partition(";")[0].strip().lower()
 
 
 def _json_message(body: bytes) -> str | None:

@@ -72,12 +72,7 @@ class Destination:
     def prepare(self) -> None:
         """PREPARE unit: make the folder, prove that it can be written and has room, write the shared marker."""
         with self._errors(str(self.path)):
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError):
-                raise NotWritable(
-                    str(self.path), cause="a file lies where a folder should be", remedy="choose another destination"
-                ) from None
+            self._make_folder()
             here = self._open()
             check_room(
                 self.path,
@@ -118,7 +113,7 @@ class Destination:
         with ExitStack() as stack:
             try:
                 with self._errors(str(self.path)):
-                    self.path.mkdir(parents=True, exist_ok=True)
+                    self._make_folder()
                     here = self._open()
                     here.make_folders()
                     stack.callback(tidy, here.root, self._work)
@@ -134,6 +129,14 @@ class Destination:
                 yield
             finally:
                 self._is_alone = False
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotWritable(
+                str(self.path), cause="a file lies where a folder should be", remedy="choose another destination"
+            ) from None
 
     def find_present(self, spec: ObjectSpec) -> Published | None:
         """The final file when it is there and right (skipped=True), else None. May hash the file: call from a thread.

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from ...common.digests import parse_digest
+from ...common.error_pages import is_page
 from ...common.errors import AccessDenied, HttpStatus, NotFound, RateLimited, ShoalError, UnsafeName, UsageError
 from ...common.http import Headers
 from ...common.http.url import parse_url
@@ -65,7 +66,9 @@ class HttpSource:
         self._object = ObjectSpec(
             object_id=1,
             path=path,
-            size=_size(reply),
+            # What looks like a page, with no digest to say that it is the file, has not shown the file's size: the agent
+            # looks into it.
+            size=None if is_page(reply.headers, path) and not self._digest else _size(reply),
             digest=self._digest,
             etag=_validator(reply.headers),
             url=self._url,

@@ -8,16 +8,16 @@ import os
 from pathlib import Path
 
 import pytest
+
+from shoal.agent.engine.pieces import MIB
+from shoal.common.intervals import IntervalSet
+from shoal.common.records import HostBudget, JobSpec, Layout, ObjectSpec, OriginKind, Outcome, UnitKind
 from support.contents import SyntheticFile
 from support.engine import Bench, engine, hub_job, hub_specs, leftovers, open_files, same, web_job, web_spec
 from support.faults import Drip, NoContentLength, RateLimited
 from support.hub import StandInHub
 from support.hub_repo import HubRepo
 from support.origin import FaultOrigin, OriginFile
-
-from shoal.agent.engine.pieces import MIB
-from shoal.common.intervals import IntervalSet
-from shoal.common.records import HostBudget, JobSpec, Layout, ObjectSpec, OriginKind, Outcome, UnitKind
 
 BIG = SyntheticFile(24 * MIB, seed=1)
 TOKEN = "hf_" + "A1b2C3d4" * 4
@@ -57,11 +57,10 @@ async def test_a_repo_comes_down_with_one_resolve_per_file(tmp_path: Path) -> No
 async def test_the_hub_cache_layout(tmp_path: Path) -> None:
     repo = small_repo()
     specs = hub_specs(repo)
-    async with StandInHub([repo]) as hub:
-        async with engine(hub_job([hub.url], repo, tmp_path, layout=Layout.HUB_CACHE)) as bench:
-            assert {report.outcome for report in await bench.whole(specs)} == {Outcome.DONE}
-            bench.objects = specs
-            assert (await bench.run(UnitKind.FINALIZE)).outcome is Outcome.DONE
+    async with StandInHub([repo]) as hub, engine(hub_job([hub.url], repo, tmp_path, layout=Layout.HUB_CACHE)) as bench:
+        assert {report.outcome for report in await bench.whole(specs)} == {Outcome.DONE}
+        bench.objects = specs
+        assert (await bench.run(UnitKind.FINALIZE)).outcome is Outcome.DONE
     snapshot = tmp_path / "models--acme--tiny" / "snapshots" / repo.sha
     assert same(snapshot / "model.safetensors", BIG)
 

@@ -50,6 +50,7 @@ class SimCoordinator:
         listings: dict[str, list[ObjectSpec]],
         make_core: MakeCore = Core,
         load_max: int = 4096,
+        check_every: int = 1,
         store_delay_s: float = 0.0,
     ) -> None:
         """listings are what the jobs' sources list; store_delay_s is the longest time that a call of the store takes."""
@@ -59,6 +60,7 @@ class SimCoordinator:
         self.life = 0
         self.store_delay_s = store_delay_s
         self.sessions: dict[str, Link] = {}
+        self.told: dict[str, set[str]] = {}  # agent -> jobs that it was told of in its session
         self.rightful: dict[tuple[str, int, int], bool] = {}  # (agent, seq, token) of a report -> was the lease its own
         self.on_send: Callable[[str, CoordinatorMessage], None] = lambda agent_id, message: None
         self._rng = rng
@@ -66,6 +68,8 @@ class SimCoordinator:
         self._listings = listings
         self._make_core = make_core
         self._load_max = load_max
+        self._check_every = check_every
+        self._unchecked = 0
         self._busy = False
         self._timer = 0
         self._links: list[Link] = []
@@ -126,6 +130,12 @@ class SimCoordinator:
     def _store_s(self) -> float:
         return self._rng.random() * self.store_delay_s
 
+    def _check(self) -> None:
+        self._unchecked += 1
+        if self._unchecked >= self._check_every:
+            self._unchecked = 0
+            check_invariants(self.core)
+
     # ---- turns ------------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
@@ -139,7 +149,7 @@ class SimCoordinator:
         self.core.tick(now)
         self.core.assign(now)
         effects = self.core.take_effects()
-        check_invariants(self.core)
+        self._check()
         if effects:
             # Messages belong to the sessions that were open when they were made: a later one has said Hello since.
             recipients = {send.agent_id: self.recipient(send.agent_id) for send in effects.sends}
@@ -245,6 +255,7 @@ class SimCoordinator:
             if before is not None and before is not link:
                 before.cut()
             self.sessions[link.agent_id] = link
+            self.told[link.agent_id] = set()
         elif self.sessions.get(link.agent_id) is not link:
             return
         if isinstance(message, Hello | Results):
@@ -254,7 +265,7 @@ class SimCoordinator:
                 report = (link.agent_id, result.seq, result.token)
                 self.rightful[report] = self.rightful.get(report, False) or rightful  # a report may come twice
         self.core.receive(link.agent_id, message, self.clock.now)
-        check_invariants(self.core)
+        self._check()
         if isinstance(message, Goodbye):
             del self.sessions[link.agent_id]
         self.wake()

@@ -55,6 +55,7 @@ class Scenario:
     lease_ttl_s: float = 30.0
     load_max: int = 4096
     rate: float = 8.0 * MIB
+    check_every: int = 1  # a check of all invariants after so many events
 
     @classmethod
     def random(cls, rng: random.Random) -> Scenario:
@@ -117,6 +118,7 @@ class World:
             listings=listings,
             make_core=make_core,
             load_max=self.scenario.load_max,
+            check_every=self.scenario.check_every,
             store_delay_s=2.0 if "slow_store" in self.scenario.faults else 0.005,
         )
         self.coordinator.on_send = self._sent
@@ -189,6 +191,9 @@ class World:
                 token = self.coordinator.ledger.highest_token
                 require(known is not None or lease.token <= token, f"{lease.unit} is granted before it is written")
                 self.granted[lease.kind.value] += 1
+                told = self.coordinator.told[agent_id] | {job.job_id for job in message.jobs}
+                require(lease.job_id in told, f"{agent_id} is granted work of {lease.job_id}, of which it was not told")
+            self.coordinator.told[agent_id] |= {job.job_id for job in message.jobs}
         elif isinstance(message, Acks):
             self._check_acks(agent_id, message)
 
