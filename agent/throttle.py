@@ -15,6 +15,7 @@ from typing import Final
 from ..common.records import HostBudget, HostObservation
 
 BLOCK_S_MAX: Final = 3600.0  # no host may stop us for longer with one answer: it is asked again after an hour
+EVERY_HOST: Final = "*"  # the budget of this name holds for each host that has none of its own
 _BURST_S: Final = 1.0  # an idle bucket saves up the tokens of so many seconds
 
 
@@ -63,6 +64,7 @@ class HostState:
     requests: TokenBucket = field(default_factory=TokenBucket)
     received: TokenBucket = field(default_factory=TokenBucket)
     blocked_until_s: float = 0.0
+    has_budget: bool = False  # of its own
     ok: int = 0
     throttled: int = 0
     errors: int = 0
@@ -84,6 +86,7 @@ class Throttle:
         self._clock = clock
         self._sleep = sleep
         self._hosts: dict[str, HostState] = {}
+        self._general: HostBudget | None = None
         self._met: set[str] = set()  # hosts with something to tell since the last take_observations
         self.urgent: Callable[[], None] = lambda: None  # called when the fleet should hear of a block at once
 
@@ -91,7 +94,7 @@ class Throttle:
 
     def request_delay_s(self, host: str, now: float) -> float:
         """How long to wait before one request to the host. While the host is blocked nothing is taken from its budget."""
-        state = self._hosts.get(host)
+        state = self._state(host) if self._general is not None else self._hosts.get(host)
         if state is None:
             return 0.0
         if state.blocked_until_s > now:
@@ -117,11 +120,23 @@ class Throttle:
     def set_budgets(self, budgets: Iterable[HostBudget], now: float) -> None:
         """Take this agent's shares from the coordinator. A block only ever grows here: the host's own word is the newer one."""
         for budget in budgets:
+            if budget.host == EVERY_HOST:
+                self._set_general(budget, now)
+                continue
             state = self._state(budget.host)
+            state.has_budget = True
             state.requests.set_rate(budget.requests_per_s, now)
             state.received.set_rate(budget.bytes_per_s, now)
             if budget.blocked_s > 0:
                 state.blocked_until_s = max(state.blocked_until_s, now + budget.blocked_s)
+
+    def _set_general(self, budget: HostBudget, now: float) -> None:
+        """The budget of each host that has none of its own."""
+        self._general = budget
+        for state in self._hosts.values():
+            if not state.has_budget:
+                state.requests.set_rate(budget.requests_per_s, now)
+                state.received.set_rate(budget.bytes_per_s, now)
 
     def answered(self, host: str) -> None:
         """The host gave a good answer."""
@@ -182,4 +197,7 @@ class Throttle:
         state = self._hosts.get(host)
         if state is None:
             state = self._hosts[host] = HostState()
+            if self._general is not None:
+                state.requests = TokenBucket(self._general.requests_per_s)
+                state.received = TokenBucket(self._general.bytes_per_s)
         return state

@@ -5,46 +5,42 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..common.errors import Changed, ShoalError
-from ..common.intervals import Interval
+from ..common.errors import ShoalError
 from ..common.records import (
-    Failure,
     HostBudget,
     HostObservation,
     JobSpec,
     Lease,
     LeaseRef,
     ObjectSpec,
-    OriginKind,
-    Outcome,
     Progress,
     UnitKind,
+    WorkReport,
 )
+from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
-from .engine.holding import Holding, WorkReport
+from .engine.holding import Holding
 from .engine.jobs import JobContext
 from .engine.lanes import Lane
 from .engine.memory import BufferPool
 from .engine.options import OBJECTS_IDLE_MAX, REPORT_S, TICK_S, EngineOptions
+from .engine.origins import Origins
+from .engine.reporting import failed, not_taken, progressed, released, returned
 from .engine.streams import Fetcher
 from .engine.transfer import Transfer
 from .engine.units import Lapsed, ListObjects, Units
 from .throttle import Throttle
 
 if TYPE_CHECKING:
-    from ..common.http import HttpClient
     from ..common.secrets import Secret
-    from .storage.destination import Destination, Published
+    from .storage.destination import Destination
 
 __all__ = ["EngineOptions", "WorkReport", "Worker"]
-
-_LOOK_BATCH = 32  # objects that one thread looks for on disk at a time
 
 
 class Worker:
@@ -82,9 +78,6 @@ class Worker:
         self._holdings: dict[LeaseRef, Holding] = {}
         self._jobs: dict[str, JobContext] = {}
         self._retired: list[JobContext] = []
-        self._lanes: dict[str, Lane] = {}
-        self._clients: dict[bool, HttpClient] = {}
-        self._arrivals: list[Holding] = []
         self._busy = asyncio.Event()
         self._left = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -106,7 +99,7 @@ class Worker:
             list_objects=self._list_objects,
             finished=self._finished,
         )
-        self._fetcher = Fetcher(
+        fetcher = Fetcher(
             self._options,
             throttle=self._throttle,
             buffers=self._buffers,
@@ -115,10 +108,16 @@ class Worker:
             rng=self._rng,
             deliver_small=self._units.publish_small,
         )
-        self._files = FileFetcher(
+        files = FileFetcher(
             disk=self._disk, buffers=self._buffers, clock=self._clock, deliver_small=self._units.publish_small
         )
         self._tasks = asyncio.TaskGroup()
+        self._origins = Origins(
+            self._options, tasks=self._tasks, clock=self._clock, fetch_web=fetcher.fetch, fetch_local=files.fetch
+        )
+        self._admission = Admission(
+            disk=self._disk, tasks=self._tasks, units=self._units, begin=self._begin, finished=self._finished
+        )
         await self._tasks.__aenter__()
         self._ticker = self._tasks.create_task(self._tick(), name="shoal-worker-tick")
         return self
@@ -128,8 +127,7 @@ class Worker:
     ) -> None:
         for holding in list(self._holdings.values()):
             self._end(holding)
-        for lane in self._lanes.values():
-            lane.close()
+        self._origins.close_lanes()
         self._ticker.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
@@ -140,8 +138,7 @@ class Worker:
         for job in (*self._jobs.values(), *self._retired):
             await job.close()
         await self._disk.idle()
-        for client in self._clients.values():
-            await client.aclose()
+        await self._origins.aclose()
         await self._disk.aclose()
         await self._hashing.aclose()
 
@@ -156,22 +153,18 @@ class Worker:
         if ref in self._holdings:
             return
         if self._draining:
-            self._report(WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.RETURNED))
+            self._report(not_taken(ref))
             return
         try:
             context = self._job(job)
         except ShoalError as error:
-            self._report(
-                WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.FAILED, failure=_failure(error))
-            )  # fmt: skip
+            self._report(not_taken(ref, error))
             return
         holding = Holding(lease, context, deadline)
         self._holdings[ref] = holding
         self._busy.set()
         if lease.kind is UnitKind.WHOLE:
-            if not self._arrivals:
-                asyncio.get_running_loop().call_soon(self._admit)
-            self._arrivals.append(holding)
+            self._admission.add(holding)
         else:
             self._begin(holding)
 
@@ -268,17 +261,7 @@ class Worker:
             if holding.lease.kind is UnitKind.FINALIZE and self._jobs.pop(holding.lease.job_id, None) is not None:
                 self._retired.append(holding.job)
         elif not isinstance(result, Lapsed):
-            done = () if isinstance(result, Changed) else self._units.take_unreported(holding)
-            self._report(
-                WorkReport(
-                    unit=holding.ref.unit,
-                    token=holding.ref.token,
-                    outcome=Outcome.FAILED,
-                    done=done if holding.lease.kind is UnitKind.RANGE else (),
-                    fetched=holding.take_fetched(),
-                    failure=_failure(result),
-                )
-            )
+            self._report(failed(holding, result))
         self._end(holding, task_too=False)
 
     def _end(self, holding: Holding, *, task_too: bool = True) -> None:
@@ -309,31 +292,18 @@ class Worker:
     def _give_up(self, holding: Holding) -> None:
         if holding.ended:
             return
-        ranged = holding.lease.kind is UnitKind.RANGE
-        self._report(
-            WorkReport(
-                unit=holding.ref.unit,
-                token=holding.ref.token,
-                outcome=Outcome.RETURNED,
-                done=self._units.take_unreported(holding) if ranged else (),
-                fetched=holding.take_fetched(),
-            )
-        )
+        self._report(returned(holding))
         self._end(holding)
 
     def _release_range(self, holding: Holding) -> None:
-        if holding.lane is None:
-            released: tuple[Interval, ...] = ((holding.lease.start, holding.lease.stop),)
-        else:
-            released = holding.lane.planner.release(holding)
-        for start, stop in released:
-            holding.want.remove(start, stop)
-        if holding.lane is None:
+        if holding.lane is None:  # not begun
             self._give_up(holding)
-        elif released:
-            self._report(
-                WorkReport(unit=holding.ref.unit, token=holding.ref.token, outcome=Outcome.PARTIAL, released=released)
-            )
+            return
+        given = holding.lane.planner.release(holding)
+        for start, stop in given:
+            holding.want.remove(start, stop)
+        if given:
+            self._report(released(holding, given))
             if not holding.want:
                 holding.complete()
 
@@ -349,40 +319,6 @@ class Worker:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    # -- WHOLE leases: looked for on disk many at a time
-
-    def _admit(self) -> None:
-        arrivals, self._arrivals = self._arrivals, []
-        by_job: dict[JobContext, list[Holding]] = {}
-        for holding in arrivals:
-            by_job.setdefault(holding.job, []).append(holding)
-        for job, holdings in by_job.items():
-            for at in range(0, len(holdings), _LOOK_BATCH):
-                batch = holdings[at : at + _LOOK_BATCH]
-                self._tasks.create_task(self._look(job, batch), name="shoal-look")
-
-    async def _look(self, job: JobContext, batch: list[Holding]) -> None:
-        """Which of these objects are there already? The others are fetched."""
-        try:
-            await job.check_shared()
-            looked = self._disk.run(partial(_find_present, job.destination, [holding.spec for holding in batch]))
-            found = await looked.wait()
-        except Exception as error:
-            for holding in batch:
-                self._finished(holding, error)
-            return
-        for holding, present in zip(batch, found, strict=True):
-            if holding.ended:
-                continue
-            if isinstance(present, Exception):
-                self._finished(holding, present)
-            elif present is not None:
-                self._finished(holding, self._units.done(holding, present, ""))
-            elif self._units.is_small(holding.spec):
-                self._units.fetch_small(holding)
-            else:
-                self._begin(holding)
-
     # -- time
 
     async def _tick(self) -> None:
@@ -391,14 +327,12 @@ class Worker:
         while True:
             await self._busy.wait()
             await asyncio.sleep(TICK_S)
-            for lane in self._lanes.values():
-                lane.drop_stalled()
-                lane.kick()
+            self._origins.tend()
             if self._clock() - reported_s >= REPORT_S:
                 reported_s = self._clock()
                 await self._report_partial()
                 await self._close_idle()
-            if not self._holdings:
+            if not self._holdings and not self._retired:
                 self._busy.clear()
 
     async def _report_partial(self) -> None:
@@ -419,17 +353,8 @@ class Worker:
                     continue
                 for start, stop in done:
                     holding.unreported.remove(start, stop)
-                if holding.lease.kind is not UnitKind.RANGE:
-                    continue
-                self._report(
-                    WorkReport(
-                        unit=holding.ref.unit,
-                        token=holding.ref.token,
-                        outcome=Outcome.PARTIAL,
-                        done=done,
-                        fetched=holding.take_fetched(),
-                    )
-                )
+                if holding.lease.kind is UnitKind.RANGE:
+                    self._report(progressed(holding, done))
 
     async def _close_idle(self) -> None:
         """Partial files stay open between two leases of their objects, but not many of them; jobs are closed when they have ended."""
@@ -459,11 +384,14 @@ class Worker:
             job = self._jobs[spec.job_id] = JobContext(
                 spec,
                 destination=self._make_destination(spec),
-                client=self._client(spec.origin is OriginKind.HUB),
+                client=self._origins.client_for(spec),
                 disk=self._disk,
                 hub_token=self._hub_token,
             )
         return job
+
+    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
+        return self._origins.lane_for(job, spec)
 
     def _destination(self, job: JobSpec) -> Destination:
         from .storage.destination import Destination
@@ -472,65 +400,3 @@ class Worker:
         return Destination(
             job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
         )  # fmt: skip
-
-    def _client(self, for_hub: bool) -> HttpClient:
-        client = self._clients.get(for_hub)
-        if client is None:
-            client = self._clients[for_hub] = _make_client(self._options, for_hub)
-        return client
-
-    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
-        """The lane of the origin that the object is first asked for at."""
-        local = job.spec.origin is OriginKind.FILE
-        key = (
-            "file:"
-            if local
-            else job.endpoints.hosts[job.endpoints.bases[0]]
-            if spec.url.startswith("/")
-            else spec.url.split("/", 3)[2]
-        )
-        lane = self._lanes.get(key)
-        if lane is None:
-            fetch = self._files.fetch if local else self._fetcher.fetch
-            lane = self._lanes[key] = Lane(self._options.policy, tasks=self._tasks, clock=self._clock, fetch=fetch)
-        return lane
-
-
-def _find_present(destination: Destination, specs: Iterable[ObjectSpec]) -> list[Published | Exception | None]:
-    found: list[Published | Exception | None] = []
-    for spec in specs:
-        try:
-            found.append(destination.find_present(spec))
-        except Exception as error:
-            found.append(error)
-    return found
-
-
-def _make_client(options: EngineOptions, for_hub: bool) -> HttpClient:
-    import os
-
-    from ..common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
-
-    return HttpClient(
-        limits=HttpLimits(
-            connections_per_host=options.connections_per_host,
-            connect_timeout_s=options.connect_timeout_s,
-            read_timeout_s=options.read_timeout_s,
-        ),
-        user_agent=options.user_agent,
-        tls=TlsOptions(
-            verify=options.hub_verify_tls if for_hub else options.verify_tls,
-            ca_bundle=str((options.hub_ca_bundle if for_hub else options.ca_bundle) or ""),
-        ),
-        proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
-        https_only=options.https_only,
-    )
-
-
-def _failure(error: BaseException) -> Failure:
-    if isinstance(error, ShoalError):
-        return Failure(code=error.code, text=str(error), retryable=error.retryable)
-    import traceback
-
-    traceback.print_exception(error)
-    return Failure(code="internal", text=f"{type(error).__name__}: {error}", retryable=True)

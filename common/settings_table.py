@@ -193,7 +193,6 @@ class FetchSettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostSettings:
     rate: float = setting(number(0, 1e6), 0, "Requests per second of the whole fleet to this host. 0: no limit.")
-    connections: int = setting(integer(0, 1_000_000), 0, "Connections of the whole fleet to this host. 0: no limit.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from .logs import get_logger
 if TYPE_CHECKING:
     from .secrets import Secret
     from .settings import Settings
+
+TOKEN_REREAD_S = 5.0
+"""A token is asked for with every file: opening its file each time cost as much as receiving a small file's bytes."""
 
 log = get_logger("http")
 
@@ -48,9 +52,21 @@ def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, ve
     )
 
 
-def hub_token(settings: Settings) -> Callable[[], Secret | None]:
-    """Where the Hub token is asked for, each time anew: files and credentials rotate."""
-    return settings.hub.token.resolve
+def hub_token(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Callable[[], Secret | None]:
+    """Where the Hub token is asked for, again and again: files and credentials rotate. It is read anew every few seconds.
+
+    clock: seconds.
+    """
+    read_at = float("-inf")
+    token: Secret | None = None
+
+    def current() -> Secret | None:
+        nonlocal read_at, token
+        if clock() - read_at >= TOKEN_REREAD_S:
+            token, read_at = settings.hub.token.resolve(), clock()
+        return token
+
+    return current
 
 
 def warn_of_open_tls(settings: Settings) -> None:

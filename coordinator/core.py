@@ -37,7 +37,7 @@ from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
 from .reports import ReportBook
 from .scheduler.hosts import HostTable
-from .scheduler.spread import SpreadLimits
+from .scheduler.spread import UNIT_WEIGHT, SpreadLimits
 
 RECONNECT_GRACE_S = 5.0
 """An agent whose session broke keeps its leases so long, to come back; then others take over."""
@@ -130,7 +130,8 @@ class Core:
         """After a restart: a lease that an earlier incarnation granted. Its holder may come back and go on.
 
         For a RANGE the object must be opened again, by whoever is first, before further ranges are granted. What its holder had
-        given back of it is not stored, but may have been granted again: of two leases on a byte the younger is in force.
+        given back of it is not stored, but may have been granted again: of two leases on a byte the younger is in force. Nor is its
+        weight, which is set here.
         """
         job = self.jobs.get(lease.job_id)
         if job is None or job.row.status.ended or (lease.object_id and spec is None):
@@ -146,6 +147,7 @@ class Core:
         if obj is None:
             obj = ObjectState(spec=spec)
             job.enqueue(obj)
+        lease.weight = UNIT_WEIGHT + lease.stop - lease.start + (obj.weight if lease.kind is UnitKind.WHOLE else 0)
         if lease.kind is not UnitKind.RANGE:
             job.lease_whole(obj)
 

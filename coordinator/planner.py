@@ -88,9 +88,8 @@ class Planner:
         except ShoalError as error:
             log.warning("job.planning_failed", job=job_id, error=str(error))
             self._fail(job_id, Failure(code=error.code, text=str(error), retryable=error.retryable))
-        except (
-            Exception
-        ) as error:  # a defect in one listing must not take the coordinator, and every other job, with it
+        except Exception as error:
+            # A defect in one listing must not take the coordinator, and every other job, with it.
             log.exception("job.planning_broke", job=job_id)
             self._fail(job_id, Failure(code="internal", text=f"{type(error).__name__}: {error}", retryable=False))
 

@@ -217,9 +217,11 @@ class Reader:
 
     def find_agent(self, wanted: str) -> str:
         """The id of a connected agent by id or name. Raises NotFound, Conflict."""
-        if wanted in self._core.agents:
-            return wanted
-        found = [agent for agent in self._core.agents.values() if agent.name == wanted]
+        found = [
+            agent for agent in self._core.agents.values() if agent.connected and wanted in (agent.agent_id, agent.name)
+        ]
+        if not found and any(wanted in (agent.agent_id, agent.name) for agent in self.known.values()):
+            raise Conflict(f"agent {wanted}", cause="it is not connected", remedy="shoal agents shows who is")
         if not found:
             raise NotFound(
                 f"agent {wanted}", cause="there is no agent with this id or name", remedy="shoal agents lists them"

@@ -126,7 +126,8 @@ class Coordinator:
                 held.left.add(lease.start, lease.stop)
             core.restore_lease(held, spec)
         for host, (requests_per_s, bytes_per_s) in self._host_policies.items():
-            core.hosts.set_policy(host, requests_per_s, bytes_per_s)
+            if requests_per_s or bytes_per_s:
+                core.hosts.set_policy(host, requests_per_s, bytes_per_s)
         for policy in await run(store.host_policies):
             core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s)
         known: list[PutAgent] = await run(store.agents)
@@ -142,7 +143,7 @@ class Coordinator:
         async with asyncio.TaskGroup() as tasks:
             while not self._stopping:
                 for job_id in self._to_plan:
-                    self._planning[job_id] = tasks.create_task(self._plan(job_id, self._planning.get(job_id)))
+                    self._planning[job_id] = tasks.create_task(self._plan(job_id))
                 self._to_plan.clear()
                 await self._turn()
                 delay_s = min(TURN_S, self.core.next_wakeup(self._now()) - self._now())
@@ -214,15 +215,13 @@ class Coordinator:
         self._wake.set()
         await event.wait()
 
-    async def _plan(self, job_id: str, before: asyncio.Task[None] | None) -> None:
-        """before is an earlier listing of the same job, which may still be under way: two at once would mix their pages."""
-        if before is not None:
-            before.cancel()
-            await asyncio.wait([before])
-        await self._planner.plan(job_id)
-        if self._planning.get(job_id) is asyncio.current_task():
-            del self._planning[job_id]
-        self._wake.set()
+    async def _plan(self, job_id: str) -> None:
+        try:
+            await self._planner.plan(job_id)
+        finally:
+            if self._planning.get(job_id) is asyncio.current_task():
+                del self._planning[job_id]
+            self._wake.set()
 
     # ---- API: jobs --------------------------------------------------------------------------------------------------
 
@@ -290,7 +289,7 @@ class Coordinator:
                 self.core.resume(job_id)
             case Control.CANCEL:
                 self.core.cancel(job_id)
-                if job_id in self._planning:
+                if job_id in self._planning:  # else a retry would list beside it, and mix the pages
                     self._planning[job_id].cancel()
         await self._durable()
         return self._view(job_id)

@@ -15,6 +15,7 @@ from ..common.errors import Refused
 from ..common.uri import HubUri
 from ..common.wiring import http_client, hub_token
 from .core import CoreLimits
+from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
 from .service import Coordinator
 from .sources import Policy, Source, SourceContext, SourceRequest, open_source
@@ -81,5 +82,8 @@ def make_coordinator(
         endpoints=tuple(settings.hub.endpoint),
         version=version,
         limits=core_limits(settings, heartbeat_s=heartbeat_s),
-        host_policies={name: (host.rate, 0.0) for name, host in settings.hosts.items() if host.rate},
+        host_policies={
+            EVERY_HOST: (settings.fetch.request_rate, 0.0),
+            **{name: (host.rate, 0.0) for name, host in settings.hosts.items()},
+        },
     )

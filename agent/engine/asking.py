@@ -82,7 +82,8 @@ class Asker:
         host = response.url.split("/", 3)[2]
         from_endpoint = is_below_any(response.url, job.endpoints.bases)
         if status in REFUSALS and (target.direct or response.redirects) and not from_endpoint:
-            raise SignedUrlRefused(name, cause=f"{host} answered {status} to the URL that was redirected to")
+            cause = f"{host} answered {status} to the URL that was redirected to"
+            raise SignedUrlRefused(name, cause=cause, target=target)
         wait_s = wait_asked_s(status, response.headers, self._wall_clock())
         subject = None
         if job.on_hub and from_endpoint:

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...common.intervals import Interval, IntervalSet
-from ...common.records import Failure, Lease, LeaseRef, ObjectSpec, Outcome
+from ...common.intervals import IntervalSet
+from ...common.records import Lease, LeaseRef, ObjectSpec
 
 if TYPE_CHECKING:
     from .jobs import JobContext
@@ -26,28 +25,13 @@ if TYPE_CHECKING:
     from .transfer import Transfer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkReport:
-    """A `records.Result` that has no number yet."""
-
-    unit: str
-    token: int
-    outcome: Outcome
-    done: tuple[Interval, ...] = ()
-    released: tuple[Interval, ...] = ()
-    fetched: int = 0
-    size: int | None = None
-    digest: str = ""
-    etag: str = ""
-    skipped: bool = False
-    failure: Failure | None = None
-
-
 class Holding:
     """One lease. Lives in the event loop."""
 
-    __slots__ = ("_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "gave_up", "job", "lane", "lease", "ref", "task",
-                 "transfer", "unreported", "want")  # fmt: skip
+    __slots__ = (
+        "_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "gave_up", "job", "lane", "lease", "ref",
+        "task", "transfer", "unreported", "want",
+    )  # fmt: skip
 
     def __init__(self, lease: Lease, job: JobContext, deadline: Callable[[], float]) -> None:
         self.lease = lease

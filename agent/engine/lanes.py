@@ -45,7 +45,16 @@ class Lane:
         self.kick()
 
     def remove(self, holding: Holding, *, spare: Piece | None = None) -> None:
-        """Fetch nothing more for the lease; connections that are at it are dropped, but for that of the piece that asks."""
+        """Fetch nothing more for the lease; connections that are at it are dropped, but for that of the piece that asks.
+
+        A stream that brings a whole rangeless body goes on for the next lease that wants some of it.
+        """
+        transfer = holding.transfer
+        sweeper = transfer.sweeper if transfer is not None else None
+        if transfer is not None and sweeper is not None and sweeper.work.key is holding and spare is None:
+            heir = next((other for other in transfer.holdings if other is not holding and other.want), None)
+            if heir is not None and heir.lane is self:
+                self.planner.hand_over(sweeper, heir)
         for piece in self.planner.remove(holding):
             if piece is not spare:
                 self._drop(piece)
@@ -84,6 +93,8 @@ class Lane:
                 finally:
                     del self._fetching[piece]
                     self.planner.finish(piece, self._clock())
+                if piece.left:
+                    await asyncio.sleep(0)  # whatever came of it, the others get their turn before it is tried again
                 piece = None if self._closed else self.planner.take(self._clock())
         finally:
             self._streams -= 1

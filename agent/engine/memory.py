@@ -7,6 +7,7 @@ the processor's cache.
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections import deque
 
 from .pieces import MIB
@@ -34,7 +35,8 @@ class BufferPool:
             return self._free.pop()
         if self._count < self._count_max:
             self._count += 1
-            return memoryview(bytearray(self.buffer_bytes))
+            # Anonymous memory costs nothing until it is touched; a bytearray is zeroed whole, for a small file in vain.
+            return memoryview(mmap.mmap(-1, self.buffer_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         return None
 
     async def take(self) -> memoryview:

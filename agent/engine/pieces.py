@@ -206,6 +206,13 @@ class PiecePlanner:
         if elapsed >= _SAMPLE_S:
             self._sample(piece, elapsed, now)
 
+    def hand_over(self, piece: Piece, key: Hashable) -> None:
+        """The piece goes on for another work of its group. Raises KeyError when that is gone."""
+        heir = self._works[key]
+        piece.work.active.remove(piece)
+        heir.active.append(piece)
+        piece.work = heir
+
     def rewind(self, piece: Piece, at: int, now: float) -> None:
         """The bytes from ``at`` on must come again: they were lost on the way, or the server sends the body from there."""
         piece.at = piece.sampled_at = at

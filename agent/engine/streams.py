@@ -61,8 +61,8 @@ class Fetcher:
 
     async def fetch(self, piece: Piece) -> None:
         """Bring the piece, or complete its lease with the error that stays. Raises nothing but CancelledError."""
-        holding = piece.work.key
-        assert isinstance(holding, Holding) and holding.lane is not None and holding.transfer is not None
+        holding = _holder(piece)
+        assert holding.lane is not None and holding.transfer is not None
         transfer, lane = holding.transfer, holding.lane
         assert transfer.location is not None
         tries = Tries(
@@ -72,6 +72,7 @@ class Fetcher:
             rng=self._rng,
         )
         while piece.left and not piece.dropped:
+            holding = _holder(piece)
             if holding.lapsed(self._clock()):
                 self._end(piece, holding, lane, None)
                 return
@@ -126,7 +127,7 @@ class Fetcher:
                 return True
             at = self._begin(piece, answer.verdict, transfer, lane)
             try:
-                await self._receive(piece, answer.response, holding, transfer, lane.planner, at, target.host)
+                await self._receive(piece, answer.response, transfer, lane.planner, at, target.host)
             finally:
                 if transfer.sweeper is piece:
                     transfer.sweeper = None
@@ -144,8 +145,9 @@ class Fetcher:
                 planner.extend(piece.work, min(piece.stop, size), size)
             piece.stop = min(piece.stop, size)
         if verdict.body is Body.PART:
-            planner.limit(transfer, None)
-            lane.kick()
+            if not transfer.rangeless:
+                planner.limit(transfer, None)
+                lane.kick()
             return piece.at
         transfer.rangeless = True
         transfer.sweeper = piece
@@ -193,7 +195,6 @@ class Fetcher:
         self,
         piece: Piece,
         response: Response,
-        holding: Holding,
         transfer: Transfer,
         planner: PiecePlanner,
         at: int,
@@ -220,6 +221,7 @@ class Fetcher:
             ended = count < wanted
             # The stop may have moved down meanwhile: what lies beyond it is another connection's.
             count_kept = min(count, max(0, piece.stop - at))
+            holding = _holder(piece)
             if not count_kept or piece.dropped or holding.lapsed(self._clock()):
                 self._buffers.give(buffer)
                 if holding.lapsed(self._clock()):
@@ -235,11 +237,9 @@ class Fetcher:
                 raise failure
         if writing is not None:
             await writing.wait()
-        await self._close_body(piece, response, holding, transfer, at, ended=ended)
+        await self._close_body(piece, response, transfer, at, ended=ended)
 
-    async def _close_body(
-        self, piece: Piece, response: Response, holding: Holding, transfer: Transfer, at: int, *, ended: bool
-    ) -> None:
+    async def _close_body(self, piece: Piece, response: Response, transfer: Transfer, at: int, *, ended: bool) -> None:
         size = transfer.spec.size
         if size is None and ended:
             self._learn(transfer, at)
@@ -257,6 +257,13 @@ class Fetcher:
             # All streams share the limit: none should have to wait for long behind another's large read.
             fill = min(fill, max(_FILL_BYTES_LIMITED, int(limit / self._options.connections_per_host)))
         return fill
+
+
+def _holder(piece: Piece) -> Holding:
+    """The lease that the piece is fetched for; another one may have taken it over."""
+    holding = piece.work.key
+    assert isinstance(holding, Holding)
+    return holding
 
 
 def _is_swept(piece: Piece, transfer: Transfer) -> bool:

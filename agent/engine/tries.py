@@ -4,7 +4,8 @@
 failure                            then
 =================================  ===================================================================
 the server asks to wait            wait, as long as it takes; never counted
-a signed URL is refused            resolve again at once, then with backoff, a few times
+an old signed URL is refused       resolve again at once
+a fresh signed URL is refused      resolve again with backoff, a few times
 nonsense (`ProtocolViolation`)     again with backoff, a few times
 reset, timeout, cut body, 5xx      again with backoff, ``transient_retries`` times
 anything else, or one time too     ask the next endpoint from the start; when there is none, it stays
@@ -40,9 +41,15 @@ if TYPE_CHECKING:
 
 _VIOLATIONS_MAX: Final = 2  # nonsense is not weather: it is asked for again, but not for long
 
+_OLD_URLS_MAX: Final = 50  # in a row; where a URL is good for one request, the others find it used up each time
+
 
 class SignedUrlRefused(TransferError):
     """The URL that the server redirected to is no longer good."""
+
+    def __init__(self, thing: str, *, cause: str, target: Target) -> None:
+        super().__init__(thing, cause=cause)
+        self.target = target  # that was asked: an old URL if it is a direct one, else one fresh from a redirect
 
 
 class Tries:
@@ -57,7 +64,7 @@ class Tries:
 
     def progress(self) -> None:
         """Bytes have come: what failed before is forgiven."""
-        self._failures = self._violations = self._resolves = self._throttles = 0
+        self._failures = self._violations = self._resolves = self._old_urls = self._throttles = 0
 
     def after(self, error: ShoalError, location: Location, target: Target | None, now: float) -> float | None:
         """Seconds to wait before the next try; None when the error stays. target: that was asked, if it came to that."""
@@ -66,7 +73,7 @@ class Tries:
         if isinstance(error, RateLimited):
             return self._throttled(error, target, now)
         if isinstance(error, SignedUrlRefused):
-            return self._refused(location, target)
+            return self._refused(error, location)
         if isinstance(error, ProtocolViolation):
             self._violations += 1
             if self._violations <= _VIOLATIONS_MAX:
@@ -90,12 +97,13 @@ class Tries:
         self._throttles += 1
         return self._backoff.delay_s(self._throttles, self._rng)
 
-    def _refused(self, location: Location, target: Target) -> float | None:
+    def _refused(self, error: SignedUrlRefused, location: Location) -> float | None:
+        location.forget(error.target)
+        if error.target.direct:
+            self._old_urls += 1
+            return 0.0 if self._old_urls <= _OLD_URLS_MAX else None
         self._resolves += 1
-        location.forget(target)
-        if self._resolves > RESOLVES_MAX:
-            return None
-        return self._backoff.delay_s(self._resolves - 1, self._rng) if self._resolves > 1 else 0.0
+        return self._backoff.delay_s(self._resolves, self._rng) if self._resolves <= RESOLVES_MAX else None
 
 
 def for_the_report(error: ShoalError) -> ShoalError:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from ...common.digests import matches, new_hasher
 from ...common.errors import Changed, ShoalError, VerificationFailed
-from ...common.records import ObjectSpec, OriginKind, Outcome, UnitKind
+from ...common.records import ObjectSpec, OriginKind, Outcome, UnitKind, WorkReport
 from .crew import Crew, Job
-from .holding import Holding, WorkReport
+from .holding import Holding
 from .jobs import JobContext
 from .locations import Location
 from .memory import BufferPool

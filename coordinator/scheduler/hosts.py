@@ -14,6 +14,8 @@ from ...common.records import HostBudget, HostObservation
 RETRY_AFTER_MAX_S = 24 * 3600.0
 THROTTLED_FIRST_S = 1.0  # a throttling answer that names no wait: begin with this, double at every further one
 THROTTLED_MAX_S = 300.0
+EVERY_HOST = "*"
+"""The name whose policy holds for all hosts that have none of their own."""
 FORGIVEN_AFTER_S = 60.0  # so long without a throttling answer, and the doubling begins anew
 
 
@@ -39,7 +41,7 @@ class HostTable:
         self._hosts: dict[str, HostState] = {}
 
     def set_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> None:
-        """Limit the fleet's rate at a host. Raises ValueError for a negative rate."""
+        """Limit the fleet's rate at a host, or at each that has no policy of its own (`EVERY_HOST`); 0 is no policy. Raises ValueError for a negative rate."""
         if requests_per_s < 0 or bytes_per_s < 0:
             raise ValueError("a rate is 0 (unlimited) or positive")
         state = self._state(host)
@@ -72,11 +74,12 @@ class HostTable:
         """The share of each of so many agents in the hosts that are limited or blocked (or in those named)."""
         chosen = self._hosts.values() if hosts is None else [self._state(host) for host in hosts]
         share = max(1, agents)
+        general = self._hosts.get(EVERY_HOST) or HostState(host=EVERY_HOST)
         return tuple(
             HostBudget(
                 host=state.host,
-                requests_per_s=state.requests_per_s / share,
-                bytes_per_s=state.bytes_per_s / share,
+                requests_per_s=(state.requests_per_s or general.requests_per_s) / share,
+                bytes_per_s=(state.bytes_per_s or general.bytes_per_s) / share,
                 blocked_s=max(0.0, state.blocked_until - now),
             )
             for state in chosen

@@ -25,6 +25,8 @@ UNIT_WEIGHT = 256 << 10
 YIELD_AFTER_S = 2.0
 """A lease is split for an idle agent only if it seems to need longer than this: splitting costs a connection."""
 YIELD_AGAIN_S = 5.0
+YIELD_SMALL_AFTER_S = 20.0
+"""A rest that is smaller than a range should be is split only if it seems to need longer than this."""
 ANY_ROOM = 1 << 62
 PUBLISH_PATIENCE_S = 2.0
 """How long a complete object waits for the agent that brought most of it, and so has hashed most of it."""
@@ -148,11 +150,9 @@ def slowest_ranges(leases: Iterable[HeldLease], limits: SpreadLimits, now: float
         if lease.yield_asked_at is not None and now - lease.yield_asked_at < YIELD_AGAIN_S:
             continue
         left = lease.left.total
-        if left < limits.range_min // 2:
-            continue
         rate = (lease.stop - lease.start - left) / age
         left_s = left / rate if rate else max(age, YIELD_AFTER_S * 2)
-        if left_s > YIELD_AFTER_S:
+        if left_s > (YIELD_AFTER_S if left >= limits.range_min // 2 else YIELD_SMALL_AFTER_S):
             candidates.append((left_s, -lease.token, lease))
     return [lease for _, _, lease in heapq.nlargest(count, candidates)]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from shoal.common.views import AgentStatus, JobStatus
 from support.cli import leftovers
 from support.contents import SyntheticFile, sha256_hex
@@ -232,7 +233,7 @@ def test_an_agent_that_sees_another_folder_is_left_out(fleet: Fleet, hub: StandI
 
 
 @contextmanager
-def small_disk(path: Path, size: int) -> Iterator[Path]:
+def small_disk(path: Path, size: int) -> Generator[Path]:
     """A file system of so many bytes. Skips the test where none can be mounted."""
     path.mkdir()
     mounted = subprocess.run(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from shoal.common.views import AgentStatus
 from support.cli import Finished, delivered
 from support.fleet import Fleet, command_lines, free_port, until

@@ -13,7 +13,7 @@ from shoal.agent.engine.pieces import MIB
 from shoal.common.intervals import IntervalSet
 from shoal.common.records import HostBudget, JobSpec, Layout, ObjectSpec, OriginKind, Outcome, UnitKind
 from support.contents import SyntheticFile
-from support.engine import Bench, engine, hub_job, hub_specs, leftovers, open_files, same, web_job, web_spec
+from support.engine import Bench, engine, hub_job, hub_specs, leftovers, open_files, poll, same, web_job, web_spec
 from support.faults import Drip, NoContentLength, RateLimited
 from support.hub import StandInHub
 from support.hub_repo import HubRepo
@@ -232,9 +232,7 @@ async def test_files_of_this_machine(tmp_path: Path) -> None:
 
 async def arrived(bench: Bench, count: int) -> None:
     """Wait until so many bytes of all leases are on the disk."""
-    async with asyncio.timeout(30):
-        while sum(progress.arrived for progress in bench.worker.progress()) < count:
-            await asyncio.sleep(0.02)
+    await poll(lambda: sum(progress.arrived for progress in bench.worker.progress()) >= count)
 
 
 async def test_a_revoked_lease_is_silent_and_leaves_no_request(tmp_path: Path) -> None:
@@ -314,9 +312,7 @@ async def test_nothing_is_written_after_the_deadline(tmp_path: Path) -> None:
         await arrived(bench, MIB)
         bench.deadline_s = 0.0
         hub.faults.clear()
-        async with asyncio.timeout(30):
-            while bench.worker.held:
-                await asyncio.sleep(0.02)
+        await poll(lambda: not bench.worker.held)
         said = len(bench.reports)
         assert all(report.outcome is Outcome.PARTIAL for report in bench.of(ref))
         bench.deadline_s = float("inf")
@@ -382,9 +378,8 @@ async def test_nothing_is_left_open(tmp_path: Path) -> None:
                 if turn == 2:
                     await bench.worker.drain(0.1)
             hub.faults.clear()
-        async with asyncio.timeout(10):
-            while (open_files(), len(asyncio.all_tasks())) > before:  # the servers' ends close a moment later
-                await asyncio.sleep(0.05)
+        # The servers' ends close a moment later.
+        await poll(lambda: open_files() <= before[0] and len(asyncio.all_tasks()) <= before[1])
 
 
 async def test_a_dripping_connection_does_not_hold_up_the_rest(tmp_path: Path) -> None:

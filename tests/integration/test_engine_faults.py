@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.agent.engine.holding import WorkReport
 from shoal.agent.engine.pieces import MIB
-from shoal.common.records import Outcome, UnitKind
+from shoal.common.records import Outcome, UnitKind, WorkReport
 from support.contents import ContentLike, SyntheticFile
 from support.engine import engine, hub_job, hub_specs, leftovers, same, web_job, web_spec
 from support.faults import (

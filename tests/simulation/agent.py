@@ -42,7 +42,9 @@ from .disk import Disk
 from .network import Link
 
 STEP_BYTES = 8 << 20
-"""A range is written and recorded in steps of so many bytes."""
+STEP_BYTES_MIN = 256 << 10
+SLICE_S = 4.0
+"""A range is written and recorded in steps of so many bytes, fewer on a slow line."""
 
 NOT_SHARED = Failure(code=NotShared.code, text="the partial file is not there")
 NO_SPACE = Failure(code=NoSpace.code, text="the disk is full", retryable=False)
@@ -318,7 +320,7 @@ class SimAgent:
         spec = lease.object
         if lease.kind is UnitKind.WHOLE:
             there = spec.object_id in self._disk.finals
-            self._later(0.01 if there else self._fetch_s(self._true_size(spec)), lambda: self._whole(task, spec))
+            self._fetch(0 if there else self._true_size(spec), lambda: self._whole(task, spec))
         elif lease.kind is UnitKind.OPEN:
             self._later(0.02, lambda: self._open(task, spec))
         elif lease.kind is UnitKind.RANGE:
@@ -326,8 +328,11 @@ class SimAgent:
         else:
             self._later(0.02 + self._true_size(spec) / 1e9, lambda: self._publish(task, spec))
 
-    def _fetch_s(self, size: int) -> float:
-        return 0.02 + size / self.rate * (0.8 + 0.4 * self._rng.random())
+    def _fetch(self, size: int, then: Callable[[], None]) -> None:
+        """Take the time of so many bytes, by slices, because the rate may change on the way."""
+        rate = self.rate * (0.8 + 0.4 * self._rng.random())
+        part = min(size, int(rate * SLICE_S))
+        self._later(0.02 + part / rate, then if part == size else lambda: self._fetch(size - part, then))
 
     def _obstacle(self, spec: ObjectSpec) -> Failure | None:
         if not self.sees_folder:
@@ -390,7 +395,7 @@ class SimAgent:
             return
         require(bool(task.left), f"{self.agent_id} works on {task.ref} with nothing left")
         start, stop = next(iter(task.left))
-        stop = min(stop, start + STEP_BYTES)
+        stop = min(stop, start + max(STEP_BYTES_MIN, min(STEP_BYTES, int(self.rate * SLICE_S))))
 
         def landed() -> None:
             if task.stopped and self._rng.random() < 0.5:
@@ -417,7 +422,7 @@ class SimAgent:
             self._report(task, outcome, done=((start, end),), fetched=end - start)
             self._range(task, spec)
 
-        self._later(self._fetch_s(stop - start), landed)
+        self._fetch(stop - start, landed)
 
     def _publish(self, task: Task, spec: ObjectSpec) -> None:
         if task.stopped:

@@ -221,7 +221,7 @@ class SimCoordinator:
         self._later(0.05 + self._rng.random() * 0.5, lambda: self._plan(job_id))
 
     def _plan(self, job_id: str) -> None:
-        if not any(row.job_id == job_id for row in self.ledger.jobs()):
+        if not any(row.job_id == job_id for row in self.ledger.rows()):
             self._plan_soon(job_id)  # the row is not written yet
             return
         row = self.core.jobs[job_id].row

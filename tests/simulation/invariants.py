@@ -10,7 +10,7 @@ from shoal.coordinator.core import Core
 from shoal.coordinator.leases import HeldLease, LeaseTable
 from shoal.coordinator.model import JobState, ObjectState, Phase
 
-from .clock import require
+from .clock import Violation, require
 
 
 def check_invariants(core: Core) -> None:
@@ -21,7 +21,8 @@ def check_invariants(core: Core) -> None:
     weights: Counter[str] = Counter()
     for lease in core.leases:
         job = core.jobs.get(lease.job_id)
-        require(job is not None and not job.row.status.ended, f"{lease.unit} is leased, but its job has ended")
+        if job is None or job.row.status.ended:
+            raise Violation(f"{lease.unit} is leased, but its job has ended")
         units[lease.agent_id] += 1
         weights[lease.agent_id] += lease.weight
         if lease.object_id:
@@ -30,8 +31,9 @@ def check_invariants(core: Core) -> None:
         _check_job(job, by_object)
     require(not by_object, f"leases on objects that no job knows: {by_object}")
     for agent in core.agents.values():
-        require(agent.units == units[agent.agent_id], f"{agent.name}: {agent.units} units, not {units[agent.agent_id]}")
-        require(agent.bytes_held == weights[agent.agent_id], f"{agent.name}: bytes_held is {agent.bytes_held}")
+        held = (units[agent.agent_id], weights[agent.agent_id])
+        if (agent.units, agent.bytes_held) != held:
+            raise Violation(f"{agent.name} holds {held}, but is counted as {agent.units}, {agent.bytes_held}")
 
 
 def check_leases(table: LeaseTable) -> None:
@@ -54,24 +56,22 @@ def _check_job(job: JobState, by_object: dict[int, list[HeldLease]]) -> None:
     remaining = pending = 0
     for container, phase in ((job.queued, Phase.QUEUED), (job.open, Phase.RANGES), (job.ready, Phase.READY)):
         for object_id, obj in container.items():
-            require(job.objects.get(object_id) is obj, f"{name}: o{object_id} is in a queue but not in the window")
-            require(obj.phase is phase, f"{name}: o{object_id} is {obj.phase} in the queue of {phase}")
+            if job.objects.get(object_id) is not obj or obj.phase is not phase:
+                raise Violation(f"{name}: o{object_id} is {obj.phase} in the queue of {phase}")
     for object_id, obj in job.objects.items():
-        require(object_id == obj.spec.object_id, f"{name}: o{object_id} under another's id")
-        leases = by_object.pop(object_id, [])
-        _check_object(job, obj, leases)
+        _check_object(job, obj, by_object.pop(object_id, []))
+        here = True
         if obj.phase is Phase.QUEUED:
-            waits = object_id in job.queued or (obj.not_before, object_id) in job.delayed
-            require(waits, f"{name}: o{object_id} is queued nowhere")
+            here = object_id in job.queued or (obj.not_before, object_id) in job.delayed
             remaining += obj.weight
         elif obj.phase is Phase.RANGES:
-            require(object_id in job.open, f"{name}: o{object_id} is not among the open")
-            remaining += obj.pending.total
+            here = object_id in job.open and (object_id in job.wanted) == bool(obj.pending)
             pending += obj.pending.total
-            wanted = job.wanted.get(object_id) is obj
-            require(wanted == bool(obj.pending), f"{name}: o{object_id} is wanted ({wanted}) for {obj.pending}")
         elif obj.phase is Phase.READY:
-            require(object_id in job.ready, f"{name}: o{object_id} is not among the ready")
+            here = object_id in job.ready
+        if not here or object_id != obj.spec.object_id:
+            raise Violation(f"{name}: o{object_id} is {obj.phase} and not in the right queues")
+    remaining += pending
     require(job.remaining == remaining, f"{name}: remaining is {job.remaining}, not {remaining}")
     require(job.open_pending == pending, f"{name}: open_pending is {job.open_pending}, not {pending}")
     require(len(job.wanted) <= len(job.open), f"{name}: bytes of an object that is not open are wanted")
@@ -83,22 +83,27 @@ def _check_job(job: JobState, by_object: dict[int, list[HeldLease]]) -> None:
 
 
 def _check_object(job: JobState, obj: ObjectState, leases: list[HeldLease]) -> None:
+    if obj.phase is Phase.QUEUED and not leases and not obj.pending and not obj.done and not obj.done_bytes:
+        return  # most are so: this keeps the walk cheap
     name = f"{job.row.job_id} o{obj.spec.object_id}"
     whole = [lease for lease in leases if lease.kind is not UnitKind.RANGE]
-    ranges = [lease for lease in leases if lease.kind is UnitKind.RANGE]
-    require((obj.phase is Phase.LEASED) == (len(whole) == 1), f"{name}: {obj.phase} with leases {whole}")
-    require(len(whole) <= 1, f"{name}: leased twice as a whole: {whole}")
-    require(obj.done_bytes == obj.done.total, f"{name}: done_bytes is {obj.done_bytes}, not {obj.done.total}")
+    if len(whole) != (1 if obj.phase is Phase.LEASED else 0):
+        raise Violation(f"{name}: {obj.phase} with leases {whole}")
+    if obj.done_bytes != obj.done.total:
+        raise Violation(f"{name}: done_bytes is {obj.done_bytes}, not {obj.done.total}")
     leased = IntervalSet()
-    for lease in ranges:
+    for lease in leases:
         for start, stop in lease.left:
-            require(lease.start <= start < stop <= lease.stop, f"{name}: {lease.unit} left more than it had")
-            require(leased.add(start, stop) == stop - start, f"{name}: bytes [{start}, {stop}) are leased twice")
-    require(obj.phase is Phase.RANGES or not obj.pending, f"{name}: {obj.phase} with bytes pending")
-    if obj.phase is Phase.RANGES:
-        size = obj.spec.size or 0
-        require(not obj.done.covers(0, size), f"{name}: all of it is there, and nobody publishes it")
-        parts = obj.done.total + obj.pending.total + leased.total
-        require(parts == size, f"{name}: done, pending and leased bytes are {parts} of {size}")
-        both = IntervalSet([*obj.done, *obj.pending, *leased])
-        require(both.covers(0, size), f"{name}: bytes are missing: {list(both.missing(0, size))}")
+            if not lease.start <= start < stop <= lease.stop:
+                raise Violation(f"{name}: {lease.unit} left more than it had")
+            if leased.add(start, stop) != stop - start:
+                raise Violation(f"{name}: bytes [{start}, {stop}) are leased twice")
+    if obj.phase is not Phase.RANGES:
+        require(not obj.pending, f"{name} has bytes pending, but is not open")
+        return
+    size = obj.spec.size or 0
+    require(not obj.done.covers(0, size), f"{name}: all of it is there, and nobody publishes it")
+    parts = obj.done.total + obj.pending.total + leased.total
+    require(parts == size, f"{name}: done, pending and leased bytes are {parts} of {size}")
+    both = IntervalSet([*obj.done, *obj.pending, *leased])
+    require(both.covers(0, size), f"{name}: some bytes are done and pending or leased, others neither")

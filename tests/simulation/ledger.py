@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.coordinator.effects import ObjectDone, ObjectFailed, PutJob, PutLease, Write
+from shoal.coordinator.model import JobRow
 from shoal.coordinator.store.base import ObjectStatus
 from shoal.coordinator.store.memory import MemoryStore
 
@@ -18,9 +19,13 @@ class Ledger(MemoryStore):
         super().__init__(clock=lambda: 0.0)
         self.highest_token = 0
 
+    def rows(self) -> list[JobRow]:
+        """The jobs as they are stored, not to be changed."""
+        return [job.row for job in self._jobs.values()]
+
     def apply(self, writes: Sequence[Write]) -> None:
         """Check and apply."""
-        held = {lease.unit: lease for lease in self.leases()}
+        held = dict(self._leases)
         for write in writes:
             if isinstance(write, PutLease):
                 require(write.token > self.highest_token, f"token {write.token} after {self.highest_token}")
@@ -46,11 +51,11 @@ class Ledger(MemoryStore):
         require(row.status is ObjectStatus.QUEUED, f"o{object_id} is {what}, but was {row.status} already")
 
     def _check_counters(self, job_id: str) -> None:
-        (row,) = (row for row in self.jobs() if row.job_id == job_id)
-        rows = self.list_objects(job_id, limit=1 << 30)
-        done = [obj for obj in rows if obj.status is ObjectStatus.DONE]
-        failed = sum(obj.status is ObjectStatus.FAILED for obj in rows)
+        row = self._jobs[job_id].row
         if row.spec is not None:
+            rows = self._of_job(job_id)
+            done = [obj for obj in rows if obj.status is ObjectStatus.DONE]
+            failed = sum(obj.status is ObjectStatus.FAILED for obj in rows)
             require(row.objects_done == len(done), f"{job_id}: {row.objects_done} done, the store has {len(done)}")
             require(row.objects_failed == failed, f"{job_id}: {row.objects_failed} failed, the store has {failed}")
             total = sum(obj.spec.size or 0 for obj in done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 import pytest
@@ -58,7 +59,7 @@ def test_without_faults_a_big_object_is_shared_by_all() -> None:
     world = World(1, scenario)
     world.run()
     (row,) = world.coordinator.ledger.list_objects("job0")
-    assert world.coordinator.ledger.jobs()[0].bytes_fetched == row.spec.size
+    assert world.origin.served - world.origin.too_late == row.spec.size
     alone_s = 400 / 8
     assert world.clock.now < alone_s / 3  # eight lines of 4 to 16 MiB/s, minus the seconds until all have joined
 
@@ -77,15 +78,14 @@ def caught(make_world: Callable[[int], World], seeds: int = 200) -> str:
 
 
 class NoFencing(Core):
-    """Takes any report of the agent that a unit is leased to, whatever its token."""
+    """Takes any report on a unit that is leased, whoever makes it."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # pyright: ignore[reportArgumentType]
         self.leases.find = self._find  # type: ignore[method-assign]
 
     def _find(self, agent_id: str, unit: str, token: int) -> HeldLease | None:
-        lease = self.leases.holds(unit)
-        return lease if lease is not None and lease.agent_id == agent_id else None
+        return self.leases.holds(unit)
 
 
 class ForgetfulOfExpiry(Core):
@@ -132,23 +132,27 @@ class LateAddressing(SimCoordinator):
 @pytest.mark.parametrize(
     ("core", "text"),
     [
-        (NoFencing, "though its lease was over"),
-        (ForgetfulOfExpiry, "with leases []"),
+        (NoFencing, "though its lease was over|is credited to agent., but agent. holds it"),
+        (ForgetfulOfExpiry, r"with leases \[\]|done, pending and leased bytes"),
         (Generous, "done, pending and leased bytes"),
         (TokensBeginAnew, "token"),
     ],
 )
 def test_a_broken_core_is_caught(core: type[Core], text: str) -> None:
-    assert text in caught(lambda seed: World(seed, make_core=core))
+    jobs = [[(8 * MIB, True)] * 20, [(100 * MIB, True)]]
+    faults = frozenset({"freeze", "kill_coordinator"})
+    scenario = Scenario(agents=4, faults=faults, fault_every_s=2.0, lease_ttl_s=10.0, jobs=jobs, rate=2.0 * MIB)
+    assert re.search(text, caught(lambda seed: World(seed, scenario, make_core=core)))
 
 
 @pytest.mark.parametrize(
-    ("broken", "text"), [(AcksBeforeCommit, "before it is written"), (LateAddressing, "of which it was not told")]
+    ("broken", "text"),
+    [(AcksBeforeCommit, "before it is written"), (LateAddressing, "of which it was not told|more than its credit")],
 )
 def test_a_broken_shell_is_caught(broken: type[SimCoordinator], text: str) -> None:
     objects = [(MIB // 2, True)] * 60
     scenario = Scenario(agents=4, slots=1, faults=frozenset({"cut", "slow_store"}), fault_every_s=0.3, jobs=[objects])
-    assert text in caught(lambda seed: World(seed, scenario, make_coordinator=broken), 40)
+    assert re.search(text, caught(lambda seed: World(seed, scenario, make_coordinator=broken), 40))
 
 
 def test_an_agent_that_reports_what_it_did_not_do_is_caught() -> None:

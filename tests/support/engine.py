@@ -206,3 +206,10 @@ def leftovers(to: Path) -> list[str]:
 def open_files() -> int:
     """Descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
+
+
+async def poll(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait for what no event tells."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -22,13 +22,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
+
 from shoal.common.views import AgentStatus, AgentView, FleetView, HostView, JobStatus, JobView, ObjectView, QueueView
 from shoal.common.wire_views import (
     decode_agent,
@@ -310,61 +311,49 @@ class Fleet:
         """``shoal get``, started."""
         return self.shoal.start("get", *arguments)
 
-    @contextmanager
-    def _channel(self) -> Iterator[tuple[grpc.Channel, tuple[tuple[str, str], ...]]]:
-        # A channel a question: none of them waits in the backoff of an earlier one when the coordinator is back.
+    def _ask(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Any:
+        """Call a method. A channel a question: none waits in the backoff of an earlier one when the coordinator is back."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         if self._authority is None:
             channel = grpc.insecure_channel(self.address, options)
         else:
             trust = grpc.ssl_channel_credentials(self._authority.read_bytes())
             channel = grpc.secure_channel(self.address, trust, options)
+        metadata = (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
         with channel:
-            yield channel, (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
+            return getattr(stub(channel), method)(request, timeout=CALL_S, metadata=metadata)
 
     def view(self) -> FleetView:
         """The fleet. Raises grpc.RpcError while the coordinator is away, as all the following do."""
-        with self._channel() as (channel, metadata):
-            call: Any = FleetAdminServiceStub(channel).GetFleet
-            return decode_fleet(call(admin_pb.GetFleetRequest(), timeout=CALL_S, metadata=metadata).fleet)
+        return decode_fleet(self._ask(FleetAdminServiceStub, "GetFleet", admin_pb.GetFleetRequest()).fleet)
 
     def agents(self) -> dict[str, AgentView]:
         """All agents by name."""
-        with self._channel() as (channel, metadata):
-            call: Any = FleetAdminServiceStub(channel).ListAgents
-            answer = call(admin_pb.ListAgentsRequest(), timeout=CALL_S, metadata=metadata)
+        answer = self._ask(FleetAdminServiceStub, "ListAgents", admin_pb.ListAgentsRequest())
         return {view.name: view for view in map(decode_agent, answer.agents)}
 
     def hosts(self) -> dict[str, HostView]:
         """All hosts by name."""
-        with self._channel() as (channel, metadata):
-            call: Any = FleetAdminServiceStub(channel).ListHosts
-            answer = call(admin_pb.ListHostsRequest(), timeout=CALL_S, metadata=metadata)
+        answer = self._ask(FleetAdminServiceStub, "ListHosts", admin_pb.ListHostsRequest())
         return {view.host: view for view in map(decode_host, answer.hosts)}
 
     def queue(self) -> list[QueueView]:
         """Jobs that have not ended, in the order of service."""
-        with self._channel() as (channel, metadata):
-            call: Any = FleetAdminServiceStub(channel).GetQueue
-            answer = call(admin_pb.GetQueueRequest(), timeout=CALL_S, metadata=metadata)
+        answer = self._ask(FleetAdminServiceStub, "GetQueue", admin_pb.GetQueueRequest())
         return list(map(decode_queued_job, answer.jobs))
 
     def job(self, job_id: str) -> JobView:
         """One job with its active objects."""
-        with self._channel() as (channel, metadata):
-            call: Any = JobServiceStub(channel).GetJob
-            return decode_job(call(jobs_pb.GetJobRequest(job_id=job_id), timeout=CALL_S, metadata=metadata).job)
+        return decode_job(self._ask(JobServiceStub, "GetJob", jobs_pb.GetJobRequest(job_id=job_id)).job)
 
     def objects(self, job_id: str) -> list[ObjectView]:
         """The first thousand objects of a job."""
-        with self._channel() as (channel, metadata):
-            call: Any = JobServiceStub(channel).ListObjects
-            request = jobs_pb.ListObjectsRequest(job_id=job_id, page_size=1000)
-            return list(map(decode_object, call(request, timeout=CALL_S, metadata=metadata).objects))
+        request = jobs_pb.ListObjectsRequest(job_id=job_id, page_size=1000)
+        return list(map(decode_object, self._ask(JobServiceStub, "ListObjects", request).objects))
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
-    def until(self, what: str, condition: Callable[[], T], timeout_s: float = WAIT_S) -> T:
+    def until(self, what: str, condition: Callable[[], T | None], timeout_s: float = WAIT_S) -> T:
         """Waits until the condition is true; a coordinator that is away makes it false. Raises TimeoutError.
 
         A daemon that ended by itself fails the test at once.
@@ -410,12 +399,11 @@ class Fleet:
             return job if job.ended else None
 
         job = self.until(f"the end of job {job_id}", over, timeout_s)
-        assert job is not None
         assert job.status is status, f"{job.status}: {job.failure}"
         return job
 
 
-def until(what: str, condition: Callable[[], T], timeout_s: float = WAIT_S) -> T:
+def until(what: str, condition: Callable[[], T | None], timeout_s: float = WAIT_S) -> T:
     """Polls until the condition is true, and returns what it gave. Raises TimeoutError."""
     ends_at = time.monotonic() + timeout_s
     while True:

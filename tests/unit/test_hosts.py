@@ -124,3 +124,13 @@ def test_hosts_are_told_apart_and_listed_by_name() -> None:
     hosts.observe(HostObservation(host="a.example", throttled=1, retry_after_s=9.0), 0.0)
     assert [state.host for state in hosts.states()] == ["a.example", "b.example"]
     assert {budget.host: budget.blocked_s for budget in hosts.budgets(1, 0.0)} == {"a.example": 9.0, "b.example": 0.0}
+
+
+def test_the_general_policy_holds_for_hosts_without_their_own():
+    hosts = HostTable()
+    hosts.set_policy("*", 4.0, 0.0)
+    hosts.set_policy("own.example", 10.0, 0.0)
+    by_host = {budget.host: budget.requests_per_s for budget in hosts.budgets(2, 0.0)}
+    assert by_host == {"*": 2.0, "own.example": 5.0}
+    (named,) = hosts.budgets(2, 0.0, ["other.example"])
+    assert named.requests_per_s == 2.0

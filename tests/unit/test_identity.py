@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from shoal.agent.identity import data_folder
 from shoal.common.errors import Busy, ExitCode, NotWritable, StateDamaged
 

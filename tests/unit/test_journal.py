@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shoal.agent.journal import COMPACT_AT, FileJournal, MemoryJournal
 from shoal.common.errors import NotWritable
 from shoal.common.records import Failure, Outcome, Result

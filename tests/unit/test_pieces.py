@@ -41,7 +41,7 @@ def test_oldest_work_first() -> None:
     planner = PiecePlanner(POLICY)
     planner.add("old", "o1", [(0, 2 * MIB)])
     planner.add("new", "o2", [(0, 2 * MIB)])
-    assert [piece.work.key for piece in drain(planner)][0] == "old"
+    assert next(piece.work.key for piece in drain(planner)) == "old"
 
 
 def test_work_that_waits_again_keeps_its_age() -> None:

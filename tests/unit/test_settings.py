@@ -171,12 +171,12 @@ def test_paths_start_where_they_were_written(home: Path) -> None:
 
 
 def test_hosts_have_a_table_each(home: Path) -> None:
-    text = '[hosts."Example.org"]\nrate = 2\n[hosts."b.example:8080"]\nconnections = 4\nrate = 0.5\n'
-    settings = load(home, text, overrides={"hosts.example.org.rate": 3, "hosts.c.example.connections": "9"})
+    text = '[hosts."Example.org"]\nrate = 2\n[hosts."b.example:8080"]\nrate = 0.5\n'
+    settings = load(home, text, overrides={"hosts.example.org.rate": 3, "hosts.c.example.rate": "9"})
     assert settings.hosts["example.org"].rate == 3
-    assert settings.hosts["b.example:8080"].connections == 4
-    assert settings.hosts["c.example"].connections == 9
-    assert settings.origin_of("hosts.b.example:8080.rate").line == 5
+    assert settings.hosts["b.example:8080"].rate == 0.5
+    assert settings.hosts["c.example"].rate == 9
+    assert settings.origin_of("hosts.b.example:8080.rate").line == 4
     assert "hosts.c.example.rate" in {name for name, _, _ in settings.values()}
 
 

@@ -318,6 +318,12 @@ def test_who_is_not_asked(lease: HeldLease) -> None:
     assert slowest_ranges([lease], LIMITS, 10.0, count=1) == []
 
 
+def test_a_small_rest_is_split_only_where_it_would_take_long() -> None:
+    lease = held(1, left=MIB)
+    assert slowest_ranges([lease], LIMITS, 600.0, count=1) == []  # at 53 KiB/s: 19 s
+    assert slowest_ranges([lease], LIMITS, 700.0, count=1) == [lease]
+
+
 def test_a_lease_is_asked_again_after_a_while() -> None:
     lease = replace(held(1, left=30 * MIB), yield_asked_at=10.0 - YIELD_AGAIN_S)
     assert slowest_ranges([lease], LIMITS, 10.0, count=1) == [lease]

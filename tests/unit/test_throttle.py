@@ -163,3 +163,13 @@ def test_observations_are_told_once() -> None:
     )
     assert throttle.take_observations() == ()
     assert calls == [1, 1]
+
+
+def test_a_general_budget_holds_for_hosts_without_their_own():
+    throttle = Throttle(rate_limit=0.0, clock=lambda: 0.0)
+    throttle.set_budgets([HostBudget(host="own.example", requests_per_s=100.0)], 0.0)
+    throttle.set_budgets([HostBudget(host="*", requests_per_s=1.0)], 0.0)
+    assert [throttle.request_delay_s("any.example", 0.0) for _ in range(3)] == [0.0, 1.0, 2.0]
+    assert [throttle.request_delay_s("own.example", 0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    throttle.set_budgets([HostBudget(host="*", requests_per_s=0.0)], 10.0)
+    assert throttle.request_delay_s("any.example", 20.0) == 0.0
