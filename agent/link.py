@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc.aio
+
 from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 

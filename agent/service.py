@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ..common.errors import ShoalError
+from ..common.errors import AccessDenied, Conflict, ShoalError, Unauthenticated, UsageError
 from ..common.logs import get_logger
 from ..common.records import (
     AgentMessage,
@@ -51,6 +51,8 @@ OUTGOING_MAX = 10_000
 """Messages that wait for the coordinator; reports are bounded by the credit, so more means that the coordinator is stuck."""
 POLL_S = 0.5
 """How often the worker is asked whether a host wants to be left alone: that news cannot wait for a heartbeat."""
+FATAL = (Unauthenticated, AccessDenied, UsageError, Conflict)
+"""Refusals that only a person can put right. After all else, an error inside gRPC or the coordinator too, the agent tries again."""
 DRAIN_GRACE_S = 10.0
 LINK_CLOSE_S = 5.0
 
@@ -180,7 +182,7 @@ class Agent:
                 failures = 1 if self.connected.is_set() else failures + 1
                 if failures == 1:
                     log.warning("agent.disconnected", error=str(error))
-                if not error.retryable:
+                if isinstance(error, FATAL):
                     raise
             finally:
                 self._link = None

@@ -21,6 +21,7 @@ from ..common.records import (
     UnitKind,
     WorkReport,
 )
+from .backends import Backends
 from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
@@ -61,11 +62,7 @@ class Worker:
         rng: random.Random | None = None,
         make_destination: Callable[[JobSpec], Destination] | None = None,
     ) -> None:
-        """Args:
-        report: is called in the event loop with each report, in order.
-        list_objects: the objects of a job in pages, for FINALIZE.
-        clock: seconds; the same clock as the deadlines of `start`, that is, the event loop's.
-        """
+        """report: is called in the loop with each report, in order. clock: seconds; that of the deadlines, so the loop's own."""
         self._options = options
         self._report = report
         self._list_objects = list_objects
@@ -97,6 +94,7 @@ class Worker:
             clock=self._clock,
             lane_for=self._lane_for,
             list_objects=self._list_objects,
+            fill=Backends(self._options).fill,
             finished=self._finished,
         )
         fetcher = Fetcher(

@@ -45,6 +45,7 @@ def main() -> int:
     if nginx is None:
         print("benchmarks.fleet: nginx missing; install it", file=sys.stderr)
         return 2
+    description = machine()
     with stop_on_signals(), workspace() as base:
         repo = make_repo(base / "origin", "fleet", count=1, size=arguments.size_mib * MIB, lfs=True)
         rounds: list[dict[int, dict[str, float]]] = []
@@ -54,7 +55,7 @@ def main() -> int:
             say(f"{turn + 1}/{arguments.runs}: {walls}")
     document = {
         "date": arguments.date,
-        "machine": machine(),
+        "machine": description,
         "runs": arguments.runs,
         "size_bytes": repo.size,
         "rate_bytes_s": PACED_BYTES_S,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
+
 from shoal.common.http import HttpClient, HttpLimits
 
 from .engine import nginx

@@ -81,7 +81,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, base: Path) -> dict[str, Any]:
-    nginx = find_nginx()
+    nginx, description = find_nginx(), machine()
     assert nginx is not None, "missing() looked for it"
     root = base / "origin"
     say(f"making {arguments.size_mib} MiB and {arguments.files} files of {SMALL_BYTES >> 10} KiB")
@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace, base: Path) -> dict[str, Any]:
         ]
     return {
         "date": arguments.date,
-        "machine": machine(),
+        "machine": description,
         "versions": versions(),
         "runs": arguments.runs,
         "paced_bytes_s": PACED_BYTES_S,
@@ -210,7 +210,7 @@ def stop_on_signals() -> Generator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """The machine, without its name."""
+    """The machine, without its name, and how busy it is now: call it before anything is measured."""
     model = "unknown CPU"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -222,6 +222,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30),
         "kernel": ".".join(platform.release().split(".")[:2]),
+        "load_before": round(os.getloadavg()[0], 1),
     }
 
 

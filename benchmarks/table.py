@@ -40,7 +40,8 @@ def single_machine(document: Document) -> str:
 def machine_line(machine: Mapping[str, Any]) -> str:
     """One sentence about the machine."""
     hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}"
-    return f"{hardware}; client and origin on it together, on loopback, all files in memory."
+    load = f"Load average before the run: {machine['load_before']} (of others: the larger, the less the figures mean)."
+    return f"{hardware}; client and origin on it together, on loopback, all files in memory. {load}"
 
 
 def _cell_table(cell: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
+
 from shoal.v1 import fleet_admin_service_pb2 as admin
 from shoal.v1 import job_service_pb2 as jobs
 from shoal.v1.fleet_admin_service_pb2_grpc import FleetAdminServiceStub

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
+
 from shoal.v1 import errors_pb2 as pb
 
 from .errors import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from shoal.v1 import work_pb2 as work
 
 from .intervals import Interval

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from shoal.v1 import (
     fleet_admin_service_pb2,
     fleet_admin_service_pb2_grpc,

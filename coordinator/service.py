@@ -167,11 +167,12 @@ class Coordinator:
     # ---- turns ------------------------------------------------------------------------------------------------------
 
     async def _turn(self) -> None:
-        now = self._now()
-        self.core.tick(now)
         while True:
+            now = self._now()
+            self.core.tick(now)
             self.core.assign(now)
             effects = self.core.take_effects()
+            self._meter.sample(self.core, now)
             # Before the first wait: what comes while these are written is in the next effects, and waits for those.
             committed, self._committed = self._committed, asyncio.Event()
             if effects:
@@ -179,9 +180,10 @@ class Coordinator:
             committed.set()
             if not effects:
                 break
-        self._meter.sample(self.core, now)
 
     async def _carry_out(self, effects: Effects) -> None:
+        # Messages are for the sessions of this moment: what was granted in one must not reach the next one of the same agent.
+        addressees = [self._sessions.get(send.agent_id) for send in effects.sends]
         for job_id in effects.ended_jobs:
             self.core.jobs[job_id].row.ended_at = self._wall_clock()
         for write in effects.writes:
@@ -193,9 +195,8 @@ class Coordinator:
             await self._store.run(self._store.store.apply, effects.writes)
         for load in effects.loads:
             await self._load(load.job_id, restart=load.restart)
-        for send in effects.sends:
-            session = self._sessions.get(send.agent_id)
-            if session is not None:
+        for send, session in zip(effects.sends, addressees, strict=True):
+            if session is not None and self._sessions.get(send.agent_id) is session:
                 session.send(send.message)
         for job_id in effects.ended_jobs:
             row = self.core.jobs[job_id].row

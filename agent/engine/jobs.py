@@ -38,7 +38,7 @@ class JobContext:
         self.endpoints = Endpoints(spec.endpoints)
         self.transfers: dict[int, Transfer] = {}  # by object id
         self._disk = disk
-        self._hub_token = hub_token
+        self.hub_token = hub_token
         self._shared = asyncio.Lock()
         self._shared_checked = False
 
@@ -57,7 +57,7 @@ class JobContext:
 
     def authorization(self, target: Target) -> Secret | None:
         """The Authorization header for a target: the Hub token goes to the configured endpoints and nowhere else."""
-        return authorization_for(target.url, self.endpoints.bases, self._hub_token()) if self.on_hub else None
+        return authorization_for(target.url, self.endpoints.bases, self.hub_token()) if self.on_hub else None
 
     def subject(self, spec: ObjectSpec, target: Target, *, authenticated: bool) -> HubSubject:
         """The object as the Hub's errors name it."""

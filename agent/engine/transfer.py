@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.digests import GIT_SHA1
@@ -236,6 +237,26 @@ class Transfer:
         """The object changed at its origin: nothing more is written until `reset`, and every lease on it hears why."""
         self._poisoned = True
         self.fail(error)
+
+    async def adopt(self, path: Path) -> None:
+        """A file in the same file system that holds the whole object becomes the partial file. Raises what the disk raises."""
+        size = self.spec.size
+        assert size is not None
+        await self.quiet()
+        if self._follower is not None:
+            await self._follower.stop()
+            self._follower = None
+        old, self._partial = self.partial, None
+
+        def swap() -> Partial:
+            place = self._destination.path / old.path
+            old.close()
+            path.replace(place)
+            return self._destination.open_partial(self.spec, create=False)
+
+        await self._disk.run(swap, self._opened).wait()
+        self.wrote(((0, size),))
+        await self.settle()
 
     async def publish(self, digest: str) -> Published:
         """Give the complete and verified file its final name. Raises what ``Destination.publish`` does."""

@@ -15,7 +15,7 @@ FINALIZE write the manifest
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,9 +55,14 @@ class Units:
         clock: Callable[[], float],
         lane_for: Callable[[JobContext, ObjectSpec], Lane],
         list_objects: ListObjects,
+        fill: Callable[[Holding, Transfer], Awaitable[bool]],
         finished: Callable[[Holding, WorkReport | BaseException], None],
     ) -> None:
-        """lane_for: the connections to an object's origin. finished: hears of small objects, which have no task of their own."""
+        """Args:
+        lane_for: the connections to an object's origin.
+        fill: brings a whole object into its partial file by another program; False where our own engine is to do it.
+        finished: hears of small objects, which have no task of their own.
+        """
         self._options = options
         self._disk = disk
         self._hashing = hashing
@@ -65,6 +70,7 @@ class Units:
         self._clock = clock
         self._lane_for = lane_for
         self._list_objects = list_objects
+        self._fill = fill
         self._finished = finished
 
     async def run(self, holding: Holding) -> WorkReport:
@@ -144,6 +150,8 @@ class Units:
         size = transfer.spec.size
         if size is None and transfer.have:
             await transfer.reset()  # without a size there is nothing that an old part could be held against
+        if await self._fill(holding, transfer):
+            return
         transfer.follow(all_of_it=True)
         if size is None:
             await self._fetch(holding, transfer, 0, self._options.pieces.piece_bytes_first)
@@ -160,6 +168,7 @@ class Units:
         if transfer.is_open and len(transfer.holdings) == 1:
             await transfer.close()  # other agents may have written, or begun anew, since it was opened here
         await transfer.open(create=True)
+        await self._fill(holding, transfer)
         transfer.follow(all_of_it=True)
         return self._report(holding, done=tuple(transfer.have))
 

@@ -41,7 +41,10 @@ class HostTable:
         self._hosts: dict[str, HostState] = {}
 
     def set_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> None:
-        """Limit the fleet's rate at a host, or at each that has no policy of its own (`EVERY_HOST`); 0 is no policy. Raises ValueError for a negative rate."""
+        """Limit the fleet's rate at a host, or at each that has no policy of its own (`EVERY_HOST`); 0 is no policy.
+
+        Raises ValueError for a negative rate.
+        """
         if requests_per_s < 0 or bytes_per_s < 0:
             raise ValueError("a rate is 0 (unlimited) or positive")
         state = self._state(host)

@@ -13,7 +13,16 @@ import pytest
 
 from shoal.agent.service import Agent
 from shoal.agent.session import Identity
-from shoal.common.errors import ShoalError, Unauthenticated, Unreachable
+from shoal.common.errors import (
+    AccessDenied,
+    Busy,
+    Conflict,
+    ProtocolViolation,
+    ShoalError,
+    Unauthenticated,
+    Unreachable,
+    UsageError,
+)
 from shoal.common.records import (
     Ack,
     Acks,
@@ -412,13 +421,31 @@ async def test_waits_grow_while_nobody_answers_and_begin_anew_after_a_session(be
         assert bench.rng.ceilings[5:] == [1.0]
 
 
-async def test_what_trying_again_cannot_help_ends_it(bench: Bench) -> None:
-    bench.failures = [Unauthenticated("token", cause="it was revoked")]
+@pytest.mark.parametrize("kind", [Unauthenticated, AccessDenied, UsageError, Conflict])
+async def test_what_trying_again_cannot_help_ends_it(bench: Bench, kind: type[ShoalError]) -> None:
+    bench.failures = [kind("session", cause="of a reason")]
     with pytest.raises(ExceptionGroup) as ended:
         async with bench.running():
             await asyncio.sleep(DEADLINE_S)  # cancelled by what ends the agent
-    assert ended.group_contains(Unauthenticated)
+    assert ended.group_contains(kind)
     assert bench.links == []
+
+
+async def test_a_refusal_in_the_middle_of_a_session_ends_it_too(bench: Bench) -> None:
+    with pytest.raises(ExceptionGroup) as ended:
+        async with bench.running():
+            (await bench.session(1)).fail(Unauthenticated("stream", cause="the credential was revoked"))
+            await asyncio.sleep(DEADLINE_S)
+    assert ended.group_contains(Unauthenticated)
+    assert len(bench.links) == 1
+
+
+@pytest.mark.parametrize("kind", [ShoalError, Busy, Unreachable, ProtocolViolation])
+async def test_no_other_error_ends_it(bench: Bench, kind: type[ShoalError]) -> None:
+    """A plain ShoalError is what gRPC says of a connection that broke in a way it did not expect: "Internal error from Core"."""
+    async with bench.running():
+        (await bench.session(1)).fail(kind("coordinator", cause="Internal error from Core"))
+        await bench.session(2)
 
 
 async def test_a_coordinator_that_restarts_is_left_without_goodbye_and_work_goes_on(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from shoal.agent.worker import EngineOptions, Worker, WorkReport
@@ -18,6 +19,7 @@ from shoal.common.secrets import Secret
 
 from .contents import ContentLike, as_content, read_all, sha256_hex
 from .hub_repo import HubRepo
+from .request_log import RequestLog
 
 FAST = {"backoff_initial_s": 0.01, "backoff_max_s": 0.05, "read_timeout_s": 5.0}
 """Options that make retries quick enough for tests."""
@@ -68,6 +70,10 @@ class Bench:
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
+
+    async def until_asked(self, log: RequestLog, **what: Any) -> None:
+        """Wait until a server has been asked."""
+        await asyncio.to_thread(log.wait_for, lambda log: log.count(**what) > 0, timeout_s=30)
 
     async def last(self, ref: LeaseRef, timeout_s: float = 60.0) -> WorkReport:
         """The lease's last report."""

@@ -6,8 +6,8 @@
         fleet.agent("a1").kill()
         assert fleet.ended(job).status is JobStatus.DONE
 
-Every daemon has a home, a data folder and a log of its own. What the block started is gone when it ends, by process id; when
-it ends with an error, the ends of all logs are printed. When it ends well, no log may hold a traceback.
+Every daemon has a home, a data folder and a log of its own. What the block started is gone when it ends, by process id, and the
+ends of all logs are printed, for pytest to show when the test failed. No log may hold a traceback.
 """
 
 from __future__ import annotations
@@ -229,13 +229,11 @@ class Fleet:
         daemons = [self.coordinator, *self._agents.values(), *self._others]
         for daemon in daemons:
             daemon.end()
+        self.show_logs()  # always: pytest shows it for a test that failed, and only there knows which did
         if error is not None:
-            self.show_logs()
             return
         for daemon in daemons:
             shown = [text for text in FORBIDDEN if text in daemon.log]
-            if shown:
-                self.show_logs()
             assert not shown, f"{shown} in the log of {daemon.name}"
 
     def show_logs(self) -> None:

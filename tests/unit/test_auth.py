@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from shoal.common.channel import call_metadata, is_loopback, split_host, uses_tls
 from shoal.common.errors import AccessDenied, Unauthenticated, UsageError
 from shoal.common.secrets import Secret, SecretRef

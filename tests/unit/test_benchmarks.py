@@ -117,7 +117,7 @@ def test_report_names_what_failed() -> None:
     figures = {"wall_s": 2.0, "wall_min_s": 1.0, "wall_max_s": 3.0, "cpu_s": 0.5, "peak_bytes": 30 << 20, "ratio": None}
     document = {
         "date": "2025-01-31",
-        "machine": {"cpu": "CPU", "cores": 2, "memory_gib": 8, "kernel": "6.1"},
+        "machine": {"cpu": "CPU", "cores": 2, "memory_gib": 8, "kernel": "6.1", "load_before": 0.2},
         "versions": {"curl": "8.0"},
         "runs": 5,
         "cells": [

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.agent.storage import chunkmap
 from shoal.agent.storage.chunkmap import HEADER_BYTES, RECORD_BYTES, ChunkMapWriter, decode, encode_header, read_map
 

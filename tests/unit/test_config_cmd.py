@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from shoal.client.config_cmd import config_check, config_init, config_path, config_show
 from shoal.common.errors import ExitCode, NotWritable, UsageError
 from shoal.common.settings import load_settings

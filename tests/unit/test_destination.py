@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shoal.agent.storage import filesystems, room, roots
 from shoal.agent.storage.cleaning import clean_folder
 from shoal.agent.storage.destination import Destination

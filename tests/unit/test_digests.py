@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from shoal.common.digests import Hasher, digest_of_file, matches, new_hasher, parse_digest
 from shoal.common.errors import UsageError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from shoal.common.records import HostBudget, HostObservation
 from shoal.coordinator.scheduler.hosts import (
     FORGIVEN_AFTER_S,

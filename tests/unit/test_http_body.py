@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.errors import ProtocolViolation
 from shoal.common.http.body import (
     CHUNK_LINE_BYTES_MAX,

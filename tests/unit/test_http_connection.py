@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shoal.common.errors import Truncated
 from shoal.common.http.connection import TLS_RECORD_BYTES, Connection
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.errors import ProtocolViolation, Refused
 from shoal.common.http.message import (
     Headers,

@@ -1,6 +1,7 @@
 import base64
 
 import pytest
+
 from shoal.common.errors import UsageError
 from shoal.common.http.proxies import ProxyChooser, proxies_from_environ, proxy_authorization, proxy_label
 from shoal.common.http.url import parse_url

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.http.message import Headers
 from shoal.common.http.ratelimit_headers import RateLimit, parse_ratelimit, parse_retry_after
 

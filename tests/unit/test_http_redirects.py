@@ -1,4 +1,5 @@
 import pytest
+
 from shoal.common.errors import RedirectRefused
 from shoal.common.http.message import Headers
 from shoal.common.http.redirects import next_url

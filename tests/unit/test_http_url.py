@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.errors import Refused
 from shoal.common.http.url import parse_url, resolve_reference
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from shoal.common.intervals import IntervalSet
 
 POSITIONS = 40

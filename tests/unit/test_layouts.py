@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shoal.agent.storage.cleaning import clean_folder
 from shoal.agent.storage.destination import Destination
 from shoal.common.errors import UnsafeName, UsageError

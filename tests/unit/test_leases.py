@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from shoal.common.records import LeaseRef, UnitKind
 from shoal.coordinator.leases import TOKENS_PER_INCARNATION, HeldLease, LeaseTable
 from simulation.invariants import check_leases

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from shoal.common import logs
 from shoal.common.errors import NotFound
 from shoal.common.secrets import Secret, SecretRef

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from shoal.agent.storage import merge
 from shoal.agent.storage.merge import LOCK_EXPIRY_S, LOCK_NAME, LOCK_WAIT_S, manifest_lock, merge_manifest
 from shoal.common.errors import Busy, NotFound, StateDamaged, UnsafeName

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shoal.client.main import overrides
 from shoal.client.options import build_parser
 from shoal.client.transfer import read_requests

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
 from shoal.client.output import job_document, percent, printable, progress_line, state, summary_line, table, to_document
 from shoal.client.transfer import exit_code, report
 from shoal.common.errors import ExitCode, all_error_classes

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.errors import UnsafeName
 from shoal.common.paths import CollisionIndex, CollisionKind, SafeRoot, find_collisions, safe_relative_path
 

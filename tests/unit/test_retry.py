@@ -1,6 +1,7 @@
 import random
 
 import pytest
+
 from shoal.common.retry import Backoff
 
 

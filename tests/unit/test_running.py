@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from shoal.client.main import main
 from shoal.client.running import run
 from shoal.common.errors import ExitCode, NoSpace, NotFound, ShoalError

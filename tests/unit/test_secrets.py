@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.errors import UsageError
 from shoal.common.secrets import Secret, SecretRef, credential_path, names_secret, redact
 

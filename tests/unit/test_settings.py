@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from shoal.common import settings_docs
 from shoal.common.errors import UsageError
 from shoal.common.secrets import Secret

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shoal.common.errors import (
     AccessDenied,
     ConnectFailed,

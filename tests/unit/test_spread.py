@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shoal.common.intervals import IntervalSet
 from shoal.common.records import Capacity, JobSpec, Layout, ObjectSpec, OriginKind, UnitKind
 from shoal.coordinator.leases import HeldLease

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shoal.common.errors import Busy, NoSpace, NotWritable, ShoalError, StateDamaged, UsageError
 from shoal.common.records import Failure, ObjectSpec, UnitKind
 from shoal.coordinator.effects import DropLease, ObjectDone, ObjectFailed, PutJob, PutLease, RequeueFailed, Write

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shoal.common.errors import NotFound
 from shoal.common.records import Failure, JobSpec, Layout, ObjectSpec, OriginKind, UnitKind
 from shoal.coordinator.effects import (

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from shoal.common.errors import all_error_classes
 from shoal.common.settings_docs import page
 from shoal.common.settings_sources import variable_name

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 
 import pytest
+
 from shoal.common.errors import NotFound, Unauthenticated, UsageError
 from shoal.common.views import Role
 from shoal.coordinator.store.base import TokenRow

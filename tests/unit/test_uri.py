@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shoal.common.errors import UsageError
 from shoal.common.uri import FileUri, HttpUri, HubUri, RepoKind, S3Uri, check_revision, parse_list_file, parse_uri
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shoal.common
 from hypothesis import given
 from hypothesis import strategies as st
+
+import shoal.common
 from shoal.common import wire_views, wire_work
 from shoal.common.errors import (
     HttpStatus,
