@@ -41,7 +41,7 @@ class Backends:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._name = options.backend
+        self._name: Backend = options.backend
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._numbers = itertools.count()
         self._warned: set[str] = set()
@@ -86,7 +86,7 @@ class Backends:
     async def _order(self, holding: Holding, transfer: Transfer, to: Path, folder: Path) -> dict[str, object]:
         """What the child is told. Raises MissingExtra, and what asking for the object raises."""
         package = _PACKAGES[self._name]
-        if (package in sys.modules and sys.modules[package] is None) or importlib.util.find_spec(package) is None:
+        if importlib.util.find_spec(package) is None:
             remedy = 'pip install "shoal[hf-transfer]"' if self._name == "hf_transfer" else f"pip install {package}"
             raise MissingExtra(package, cause="it is not installed", remedy=remedy)
         assert transfer.location is not None

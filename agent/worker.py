@@ -26,10 +26,10 @@ from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
 from .engine.holding import Holding
-from .engine.jobs import JobContext
+from .engine.jobs import JobContext, JobTable
 from .engine.lanes import Lane
 from .engine.memory import BufferPool
-from .engine.options import OBJECTS_IDLE_MAX, REPORT_S, TICK_S, EngineOptions
+from .engine.options import REPORT_S, TICK_S, EngineOptions
 from .engine.origins import Origins
 from .engine.reporting import failed, not_taken, progressed, released, returned
 from .engine.streams import Fetcher
@@ -73,8 +73,7 @@ class Worker:
         self._make_destination = make_destination or self._destination
         self._throttle = Throttle(rate_limit=options.rate_limit, clock=clock)
         self._holdings: dict[LeaseRef, Holding] = {}
-        self._jobs: dict[str, JobContext] = {}
-        self._retired: list[JobContext] = []
+        self._jobs = JobTable(self._new_job)
         self._busy = asyncio.Event()
         self._left = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -133,8 +132,7 @@ class Worker:
             await self._release()
 
     async def _release(self) -> None:
-        for job in (*self._jobs.values(), *self._retired):
-            await job.close()
+        await self._jobs.close()
         await self._disk.idle()
         await self._origins.aclose()
         await self._disk.aclose()
@@ -154,7 +152,7 @@ class Worker:
             self._report(not_taken(ref))
             return
         try:
-            context = self._job(job)
+            context = self._jobs.get(job)
         except ShoalError as error:
             self._report(not_taken(ref, error))
             return
@@ -256,8 +254,8 @@ class Worker:
             return
         if isinstance(result, WorkReport):
             self._report(result)
-            if holding.lease.kind is UnitKind.FINALIZE and self._jobs.pop(holding.lease.job_id, None) is not None:
-                self._retired.append(holding.job)
+            if holding.lease.kind is UnitKind.FINALIZE:
+                self._jobs.retire(holding.job)
         elif not isinstance(result, Lapsed):
             self._report(failed(holding, result))
         self._end(holding, task_too=False)
@@ -329,8 +327,8 @@ class Worker:
             if self._clock() - reported_s >= REPORT_S:
                 reported_s = self._clock()
                 await self._report_partial()
-                await self._close_idle()
-            if not self._holdings and not self._retired:
+                await self._jobs.close_idle({holding.job for holding in self._holdings.values()}, self._clock())
+            if not self._holdings and not self._jobs:
                 self._busy.clear()
 
     async def _report_partial(self) -> None:
@@ -354,39 +352,17 @@ class Worker:
                 if holding.lease.kind is UnitKind.RANGE:
                     self._report(progressed(holding, done))
 
-    async def _close_idle(self) -> None:
-        """Partial files stay open between two leases of their objects, but not many of them; jobs are closed when they have ended."""
-        busy = {holding.job for holding in self._holdings.values()}
-        for job in [job for job in self._retired if job not in busy]:
-            self._retired.remove(job)
-            await job.close()
-        idle = [
-            (job, transfer)
-            for job in self._jobs.values()
-            for transfer in job.transfers.values()
-            if not transfer.holdings
-        ]
-        for job, transfer in idle[: max(0, len(idle) - OBJECTS_IDLE_MAX)]:
-            if not transfer.holdings and job.transfers.get(transfer.spec.object_id) is transfer:
-                del job.transfers[transfer.spec.object_id]
-                await transfer.close()
-
     # -- what leases share
 
-    def _job(self, spec: JobSpec) -> JobContext:
-        job = self._jobs.get(spec.job_id)
-        if job is not None and job.spec != spec:
-            self._retired.append(job)  # the job was begun anew, with other words
-            job = None
-        if job is None:
-            job = self._jobs[spec.job_id] = JobContext(
-                spec,
-                destination=self._make_destination(spec),
-                client=self._origins.client_for(spec),
-                disk=self._disk,
-                hub_token=self._hub_token,
-            )
-        return job
+    def _new_job(self, spec: JobSpec) -> JobContext:
+        return JobContext(
+            spec,
+            destination=self._make_destination(spec),
+            client=self._origins.client_for(spec),
+            disk=self._disk,
+            hub_token=self._hub_token,
+            now=self._clock(),
+        )
 
     def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
         return self._origins.lane_for(job, spec)

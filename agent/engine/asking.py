@@ -60,6 +60,7 @@ class Asker:
             authorization=authorization,
             byte_range=asked.byte_range,
             if_range=None if whole else if_range_of(asked.validator),
+            before_redirect=self._redirect_turn,
         )
         try:
             lane.planner.answered(piece, self._clock())
@@ -72,6 +73,10 @@ class Asker:
             raise
         return Answer(response, verdict)
 
+    async def _redirect_turn(self, url: str) -> None:
+        """A redirect is a request like any other: it waits for its host's budget."""
+        await self._throttle.request_turn(_host(url))
+
     def _check_status(
         self, response: Response, holding: Holding, transfer: Transfer, target: Target, *, authenticated: bool
     ) -> None:
@@ -79,7 +84,7 @@ class Asker:
         if status < 400 or status == 416:
             return
         job, name = holding.job, transfer.spec.path
-        host = response.url.split("/", 3)[2]
+        host = _host(response.url)
         from_endpoint = is_below_any(response.url, job.endpoints.bases)
         if status in REFUSALS and (target.direct or response.redirects) and not from_endpoint:
             cause = f"{host} answered {status} to the URL that was redirected to"
@@ -141,3 +146,8 @@ class Asker:
         host = location.target(self._clock()).host
         if verdict.validator and transfer.validators.setdefault(host, verdict.validator) != verdict.validator:
             raise Changed(transfer.spec.path)
+
+
+def _host(url: str) -> str:
+    """HOST or HOST:PORT of an absolute URL."""
+    return url.split("/", 3)[2]

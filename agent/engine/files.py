@@ -12,13 +12,12 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from ...common.errors import AccessDenied, Changed, NotFound, TransferError, UsageError
-from ...common.intervals import Interval
 from ..storage.filesystems import disk_error
 from .crew import Crew, Job
 from .holding import Holding
 from .memory import BufferPool
 from .pieces import MIB, Piece
-from .transfer import Transfer
+from .transfer import Transfer, Written
 
 _STEP_BYTES: Final = 4 * MIB  # between two looks at the lease's deadline
 _NOT_COPIED_THERE: Final = frozenset(
@@ -183,12 +182,12 @@ class FileFetcher:
             self._deliver_small(holding, buffer, job.result(), "")
 
 
-def _copy(transfer: Transfer, start: int, stop: int) -> tuple[Interval, ...]:
+def _copy(transfer: Transfer, start: int, stop: int) -> Written:
     with SourceFile(transfer.spec.url) as source:
         transfer.version = source.check(transfer.spec.size, transfer.version)
         source.copy_to(transfer.partial.fd, start, stop, transfer.partial.write)
         source.check(transfer.spec.size, transfer.version)
-    return ((start, stop),)
+    return Written(((start, stop),))
 
 
 def _read_small(url: str, buffer: memoryview) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 from ...common.hub_auth import authorization_for
@@ -11,6 +11,7 @@ from ...common.hub_errors import HubSubject
 from ...common.records import JobSpec, ObjectSpec, OriginKind
 from .crew import Crew
 from .locations import Endpoints, Target
+from .options import JOB_IDLE_S, OBJECTS_IDLE_MAX
 from .transfer import Transfer
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class JobContext:
         client: HttpClient,
         disk: Crew,
         hub_token: Callable[[], Secret | None],
+        now: float,
     ) -> None:
         """Raises Refused for an endpoint that is no http(s) URL."""
         self.spec = spec
         self.destination = destination
         self.client = client
         self.endpoints = Endpoints(spec.endpoints)
+        self.busy_s = now  # when a lease on it was last held
         self.transfers: dict[int, Transfer] = {}  # by object id
         self._disk = disk
         self.hub_token = hub_token
@@ -76,3 +79,62 @@ class JobContext:
             await transfer.close()
         self.transfers.clear()
         await self._disk.run(self.destination.close).wait()
+
+
+class JobTable:
+    """The jobs of a worker. Those that have ended, or are heard of no more, are closed when nobody works on them."""
+
+    def __init__(self, make: Callable[[JobSpec], JobContext]) -> None:
+        self._make = make
+        self._jobs: dict[str, JobContext] = {}
+        self._retired: list[JobContext] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs or self._retired)
+
+    def get(self, spec: JobSpec) -> JobContext:
+        """The job with exactly this specification, opened where it is new. Raises what opening it does."""
+        job = self._jobs.get(spec.job_id)
+        if job is not None and job.spec != spec:
+            self.retire(job)  # it was begun anew, with other words
+            job = None
+        if job is None:
+            job = self._jobs[spec.job_id] = self._make(spec)
+        return job
+
+    def retire(self, job: JobContext) -> None:
+        """The job has ended here: no lease is taken on it any more."""
+        if self._jobs.get(job.spec.job_id) is job:
+            del self._jobs[job.spec.job_id]
+            self._retired.append(job)
+
+    async def close_idle(self, busy: Set[JobContext], now: float) -> None:
+        """Close what is not needed. busy: the jobs with leases.
+
+        Partial files stay open between two leases of their objects, but not many of them.
+        """
+        for job in list(self._jobs.values()):
+            if job in busy:
+                job.busy_s = now
+            elif now - job.busy_s > JOB_IDLE_S:
+                self.retire(job)
+        for job in [job for job in self._retired if job not in busy]:
+            self._retired.remove(job)
+            await job.close()
+        idle = [
+            (job, transfer)
+            for job in self._jobs.values()
+            for transfer in job.transfers.values()
+            if not transfer.holdings
+        ]
+        for job, transfer in idle[: max(0, len(idle) - OBJECTS_IDLE_MAX)]:
+            if not transfer.holdings and job.transfers.get(transfer.spec.object_id) is transfer:
+                del job.transfers[transfer.spec.object_id]
+                await transfer.close()
+
+    async def close(self) -> None:
+        """Close every job. No lease may be under way."""
+        for job in (*self._jobs.values(), *self._retired):
+            await job.close()
+        self._jobs.clear()
+        self._retired.clear()

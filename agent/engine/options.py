@@ -16,6 +16,7 @@ TICK_S: Final = 0.25
 CHANGES_MAX: Final = 3  # a file that changes more often while it is fetched will not hold still for us
 RESOLVES_MAX: Final = 3  # fresh signed URLs that were refused in a row, without one byte between them
 ENDPOINT_REST_S: Final = 30.0  # an endpoint that could not be reached is asked last for so long
+JOB_IDLE_S: Final = 60.0  # a job without a lease for so long is closed here: it may never be heard of again
 OBJECTS_IDLE_MAX: Final = 16  # partial files kept open between two leases of their objects
 
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from ...common.errors import Changed, ProtocolViolation, ShoalError, TransferError, Truncated
-from ...common.intervals import Interval
 from ...common.retry import Backoff
 from ..throttle import Throttle
 from .asking import Asker
@@ -18,7 +17,7 @@ from .locations import Target
 from .memory import BufferPool
 from .options import EngineOptions
 from .pieces import KIB, Piece, PiecePlanner
-from .transfer import Transfer
+from .transfer import Transfer, Written
 from .tries import Tries, for_the_report
 from .validation import Body, Verdict
 
@@ -201,7 +200,7 @@ class Fetcher:
         host: str,
     ) -> None:
         """Bring the body to the disk, from ``at`` up to the piece's stop; receiving and writing overlap."""
-        writing: Job[tuple[Interval, ...]] | None = None
+        writing: Job[Written] | None = None
         came = 0
         ended = False
         while at < piece.stop and not piece.dropped and not ended:
@@ -271,7 +270,7 @@ def _is_swept(piece: Piece, transfer: Transfer) -> bool:
     return transfer.rangeless and transfer.sweeper not in (None, piece)
 
 
-async def _finish_writing(writing: Job[tuple[Interval, ...]], buffers: BufferPool, next_buffer: memoryview) -> None:
+async def _finish_writing(writing: Job[Written], buffers: BufferPool, next_buffer: memoryview) -> None:
     try:
         await writing.wait()
     except BaseException:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...common.digests import GIT_SHA1
 from ...common.errors import Changed, ShoalError
@@ -19,12 +20,24 @@ from .follower import HashFollower
 from .holding import Holding
 from .locations import Location
 from .memory import BufferPool
+from .pieces import KIB
 
 if TYPE_CHECKING:
     from ...common.http import Headers
     from ..storage.destination import Destination, Published
     from ..storage.partial import Partial
     from .pieces import Piece
+
+
+_MARK_BYTES_MIN: Final = 256 * KIB  # smaller writes are recorded together, now and then
+_MARK_S_MAX: Final = 0.001  # a mark that takes longer waits for the disk
+
+
+class Written(NamedTuple):
+    """What a thread wrote to a partial file; mark_s: how long recording it took, None where that is still to be done."""
+
+    spans: tuple[Interval, ...]
+    mark_s: float | None = None
 
 
 class Transfer:
@@ -59,6 +72,7 @@ class Transfer:
         self._partial: Partial | None = None
         self._follower: HashFollower | None = None
         self._unmarked = IntervalSet()
+        self._marks_are_cheap = True  # until one was seen to wait for the disk, as on a network file system
         self._hashable = IntervalSet()
         self._marking = asyncio.Lock()
         self._opening = asyncio.Lock()
@@ -121,7 +135,7 @@ class Transfer:
 
     # -- bytes
 
-    def write(self, buffer: memoryview, at: int, count: int) -> Job[tuple[Interval, ...]] | None:
+    def write(self, buffer: memoryview, at: int, count: int) -> Job[Written] | None:
         """Write the first ``count`` bytes of ``buffer``, which belong at ``at``, and give the buffer back when that is done.
 
         Of a rangeless object only what somebody wants is written; None when that is nothing.
@@ -132,22 +146,22 @@ class Transfer:
         if not spans or self._poisoned:
             self._buffers.give(buffer)
             return None
-        return self.submit(partial(_write_spans, self.partial, buffer, at, spans), buffer)
+        mark = self._marks_are_cheap and count >= _MARK_BYTES_MIN
+        return self.submit(partial(_write_spans, self.partial, buffer, at, spans, mark=mark), buffer)
 
-    def submit(
-        self, call: Callable[[], tuple[Interval, ...]], buffer: memoryview | None = None
-    ) -> Job[tuple[Interval, ...]]:
-        """Run something in a thread that writes to the partial file and returns what it wrote."""
+    def submit(self, call: Callable[[], Written], buffer: memoryview | None = None) -> Job[Written]:
+        """Run something in a thread that writes to the partial file and tells what it wrote."""
         self._writes += 1
         self._quiet.clear()
         return self._disk.run(call, partial(self._written, buffer))
 
-    def wrote(self, spans: Iterable[Interval]) -> None:
-        """These bytes are on disk now."""
+    def wrote(self, spans: Iterable[Interval], *, marked: bool = False) -> None:
+        """These bytes are on disk now, and maybe in the chunk map too."""
         for start, stop in spans:
             self.have.add(start, stop)
             self._hashable.add(start, stop)
-            self._unmarked.add(start, stop)
+            if not marked:
+                self._unmarked.add(start, stop)
             for holding in self.holdings:
                 holding.wrote(start, stop)
         self._advance()
@@ -155,7 +169,7 @@ class Transfer:
             if not holding.want and self.spec.size is not None:
                 holding.complete()
 
-    def _written(self, buffer: memoryview | None, job: Job[tuple[Interval, ...]]) -> None:
+    def _written(self, buffer: memoryview | None, job: Job[Written]) -> None:
         if buffer is not None:
             self._buffers.give(buffer)
         self._writes -= 1
@@ -164,7 +178,10 @@ class Transfer:
         elif job.error is not None:
             self.fail(job.error)
         else:
-            self.wrote(job.result())
+            written = job.result()
+            self.wrote(written.spans, marked=written.mark_s is not None)
+            if (written.mark_s or 0.0) > _MARK_S_MAX:
+                self._marks_are_cheap = False
         if not self._writes:
             self._quiet.set()
 
@@ -302,10 +319,14 @@ class Transfer:
         )  # fmt: skip
 
 
-def _write_spans(file: Partial, buffer: memoryview, at: int, spans: tuple[Interval, ...]) -> tuple[Interval, ...]:
+def _write_spans(file: Partial, buffer: memoryview, at: int, spans: tuple[Interval, ...], *, mark: bool) -> Written:
     for start, stop in spans:
         file.write(buffer[start - at : stop - at], start)
-    return spans
+    if not mark:
+        return Written(spans)
+    began_s = time.perf_counter()
+    _mark_spans(file, spans)
+    return Written(spans, time.perf_counter() - began_s)
 
 
 def _mark_spans(file: Partial, spans: tuple[Interval, ...]) -> None:

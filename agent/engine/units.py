@@ -167,6 +167,8 @@ class Units:
         transfer = self.attach(holding)
         if transfer.is_open and len(transfer.holdings) == 1:
             await transfer.close()  # other agents may have written, or begun anew, since it was opened here
+        elif transfer.is_open:
+            await transfer.refresh()  # ranges of it are at work here: it stays open, but others may have written, too
         await transfer.open(create=True)
         await self._fill(holding, transfer)
         transfer.follow(all_of_it=True)

@@ -159,7 +159,7 @@ def _json_message(body: bytes) -> str | None:
 
     try:
         parsed: object = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(parsed, dict):
         return None

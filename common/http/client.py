@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -80,13 +80,15 @@ class HttpClient:
         byte_range: tuple[int, int] | None = None,
         if_range: str | None = None,
         follow_redirects: bool = True,
+        before_redirect: Callable[[str], Awaitable[None]] | None = None,
     ) -> Response:
         """Ask for ``url`` and return when the head of the final answer is there, whatever its status.
 
         Args: authorization is the whole value of the header (``Bearer ...``). byte_range is (start, length) in bytes. if_range is a
         strong validator: when it no longer holds the server answers 200 with the whole file.
         A 206 answer is checked against ``byte_range``: it starts there and is not longer. With an ``Accept-Encoding`` of the caller's
-        own in ``headers`` the body is handed over as it comes, still encoded.
+        own in ``headers`` the body is handed over as it comes, still encoded. before_redirect is awaited with each URL that an answer
+        leads to, before it is asked: the place to wait for a host's budget.
         Raises Refused (URL or headers that must not be sent, http under ``https_only``), RedirectRefused, ConnectFailed, TlsFailed,
         TimedOut, ProtocolViolation, Truncated (the head was cut short).
         """
@@ -121,6 +123,8 @@ class HttpClient:
                     )
                 redirects.append((head.status, target.text))
                 target = onward
+                if before_redirect is not None:
+                    await before_redirect(target.text)
                 continue
             try:
                 body_length = None if method == "HEAD" else connection.body.length

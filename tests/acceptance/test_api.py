@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from shoal.client import download
 from shoal.common.errors import NotFound, Refused, UsageError, VerificationFailed
 from support.cli import delivered

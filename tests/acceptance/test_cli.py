@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
 from shoal.client.options import build_parser
 from support.cli import Shoal, delivered, installed
 from support.contents import SyntheticFile, read_all

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.cli import Shoal, delivered, leftovers
 from support.contents import ContentLike, SyntheticFile, as_content, read_all
 from support.hub import StandInHub, hub_in_thread

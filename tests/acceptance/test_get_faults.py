@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.cli import Finished, Shoal, delivered, leftovers
 from support.contents import ContentLike, SyntheticFile, as_content, read_all
 from support.faults import (

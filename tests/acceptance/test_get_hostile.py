@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.cli import Shoal, delivered
 from support.contents import SyntheticFile, read_all
 from support.hub import StandInHub, hub_in_thread

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.cli import Shoal, delivered, leftovers
 from support.contents import SyntheticFile, sha256_hex
 from support.faults import Stall

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.cli import Shoal, delivered, leftovers
 from support.contents import SyntheticFile, sha256_hex
 from support.hub import StandInHub, hub_in_thread

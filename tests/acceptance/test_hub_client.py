@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.cli import Shoal, delivered, installed, leftovers
 from support.contents import SyntheticFile, read_all
 from support.hub import StandInHub, hub_in_thread

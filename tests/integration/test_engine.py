@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -391,3 +392,42 @@ async def test_a_dripping_connection_does_not_hold_up_the_rest(tmp_path: Path) -
             (report,) = await bench.whole([web_spec(web.url_of("a"), content)], timeout_s=60)
             assert report.outcome is Outcome.DONE
     assert same(tmp_path / "file.bin", content)
+
+
+async def test_kill_9_costs_little(tmp_path: Path) -> None:
+    """What a process that is gone without a word had brought is found again by the next: all but what was under way."""
+    repo = HubRepo("acme/big", {"model.safetensors": BIG})
+    (spec,) = hub_specs(repo)
+    program = (
+        "import asyncio, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from support.engine import fetch_for_ever\n"
+        "asyncio.run(fetch_for_ever(*sys.argv[2:]))\n"
+    )
+    async with StandInHub([repo]) as hub:
+        hub.faults.total_rate = 8 * MIB
+        tests = str(Path(__file__).parent.parent)
+        command = (sys.executable, "-c", program, tests, hub.url, repo.sha, str(BIG.size), spec.digest, str(tmp_path))
+        child = await asyncio.create_subprocess_exec(*command)
+        await asyncio.to_thread(hub.log.wait_for, lambda log: log.bytes_served > BIG.size // 2, timeout_s=60)
+        child.kill()
+        await child.wait()
+        served = hub.log.bytes_served
+        hub.faults.clear()
+        hub.log.clear()
+        async with engine(hub_job([hub.url], repo, tmp_path)) as bench:
+            (report,) = await bench.whole([spec])
+            assert report.outcome is Outcome.DONE
+        assert served + report.fetched - BIG.size < 16 * MIB / 2, "less than half a MiB per connection"
+    assert same(tmp_path / spec.path, BIG)
+
+
+async def test_a_job_that_is_heard_of_no_more_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.agent.engine.jobs.JOB_IDLE_S", 0.2)
+    repo = HubRepo("acme/big", {"model.safetensors": BIG})
+    (spec,) = hub_specs(repo)
+    async with StandInHub([repo]) as hub, engine(hub_job([hub.url], repo, tmp_path)) as bench:
+        await bench.run(UnitKind.OPEN, spec)
+        held = open_files()
+        await poll(lambda: open_files() <= held - 3)  # the folder, the partial file, its chunk map
+        assert (await bench.by_ranges(spec, BIG.size)).outcome is Outcome.DONE
+    assert same(tmp_path / spec.path, BIG)

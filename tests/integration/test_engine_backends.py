@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shoal.agent.engine.pieces import MIB
+from shoal.common import logs
 from shoal.common.records import Outcome, UnitKind
 from support.contents import SyntheticFile
 from support.engine import engine, hub_job, hub_specs, leftovers, same
@@ -18,6 +21,14 @@ from support.hub_repo import HubRepo
 BIG = SyntheticFile(24 * MIB, seed=1)
 TOKEN = "hf_" + "A1b2C3d4" * 4
 BACKENDS = ["hf_transfer", "hub"]
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    yield stream
+    logs.configure()
 
 
 def repo_of(*, private: bool = False) -> HubRepo:
@@ -72,7 +83,7 @@ async def test_wrong_bytes_are_found(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize(("backend", "module"), [("hf_transfer", "hf_transfer"), ("hub", "huggingface_hub")])
 async def test_without_the_package_our_own_engine_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: str, module: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: io.StringIO, backend: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     repo = HubRepo("acme/backend", {"a.safetensors": BIG, "b.safetensors": SyntheticFile(3 * MIB, seed=2)})
@@ -80,20 +91,20 @@ async def test_without_the_package_our_own_engine_works(
     async with StandInHub([repo]) as hub, engine(hub_job([hub.url], repo, tmp_path), backend=backend) as bench:
         assert {report.outcome for report in await bench.whole(specs)} == {Outcome.DONE}
     assert all(same(tmp_path / spec.path, repo.file(spec.path).content) for spec in specs)
-    assert capsys.readouterr().err.count("backend.failed") == 1
+    assert logged.getvalue().count("backend.failed") == 1
 
 
-async def test_a_backend_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_backend_that_fails(tmp_path: Path, logged: io.StringIO) -> None:
     repo = repo_of()
     async with StandInHub([repo]) as hub, engine(hub_job([hub.url], repo, tmp_path), backend="hf_transfer") as bench:
-        # Its own requests say who they are not; ours name shoal. The resolve is the first request, hf_transfer's are the next.
+        # The first request to the CDN is our own, of the resolve; the next ones are hf_transfer's.
         hub.faults.add(Status(status=500), server="cdn", skip=1, times=8)
         assert {report.outcome for report in await bench.whole(hub_specs(repo))} == {Outcome.DONE}
     assert same(tmp_path / "weights/model.safetensors", BIG)
     assert leftovers(tmp_path) == []
-    said = capsys.readouterr().err
+    said = logged.getvalue()
     assert "backend.failed" in said and hub.cdn_url in said
-    assert all(secret not in said for secret in ("Signature=", "Expires="))
+    assert said.count("Signature=") == said.count("Signature=***") > 0
 
 
 async def test_drain_does_not_wait_for_a_backend(tmp_path: Path) -> None:

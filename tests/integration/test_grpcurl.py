@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from shoal.common.settings_table import SecuritySettings
 from shoal.common.views import Role
 from shoal.coordinator.server import CoordinatorServer

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+
 from shoal.common.errors import (
     ConnectFailed,
     ProtocolViolation,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import disable_progress_bars
+
 from shoal.agent.storage.destination import Destination
 from shoal.common.manifest import verify_folder
 from shoal.common.records import JobSpec, Layout, ObjectSpec, OriginKind

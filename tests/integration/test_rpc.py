@@ -12,8 +12,10 @@ from typing import Any
 
 import grpc.aio
 import pytest
+
 from shoal.agent.link import GrpcLink, connect
 from shoal.client.remote import RemoteCoordinator
+from shoal.common import logs
 from shoal.common.channel import CLIENT_OPTIONS, MESSAGE_BYTES_MAX, open_channel
 from shoal.common.errors import (
     Busy,
@@ -184,6 +186,7 @@ async def test_errors_stay_what_they_are(api: FakeCoordinator, remote: RemoteCoo
 async def test_a_defect_is_logged_and_not_shown(
     api: FakeCoordinator, remote: RemoteCoordinator, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    logs.configure("warning", "console", sys.stderr)  # other tests may have left another stream
     api.fail_with(KeyError("s3cret"))
     with pytest.raises(ShoalError) as caught:
         await remote.get_job("j1")

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from shoal.agent.link import connect
 from shoal.client.remote import RemoteCoordinator
 from shoal.common.channel import open_channel

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
+
 from shoal.common.errors import (
     AccessDenied,
     ConnectFailed,

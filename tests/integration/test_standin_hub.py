@@ -33,6 +33,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
+from yarl import URL
+
 from support.contents import SyntheticFile, as_content, git_blob_sha1_hex, read_all, sha256_hex
 from support.faults import (
     ChangeFile,
@@ -63,7 +65,6 @@ from support.origin import FaultOrigin, OriginFile
 from support.stand_in import in_thread
 from support.switchboard import Faults
 from support.throttle import BURST_BYTES, Pacer
-from yarl import URL
 
 KINDS: tuple[RepoKind, ...] = ("model", "dataset", "space")
 MIB = 1 << 20

@@ -219,3 +219,23 @@ async def poll(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def fetch_for_ever(endpoint: str, commit: str, size: str, digest: str, to: str) -> None:
+    """Fetch one file of the stand-in Hub, for a process that will be killed."""
+    url = f"/acme/big/resolve/{commit}/model.safetensors"
+    spec = ObjectSpec(object_id=0, path="model.safetensors", size=int(size), digest=digest, etag=digest[7:], url=url)
+    job = JobSpec(
+        job_id="job1",
+        source="hf://acme/big",
+        origin=OriginKind.HUB,
+        layout=Layout.FOLDER,
+        destination=to,
+        endpoints=(endpoint,),
+        repo_kind="model",
+        repo_id="acme/big",
+        revision="main",
+        commit=commit,
+    )
+    async with engine(job) as bench:
+        await bench.whole([spec])
