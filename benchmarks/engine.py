@@ -33,7 +33,7 @@ def nginx(folder: Path, rate_mib: float) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    limit = f"limit_rate {rate_mib}m;" if rate_mib else ""
+    limit = f"limit_rate {int(rate_mib * 1024)}k;" if rate_mib else ""
     work = Path(tempfile.mkdtemp())
     config = work / "nginx.conf"
     config.write_text(
@@ -46,7 +46,7 @@ def nginx(folder: Path, rate_mib: float) -> Iterator[str]:
     )
     server = subprocess.Popen([NGINX, "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
-        while True:
+        while server.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.02)

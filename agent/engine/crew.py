@@ -94,12 +94,17 @@ class Crew:
         job = Job(call, then)
         self._outstanding += 1
         self._idle.clear()
-        if len(self._threads) < min(self._threads_max, self._outstanding):
-            thread = threading.Thread(target=self._work, name=f"shoal-{self._name}-{len(self._threads)}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        if not self._threads:
+            self._start_threads()
         self._jobs.put(cast("Job[object]", job))
         return job
+
+    def _start_threads(self) -> None:
+        """All at once, at the first job: starting one waits until it runs, which takes milliseconds beside busy ones."""
+        for number in range(self._threads_max):
+            thread = threading.Thread(target=self._work, name=f"shoal-{self._name}-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     async def idle(self) -> None:
         """Wait until no job is under way."""
