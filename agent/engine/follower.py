@@ -6,14 +6,17 @@ out of order is left to be hashed.
 
 from __future__ import annotations
 
+import mmap
 import os
 
 from ...common.digests import new_hasher
 from ...common.errors import VerificationFailed
 from .crew import Crew, Job
-from .pieces import KIB
+from .pieces import MIB
 
-_READ_BYTES = 256 * KIB  # fits in the second-level cache beside the hash's own state
+_READ_BYTES = (
+    4 * MIB
+)  # each read and each update takes the interpreter's lock, which the event loop is busy with: few and long ones
 
 
 class HashFollower:
@@ -69,7 +72,7 @@ class HashFollower:
 
     def _read(self) -> None:
         if self._buffer is None:
-            self._buffer = memoryview(bytearray(_READ_BYTES))
+            self._buffer = memoryview(mmap.mmap(-1, _READ_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         buffer = self._buffer
         while not self._stopped and self.position < self._target:
             count = os.preadv(self._fd, [buffer[: self._target - self.position]], self.position)

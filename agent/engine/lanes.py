@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """At most ``policy.connections`` streams; each takes piece after piece and ends when there is nothing for it to do."""
+    """At most ``planner.concurrency.limit`` streams; each takes piece after piece and ends when there is nothing for it to do."""
 
     def __init__(
         self,
@@ -27,7 +27,6 @@ class Lane:
     ) -> None:
         """fetch: brings a piece, or says to its lease why not; raises nothing but CancelledError."""
         self.planner = PiecePlanner(policy)
-        self._connections = policy.connections
         self._tasks = tasks
         self._clock = clock
         self._fetch = fetch
@@ -61,7 +60,9 @@ class Lane:
 
     def kick(self) -> None:
         """Start streams for what can be fetched now."""
-        while not self._closed and self._streams < self._connections and self.planner.has_work(self._clock()):
+        while (
+            not self._closed and self._streams < self.planner.concurrency.limit and self.planner.has_work(self._clock())
+        ):
             self._streams += 1
             piece = self.planner.take(self._clock())
             self._tasks.create_task(self._stream(piece), name="shoal-stream")
@@ -95,7 +96,8 @@ class Lane:
                     self.planner.finish(piece, self._clock())
                 if piece.left:
                     await asyncio.sleep(0)  # whatever came of it, the others get their turn before it is tried again
-                piece = None if self._closed else self.planner.take(self._clock())
+                leave = self._closed or self._streams > self.planner.concurrency.limit
+                piece = None if leave else self.planner.take(self._clock())
         finally:
             self._streams -= 1
             self.kick()

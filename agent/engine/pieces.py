@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...common.intervals import Interval, IntervalSet
+from .concurrency import Concurrency
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -114,6 +115,7 @@ class PiecePlanner:
         self._recent: deque[float] = deque(maxlen=policy.connections)  # rates of pieces that have ended
         self._answer_s: float | None = None  # from a request to its answer, smoothed
         self.rate = 0.0  # bytes/s of one connection, smoothed over all of them; 0 while unknown
+        self.concurrency = Concurrency(policy.connections)
 
     # -- work comes and goes
 
@@ -202,6 +204,8 @@ class PiecePlanner:
     def arrived(self, piece: Piece, count: int, now: float) -> None:
         """``count`` more bytes of the piece have come."""
         piece.at += count
+        if not piece.work.undivided:
+            self.concurrency.arrived(count, now)
         elapsed = now - piece.sampled_s
         if elapsed >= _SAMPLE_S:
             self._sample(piece, elapsed, now)
