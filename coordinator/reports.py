@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..common.errors import NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
+from ..common.errors import Changed, NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
 from ..common.records import Failure, Outcome, Result, UnitKind
 from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
 from .leases import HeldLease, LeaseTable
@@ -252,7 +252,7 @@ class ReportBook:
             self._fail(job, obj, failure)
             return
         self._effects.writes.append(ObjectRetried(object_id=obj.spec.object_id, failures=obj.failures, failure=failure))
-        if issubclass(kind, VerificationFailed):
+        if issubclass(kind, (Changed, VerificationFailed)):
             if obj.phase is not Phase.QUEUED:
                 self._begin_anew(job, obj)
         elif transfer:
