@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import socket
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -97,7 +97,7 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
 
     # A name of its own for every run: two runs at once must not take each other for the same agent, and the chunk maps of
     # earlier runs are read whatever their name.
-    agent_id = uuid.uuid4().hex
+    agent_id = secrets.token_hex(16)
     agent = Agent(
         identity=Identity(agent_id=agent_id, name=settings.agent.name or socket.gethostname(), version=VERSION),
         capacity=capacity(settings),

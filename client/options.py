@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 from typing import Any
 
 EXAMPLES = """\
@@ -21,7 +23,19 @@ writable, 6 verification failed, 7 refused by policy, 130 interrupted
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
+        # argparse makes a formatter for every option that is added. Left to find the width by itself it imports shutil, which
+        # imports every compression library.
+        super().__init__(prog, max_help_position=32, width=_width())
+
+
+@functools.cache
+def _width() -> int:
+    """Columns of the terminal, less the margin that argparse leaves."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size().columns
+    except (ValueError, OSError):
+        columns = 80
+    return max(40, columns - 2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,7 +90,7 @@ class _Collect(argparse.Action):
 
 def _global_options() -> argparse.ArgumentParser:
     """Options that stand before or after the command. SUPPRESS keeps the later place from undoing the earlier one."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, formatter_class=_Formatter)
     group = common.add_argument_group("global options")
     group.add_argument("--config", metavar="FILE", help="configuration file (default: see `shoal config path`)")
     group.add_argument(
@@ -187,25 +201,35 @@ def _add_daemons(command: Any) -> None:
 def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     parser = command("config", "Show, check or begin a configuration file.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    init = actions.add_parser("init", parents=[common], help="write a commented sample")
+    init = actions.add_parser("init", parents=[common], help="write a commented sample", formatter_class=_Formatter)
     init.add_argument("file", nargs="?", metavar="FILE", default="shoal.toml")
     init.add_argument("--force", action="store_true", help="overwrite")
-    show = actions.add_parser("show", parents=[common], help="each effective value and where it came from")
+    show = actions.add_parser(
+        "show", parents=[common], help="each effective value and where it came from", formatter_class=_Formatter
+    )
     show.add_argument("--json", action="store_true")
-    check = actions.add_parser("check", parents=[common], help="find unknown keys and bad values")
+    check = actions.add_parser(
+        "check", parents=[common], help="find unknown keys and bad values", formatter_class=_Formatter
+    )
     check.add_argument("file", nargs="?", metavar="FILE")
-    actions.add_parser("path", parents=[common], help="where configuration is looked for")
+    actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
     parser = command("token", "Create, list or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", parents=[common], help="print a new credential, once")
+    create = actions.add_parser(
+        "create", parents=[common], help="print a new credential, once", formatter_class=_Formatter
+    )
     create.add_argument("--role", choices=("agent", "admin"), default="agent")
     create.add_argument("--name", default="")
     create.add_argument("--expires", metavar="AGE", help="valid for so long (30d is 720h)")
     create.add_argument("--state", metavar="DIR", help="state folder of a coordinator that is not running")
     create.add_argument("--json", action="store_true")
-    listing = actions.add_parser("list", parents=[common], help="all credentials, without their secrets")
+    listing = actions.add_parser(
+        "list", parents=[common], help="all credentials, without their secrets", formatter_class=_Formatter
+    )
     listing.add_argument("--state", metavar="DIR")
     listing.add_argument("--json", action="store_true")
-    revoke = actions.add_parser("revoke", parents=[common], help="make a credential worthless")
+    revoke = actions.add_parser(
+        "revoke", parents=[common], help="make a credential worthless", formatter_class=_Formatter
+    )
     revoke.add_argument("token", metavar="ID")
     revoke.add_argument("--state", metavar="DIR")
