@@ -33,10 +33,12 @@ from ..common.records import (
 )
 from ..common.retry import Backoff
 from .session import (
+    Admitted,
     GiveBackHalf,
     Identity,
     Journal,
     Leave,
+    Obey,
     Outlook,
     SessionCore,
     SessionEffect,
@@ -279,6 +281,8 @@ class Agent:
                     self._keep(lambda: self._journal.drop(seqs))
                 case Tell(message):
                     self._outgoing.put_nowait(message)
+                case Admitted() | Obey():
+                    pass  # this agent keeps no copies
                 case Leave(reason, reconnect):
                     log.info("agent.asked_to_drain", reason=reason, reconnect=reconnect)
                     if reconnect:

@@ -45,6 +45,7 @@ from ..common.records import (
     WorkReport,
     Yield,
 )
+from ..common.swarm_records import PeerOffer, SwarmOrders
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,22 @@ class Leave:
     reconnect: bool
 
 
-SessionEffect = StartWork | StopWork | GiveBackHalf | SetBudgets | Journal | Settle | Tell | Leave
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A session stands: tell anew what is held of every swarm. Capabilities for this agent are signed with the key."""
+
+    peer_key: bytes = field(repr=False)  # a secret
+    epoch_s: float  # the coordinator's clock at this moment
+
+
+@dataclass(frozen=True, slots=True)
+class Obey:
+    """The swarm wants something of this agent's copy of a job."""
+
+    orders: SwarmOrders
+
+
+SessionEffect = StartWork | StopWork | GiveBackHalf | SetBudgets | Journal | Settle | Tell | Leave | Admitted | Obey
 
 
 @dataclass(slots=True)
@@ -133,6 +149,7 @@ class Outlook:
     progress: Sequence[Progress] = ()
     hosts: Sequence[HostObservation] = ()
     memory: int = 0
+    sent: int = 0  # bytes, to peers
     capacity: Capacity | None = None
 
 
@@ -142,6 +159,7 @@ class SessionCore:
 
     identity: Identity
     capacity: Capacity
+    peer: PeerOffer | None = None
     unreported: dict[int, Result] = field(default_factory=dict[int, Result])  # by seq; what the journal held at start
     held: dict[str, HeldWork] = field(default_factory=dict[str, HeldWork])
     jobs: dict[str, JobSpec] = field(default_factory=dict[str, JobSpec])
@@ -174,6 +192,7 @@ class SessionCore:
             capacity=self.capacity,
             held=self._refs(),
             results=tuple(self.unreported.values()),
+            peer=self.peer,
         )
         return [*stopped, Tell(hello)]
 
@@ -210,12 +229,14 @@ class SessionCore:
                 return [SetBudgets(message.budgets)]
             case Drain():
                 return [Leave(message.reason, message.reconnect)]
+            case SwarmOrders():
+                return [Obey(message)]
 
     def _welcome(self, welcome: Welcome, now: float) -> list[SessionEffect]:
         self.heartbeat_s, self.lease_ttl_s = welcome.heartbeat_s, welcome.lease_ttl_s
         self.welcomed = True
         self._beat_due = now  # renew at once: the leases that were kept may be near their end
-        return self._stop(welcome.fenced)
+        return [*self._stop(welcome.fenced), Admitted(welcome.peer_key, welcome.epoch_s)]
 
     def _renewed(self, seq: int) -> None:
         sent = self._beats.pop(seq, None)
@@ -306,6 +327,7 @@ class SessionCore:
                         hosts=tuple(outlook.hosts),
                         capacity=outlook.capacity,
                         memory=outlook.memory,
+                        sent=outlook.sent,
                     )
                 )
             )

@@ -63,12 +63,12 @@ class LocalLink:
         while True:
             yield await self._incoming.get()
 
-    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
-        """The published objects of a job, in pages."""
-        after = 0
-        while page := await self._coordinator.manifest(job_id, after, PAGE):
+    async def manifest_pages(self, job_id: str, *, unfinished_too: bool = False) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The published objects of a job, in pages; unfinished ones as well if asked for."""
+        after: int | None = 0
+        while after is not None:
+            page, after = await self._coordinator.manifest(job_id, after, PAGE, unfinished_too=unfinished_too)
             yield page
-            after = page[-1].object_id
 
     def _closed(self, reason: str) -> None:
         raise ShoalError("embedded session", cause=reason)

@@ -1,16 +1,21 @@
 """The words that coordinator and agents say to each other, as plain records.
 
 The gRPC shells turn these into ``shoal.v1`` messages and back (`wire.py`); embedded runs and the simulator pass them as they
-are. All are immutable. Sizes and positions are bytes, durations seconds; no record holds a clock reading, because two
-machines' clocks need not agree.
+are. All are immutable. Sizes and positions are bytes, durations seconds; no record but Welcome holds a clock reading, because
+two machines' clocks need not agree. What is said of swarms is in `swarm_records.py`.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
+from .chunks import ChunkSizes
 from .intervals import Interval
+
+if TYPE_CHECKING:
+    from .swarm_records import PeerOffer, SwarmInventory, SwarmOrders, SwarmReport
 
 
 class Delivery(enum.StrEnum):
@@ -34,6 +39,7 @@ class OriginKind(enum.StrEnum):
     HUB = "hub"
     HTTP = "http"
     FILE = "file"
+    S3 = "s3"  # its URLs need a signature
 
 
 class UnitKind(enum.StrEnum):
@@ -45,6 +51,7 @@ class UnitKind(enum.StrEnum):
     RANGE = "range"  # object: bring [start, stop) into the partial file
     PUBLISH = "publish"  # object: verify the partial file and give it its final name
     FINALIZE = "finalize"  # job: write the manifest (and refs), remove what only the work needed
+    REPLICA = "replica"  # job: a copy of all of it on this agent, by the orders of the swarm (`swarm_records.py`)
 
 
 class Outcome(enum.StrEnum):
@@ -89,6 +96,12 @@ class JobSpec:
     force: bool = False
     total_bytes: int = 0  # of the objects whose size is known
     total_objects: int = 0
+    delivery: Delivery = Delivery.SPREAD
+    profile: str = ""  # the credentials by name that the origin is asked with
+    unpack: str = ""  # "": nothing; "auto": archives, where they lie; otherwise the folder that they are unpacked into
+    unpack_format: str = ""  # "": by name
+    chunks: ChunkSizes | None = None  # of a replicated job
+    verify_everywhere: bool = False  # every agent computes the publisher's digest itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +220,7 @@ class Hello:
     held: tuple[LeaseRef, ...] = ()
     results: tuple[Result, ...] = ()
     zone: str = ""
+    peer: PeerOffer | None = None  # None: it takes no part in the exchange between peers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +233,7 @@ class Heartbeat:
     hosts: tuple[HostObservation, ...] = ()
     capacity: Capacity | None = None  # when it changed
     memory: int = 0  # bytes resident
+    sent: int = 0  # bytes sent to peers since the process began
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +261,8 @@ class Welcome:
     heartbeat_s: float
     lease_ttl_s: float
     fenced: tuple[LeaseRef, ...] = ()
+    peer_key: bytes = field(default=b"", repr=False)  # a secret: capabilities for this agent are signed with it
+    epoch_s: float = 0.0  # the coordinator's clock, seconds since the epoch: capabilities expire by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,5 +333,7 @@ class WorkReport:
     failure: Failure | None = None
 
 
-AgentMessage = Hello | Heartbeat | Results | Goodbye
-CoordinatorMessage = Welcome | HeartbeatAck | Grants | Acks | Revoke | Yield | Budgets | Drain
+AgentMessage: TypeAlias = "Hello | Heartbeat | Results | Goodbye | SwarmInventory | SwarmReport"
+CoordinatorMessage: TypeAlias = (
+    "Welcome | HeartbeatAck | Grants | Acks | Revoke | Yield | Budgets | Drain | SwarmOrders"
+)

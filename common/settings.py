@@ -26,6 +26,7 @@ from .settings_table import (
     LogSettings,
     Section,
     SecuritySettings,
+    SwarmSettings,
 )
 
 _DEFAULT = Origin(Rank.DEFAULT)
@@ -40,6 +41,7 @@ class Settings:
     agent: AgentSettings = field(default_factory=AgentSettings)
     hub: HubSettings = field(default_factory=HubSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
+    swarm: SwarmSettings = field(default_factory=SwarmSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case
     security: SecuritySettings = field(default_factory=SecuritySettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -121,6 +121,20 @@ class AgentSettings:
         list_of(PATH), [], "Folders that the agent will write to. Empty: every folder below root."
     )
     memory_limit: int = setting(SIZE, "512MiB", "Memory of the agent; near the limit new work waits.")
+    zone: str = setting(TEXT, "", "Where the agent is, such as its rack: peers of the same zone are asked first.")
+    peer_listen: str = setting(
+        OPTIONAL_ADDRESS,
+        "",
+        "Where other agents fetch chunks from this one. Empty: port 7072, or any free one, of the address that the coordinator sees.",
+    )
+    peer_address: str = setting(
+        OPTIONAL_ADDRESS, "", "What other agents are told to connect to. Empty: where the agent listens."
+    )
+    upload_slots: int = setting(
+        integer(0, 10_000), 8, "Chunks that the agent sends to peers at once. 0: it only takes."
+    )
+    download_slots: int = setting(integer(1, 10_000), 16, "Chunks that the agent takes at once.")
+    upload_rate: int = setting(RATE, "0", "Bytes per second that the agent sends to peers. 0: no limit.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +205,24 @@ class FetchSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SwarmSettings:
+    chunk_size: int | None = setting(
+        auto_or(SIZE),
+        "auto",
+        "Size of the chunks that agents pass on. auto: by the size of the objects and of the fleet.",
+    )
+    verify: Literal["once", "every-agent"] = setting(
+        choice("once", "every-agent"),
+        "once",
+        "Who computes an object's published digest: one agent, which vouches for its chunks to the others, or each.",
+    )
+    origin_connections: int = setting(
+        integer(1, 100_000), 64, "Chunks that the whole fleet takes from the origin at once."
+    )
+    tls: bool = setting(BOOLEAN, False, "Agents speak TLS with each other, with security.tls_cert and tls_ca.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostSettings:
     rate: float = setting(number(0, 1e6), 0, "Requests per second of the whole fleet to this host. 0: no limit.")
 
@@ -249,6 +281,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="agent", cls=AgentSettings, help="An agent on this machine."),
     Section(name="hub", cls=HubSettings, help="The Hub: hf:// sources and the Hub cache."),
     Section(name="fetch", cls=FetchSettings, help="How bytes are fetched, whatever the source."),
+    Section(name="swarm", cls=SwarmSettings, help="Copies for every agent: how chunks travel from agent to agent."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),
     Section(name="security", cls=SecuritySettings, help="What is allowed, TLS, and credentials of the fleet."),
     Section(name="log", cls=LogSettings, help="Logs."),

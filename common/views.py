@@ -93,6 +93,9 @@ class SubmitRequest:
     sha256: str = ""
     priority: int = 0  # larger is sooner
     name: str = ""
+    profile: str = ""  # the credentials by name that the origin is asked with
+    unpack: str = ""  # "": nothing; "auto": archives, where they lie; otherwise the folder that they are unpacked into
+    unpack_format: str = ""  # "": by name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +109,30 @@ class ActiveObjectView:
     agents: tuple[str, ...] = ()  # names
     phase: ActivePhase = ActivePhase.FETCHING
     done: tuple[Interval, ...] = ()
+
+
+class ReplicaStatus(enum.StrEnum):
+    """How an agent's copy of a replicated job is doing."""
+
+    JOINING = "joining"  # it looks what is there already
+    COPYING = "copying"
+    DONE = "done"
+    FAILED = "failed"
+    LOST = "lost"  # its agent went away
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaView:
+    """One agent's copy of a replicated job."""
+
+    agent_id: str
+    name: str  # of the agent
+    status: ReplicaStatus
+    bytes_done: int = 0
+    chunks_done: int = 0
+    from_origin: int = 0  # bytes
+    from_peers: int = 0  # bytes
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +162,9 @@ class JobView:
     eta_s: float | None = None  # None: not known
     failure: Failure | None = None
     active: tuple[ActiveObjectView, ...] = ()  # empty in lists
+    delivery: Delivery = Delivery.SPREAD
+    bytes_from_peers: int = 0
+    replicas: tuple[ReplicaView, ...] = ()  # of a replicated job, by agent
 
     @property
     def ended(self) -> bool:
@@ -183,6 +213,10 @@ class AgentView:
     memory_bytes: int = 0
     connected_s: float = 0.0  # since its session began
     silent_s: float = 0.0  # since it was last heard
+    peer_address: str = ""  # HOST:PORT of its peer exchange
+    sent_bytes: int = 0  # to peers, since its process began
+    bad_chunks: int = 0  # that it sent and that were not right
+    cut_off: bool = False  # it sent bad bytes repeatedly: nobody is sent to it any more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,17 @@ from .records import (
     Welcome,
     Yield,
 )
+from .swarm_records import SwarmInventory, SwarmOrders, SwarmReport
+from .wire_swarm import (
+    decode_peer_offer,
+    decode_swarm_inventory,
+    decode_swarm_orders,
+    decode_swarm_report,
+    encode_peer_offer,
+    encode_swarm_inventory,
+    encode_swarm_orders,
+    encode_swarm_report,
+)
 from .wire_values import amount, count, each, name, prose, violation
 from .wire_work import (
     decode_ack,
@@ -59,6 +70,10 @@ def encode_agent_message(message: AgentMessage) -> pb.SessionRequest:
                 return pb.SessionRequest(results=pb.Results(results=map(encode_result, message.results)))
             case Goodbye():
                 return pb.SessionRequest(goodbye=pb.Goodbye(reason=prose(message.reason)))
+            case SwarmInventory():
+                return pb.SessionRequest(swarm_inventory=encode_swarm_inventory(message))
+            case SwarmReport():
+                return pb.SessionRequest(swarm_report=encode_swarm_report(message))
     except ValueError as error:
         raise unsendable(message, error) from error
 
@@ -74,6 +89,10 @@ def decode_agent_message(message: pb.SessionRequest) -> AgentMessage:
             return Results(each(decode_result, message.results.results, "Results.results"))
         case "goodbye":
             return Goodbye(message.goodbye.reason)
+        case "swarm_inventory":
+            return decode_swarm_inventory(message.swarm_inventory)
+        case "swarm_report":
+            return decode_swarm_report(message.swarm_report)
         case _:
             raise violation("SessionRequest.message", "it is empty or of a kind that is not known")
 
@@ -109,6 +128,8 @@ def decode_coordinator_message(message: pb.SessionResponse) -> CoordinatorMessag
             return Budgets(each(decode_host_budget, message.budgets.budgets, "Budgets.budgets"))
         case "drain":
             return Drain(message.drain.reason, message.drain.reconnect)
+        case "swarm_orders":
+            return decode_swarm_orders(message.swarm_orders)
         case _:
             raise violation("SessionResponse.message", "it is empty or of a kind that is not known")
 
@@ -144,6 +165,8 @@ def _encode_coordinator_message(message: CoordinatorMessage) -> pb.SessionRespon
             return pb.SessionResponse(budgets=pb.Budgets(budgets=map(encode_host_budget, message.budgets)))
         case Drain():
             return pb.SessionResponse(drain=pb.Drain(reason=prose(message.reason), reconnect=message.reconnect))
+        case SwarmOrders():
+            return pb.SessionResponse(swarm_orders=encode_swarm_orders(message))
 
 
 def _encode_hello(hello: Hello) -> pb.Hello:
@@ -155,6 +178,7 @@ def _encode_hello(hello: Hello) -> pb.Hello:
         held=map(encode_lease_ref, hello.held),
         results=map(encode_result, hello.results),
         zone=hello.zone,
+        peer=encode_peer_offer(hello.peer),
     )
 
 
@@ -169,6 +193,7 @@ def _decode_hello(hello: pb.Hello) -> Hello:
         held=each(decode_lease_ref, hello.held, "Hello.held"),
         results=each(decode_result, hello.results, "Hello.results"),
         zone=hello.zone,
+        peer=decode_peer_offer(hello.peer) if hello.HasField("peer") else None,
     )
 
 
@@ -180,6 +205,7 @@ def _encode_heartbeat(beat: Heartbeat) -> pb.Heartbeat:
         hosts=map(encode_host_observation, beat.hosts),
         capacity=None if beat.capacity is None else encode_capacity(beat.capacity),
         memory=beat.memory,
+        sent=beat.sent,
     )
 
 
@@ -191,6 +217,7 @@ def _decode_heartbeat(beat: pb.Heartbeat) -> Heartbeat:
         hosts=each(decode_host_observation, beat.hosts, "Heartbeat.hosts"),
         capacity=decode_capacity(beat.capacity) if beat.HasField("capacity") else None,
         memory=count(beat.memory, "Heartbeat.memory"),
+        sent=count(beat.sent, "Heartbeat.sent"),
     )
 
 
@@ -200,6 +227,8 @@ def _encode_welcome(welcome: Welcome) -> pb.Welcome:
         heartbeat_s=welcome.heartbeat_s,
         lease_ttl_s=welcome.lease_ttl_s,
         fenced=map(encode_lease_ref, welcome.fenced),
+        peer_key=welcome.peer_key,
+        epoch_s=welcome.epoch_s,
     )
 
 
@@ -209,4 +238,6 @@ def _decode_welcome(welcome: pb.Welcome) -> Welcome:
         heartbeat_s=amount(welcome.heartbeat_s, "Welcome.heartbeat_s"),
         lease_ttl_s=amount(welcome.lease_ttl_s, "Welcome.lease_ttl_s"),
         fenced=each(decode_lease_ref, welcome.fenced, "Welcome.fenced"),
+        peer_key=welcome.peer_key,
+        epoch_s=amount(welcome.epoch_s, "Welcome.epoch_s"),
     )

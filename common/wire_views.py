@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from shoal.v1 import fleet_admin_service_pb2 as admin
 from shoal.v1 import job_service_pb2 as jobs
-from shoal.v1 import work_pb2 as work
 
 from .errors import UsageError
 from .records import Delivery
@@ -31,8 +30,10 @@ from .views import (
     Submitted,
     TokenView,
 )
+from .wire_replicas import decode_replica, encode_replica
 from .wire_values import EnumCodec, amount, count, each, name, prose, texts, violation
 from .wire_work import (
+    DELIVERY,
     LAYOUT,
     decode_capacity,
     decode_failure,
@@ -44,7 +45,6 @@ from .wire_work import (
     encode_moment,
 )
 
-DELIVERY = EnumCodec(Delivery, work.Delivery, "DELIVERY")
 JOB_STATUS = EnumCodec(JobStatus, jobs.JobStatus, "JOB_STATUS")
 OBJECT_STATUS = EnumCodec(ObjectStatus, jobs.ObjectStatus, "OBJECT_STATUS")
 ACTIVE_PHASE = EnumCodec(ActivePhase, jobs.ActivePhase, "ACTIVE_PHASE")
@@ -73,6 +73,9 @@ def encode_submit_request(request: SubmitRequest) -> jobs.SubmitJobRequest:
             sha256=request.sha256,
             priority=request.priority,
             name=request.name,
+            profile=request.profile,
+            unpack=request.unpack,
+            unpack_format=request.unpack_format,
         )
     except ValueError as error:
         raise UsageError("request", cause=f"it cannot be sent: {error}") from error
@@ -94,6 +97,9 @@ def decode_submit_request(request: jobs.SubmitJobRequest) -> SubmitRequest:
         sha256=request.sha256,
         priority=request.priority,
         name=request.name,
+        profile=request.profile,
+        unpack=request.unpack,
+        unpack_format=request.unpack_format,
     )
 
 
@@ -126,6 +132,9 @@ def encode_job(view: JobView) -> jobs.Job:
         eta_s=view.eta_s,
         failure=encode_failure(view.failure),
         active=map(_encode_active_object, view.active),
+        delivery=DELIVERY.number(view.delivery),
+        bytes_from_peers=view.bytes_from_peers,
+        replicas=map(encode_replica, view.replicas),
     )
 
 
@@ -155,6 +164,9 @@ def decode_job(job: jobs.Job) -> JobView:
         eta_s=amount(job.eta_s, "Job.eta_s") if job.HasField("eta_s") else None,
         failure=decode_failure(job.failure) if job.HasField("failure") else None,
         active=each(_decode_active_object, job.active, "Job.active"),
+        delivery=DELIVERY.optional(job.delivery, "Job.delivery") or Delivery.SPREAD,
+        bytes_from_peers=count(job.bytes_from_peers, "Job.bytes_from_peers"),
+        replicas=each(decode_replica, job.replicas, "Job.replicas"),
     )
 
 
@@ -242,6 +254,10 @@ def encode_agent(view: AgentView) -> admin.Agent:
         memory_bytes=view.memory_bytes,
         connected_s=view.connected_s,
         silent_s=view.silent_s,
+        peer_address=view.peer_address,
+        sent_bytes=view.sent_bytes,
+        bad_chunks=view.bad_chunks,
+        cut_off=view.cut_off,
     )
 
 
@@ -262,6 +278,10 @@ def decode_agent(agent: admin.Agent) -> AgentView:
         memory_bytes=count(agent.memory_bytes, "Agent.memory_bytes"),
         connected_s=amount(agent.connected_s, "Agent.connected_s"),
         silent_s=amount(agent.silent_s, "Agent.silent_s"),
+        peer_address=agent.peer_address,
+        sent_bytes=count(agent.sent_bytes, "Agent.sent_bytes"),
+        bad_chunks=count(agent.bad_chunks, "Agent.bad_chunks"),
+        cut_off=agent.cut_off,
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from shoal.v1 import work_pb2 as work
 
+from .chunks import ChunkSizes
 from .intervals import Interval
 from .records import (
     Ack,
     Capacity,
+    Delivery,
     Failure,
     HostBudget,
     HostObservation,
@@ -28,12 +31,13 @@ from .records import (
 )
 from .wire_values import EnumCodec, amount, count, each, name, prose, texts, violation
 
+DELIVERY = EnumCodec(Delivery, work.Delivery, "DELIVERY")
 LAYOUT = EnumCodec(Layout, work.Layout, "LAYOUT")
 ORIGIN_KIND = EnumCodec(OriginKind, work.OriginKind, "ORIGIN_KIND")
 UNIT_KIND = EnumCodec(UnitKind, work.UnitKind, "UNIT_KIND")
 OUTCOME = EnumCodec(Outcome, work.Outcome, "OUTCOME")
 
-JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE)
+JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE, UnitKind.REPLICA)
 """Leases on a job as a whole; all others are on an object."""
 
 _LAST_MOMENT_S = 253402300799
@@ -87,6 +91,12 @@ def encode_job_spec(spec: JobSpec) -> work.JobSpec:
         force=spec.force,
         total_bytes=spec.total_bytes,
         total_objects=spec.total_objects,
+        delivery=DELIVERY.number(spec.delivery),
+        profile=spec.profile,
+        unpack=spec.unpack,
+        unpack_format=spec.unpack_format,
+        chunks=None if spec.chunks is None else work.ChunkSizes(**asdict(spec.chunks)),
+        verify_everywhere=spec.verify_everywhere,
     )
 
 
@@ -106,6 +116,23 @@ def decode_job_spec(spec: work.JobSpec) -> JobSpec:
         force=spec.force,
         total_bytes=count(spec.total_bytes, "JobSpec.total_bytes"),
         total_objects=count(spec.total_objects, "JobSpec.total_objects"),
+        delivery=DELIVERY.optional(spec.delivery, "JobSpec.delivery") or Delivery.SPREAD,
+        profile=spec.profile,
+        unpack=spec.unpack,
+        unpack_format=spec.unpack_format,
+        chunks=_decode_chunk_sizes(spec.chunks) if spec.HasField("chunks") else None,
+        verify_everywhere=spec.verify_everywhere,
+    )
+
+
+def _decode_chunk_sizes(sizes: work.ChunkSizes) -> ChunkSizes:
+    if sizes.chunk_bytes < 1:
+        raise violation("ChunkSizes.chunk_bytes", f"{sizes.chunk_bytes} is no size")
+    return ChunkSizes(
+        chunk_bytes=sizes.chunk_bytes,
+        small_bytes_max=count(sizes.small_bytes_max, "ChunkSizes.small_bytes_max"),
+        bundle_bytes_max=count(sizes.bundle_bytes_max, "ChunkSizes.bundle_bytes_max"),
+        bundle_objects_max=count(sizes.bundle_objects_max, "ChunkSizes.bundle_objects_max"),
     )
 
 

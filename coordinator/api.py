@@ -109,8 +109,11 @@ class CoordinatorApi(Protocol):
         """An agent introduced itself. Its Welcome goes through send, like all that follows."""
         ...
 
-    async def manifest(self, job_id: str, after_id: int, limit: int) -> list[ObjectSpec]:
-        """Finished objects of a job by ascending id, after an id, with size and digest as published. Raises NotFound."""
+    async def manifest(
+        self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
+    ) -> tuple[list[ObjectSpec], int | None]:
+        """Finished objects of a job by ascending id, after an id, with size and digest as published; unfinished ones as well if
+        asked for, but none that failed. Returns at most limit of them, and after which id to ask for more. Raises NotFound."""
         ...
 
     # ---- credentials

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..common.records import Grants, Lease, UnitKind, Yield
 from .effects import Effects, Load, PutLease, Send
-from .leases import LeaseTable
+from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobState, JobStatus
 from .scheduler.spread import (
     Fleet,
@@ -61,9 +61,17 @@ class Assigner:
             self._effects.sends.append(Send(agent_id, Grants(leases=tuple(leases), jobs=specs)))
         self._grants.clear()
 
+    def grant_unit(self, agent: AgentState, job: JobState, kind: UnitKind, unit: str, now: float) -> HeldLease:
+        """Grant a unit of the job as a whole that nobody holds."""
+        return self._issue(agent, job, Work(kind=kind), unit, now)
+
     def assign(self, now: float) -> None:
         """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
-        active = [job for job in self._jobs.values() if not job.row.status.ended and job.row.spec is not None]
+        active = [
+            job
+            for job in self._jobs.values()
+            if not job.row.status.ended and job.row.spec is not None and job.replication is None
+        ]
         for job in active:
             self._advance(job, now)
         jobs = in_order(job for job in active if has_work(job) and self._leases.holds(job.unit) is None)
@@ -113,13 +121,17 @@ class Assigner:
 
     def _grant(self, agent: AgentState, job: JobState, work: Work, now: float) -> None:
         if work.obj is None:
-            unit, object_id = job.unit, 0
+            unit = job.unit
         elif work.kind is UnitKind.RANGE:
-            unit, object_id = f"r{self._leases.next_token}", work.obj.spec.object_id
+            unit = f"r{self._leases.next_token}"
             job.take_range(work.obj, work.start, work.stop)
         else:
-            unit, object_id = f"o{work.obj.spec.object_id}", work.obj.spec.object_id
+            unit = f"o{work.obj.spec.object_id}"
             job.lease_whole(work.obj)
+        self._issue(agent, job, work, unit, now)
+
+    def _issue(self, agent: AgentState, job: JobState, work: Work, unit: str, now: float) -> HeldLease:
+        object_id = work.obj.spec.object_id if work.obj is not None else 0
         held = self._leases.grant(
             unit,
             agent.agent_id,
@@ -158,6 +170,7 @@ class Assigner:
                 ttl_s=self._leases.ttl_s,
             )
         )
+        return held
 
     def _ask_for_halves(self, now: float) -> None:
         """Let those who will end last share with agents that have nothing left to do."""

@@ -31,17 +31,20 @@ from ..common.records import (
     UnitKind,
     Welcome,
 )
+from ..common.swarm_records import SwarmInventory, SwarmReport
 from .assigner import Assigner
 from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
 from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
+from .replica_model import TableRow
+from .replicas import ReplicaBook
 from .reports import ReportBook
 from .scheduler.hosts import HostTable
 from .scheduler.spread import UNIT_WEIGHT, SpreadLimits
+from .scheduler.swarm import SwarmLimits
 
 RECONNECT_GRACE_S = 5.0
 """An agent whose session broke keeps its leases so long, to come back; then others take over."""
-RATE_WINDOW_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,7 @@ class CoreLimits:
     heartbeat_s: float = 5.0
     attempts: int = 3
     spread: SpreadLimits = field(default_factory=SpreadLimits)
+    swarm: SwarmLimits = field(default_factory=SwarmLimits)
 
 
 class Core:
@@ -67,6 +71,16 @@ class Core:
         self._effects = Effects()
         self._reports = ReportBook(self.jobs, self.leases, self._effects, attempts=self.limits.attempts)
         self._assigner = Assigner(self.jobs, self.agents, self.leases, self._effects, self.limits.spread)
+        self._replicas = ReplicaBook(
+            self.jobs,
+            self.agents,
+            self.leases,
+            self._effects,
+            assigner=self._assigner,
+            reports=self._reports,
+            attempts=self.limits.attempts,
+            limits=self.limits.swarm,
+        )
         self._connected = 0
         self._budgeted_agents = 0
 
@@ -77,16 +91,14 @@ class Core:
                 job.changed = False
                 self._effects.writes.append(PutJob(replace(job.row)))
         self._assigner.send_grants()
-        taken = Effects(self._effects.writes, self._effects.sends, self._effects.loads, self._effects.ended_jobs)
-        self._effects.writes, self._effects.sends = [], []
-        self._effects.loads, self._effects.ended_jobs = [], []
-        return taken
+        return self._effects.take()
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
     def add_job(self, row: JobRow) -> None:
         """A job was submitted (or, after a restart, found in the store)."""
-        self.jobs[row.job_id] = JobState(row)
+        job = self.jobs[row.job_id] = JobState(row)
+        self._replicas.begin(job)
 
     def job_listed(self, job_id: str, spec: JobSpec, objects: int, total_bytes: int) -> None:
         """The job's source is resolved and all its objects are in the store. What the row counts as failed are refused names."""
@@ -98,6 +110,11 @@ class Core:
         job.row.objects_refused = job.row.objects_failed
         job.row.status = JobStatus.PREPARING
         job.changed = True
+        self._replicas.begin(job)
+
+    def table_loaded(self, job_id: str, rows: Sequence[TableRow]) -> None:
+        """The store's answer to `LoadTable`: all objects of a replicated job but those that failed, by ascending id."""
+        self._replicas.table_loaded(job_id, rows)
 
     def job_failed(self, job_id: str, failure: Failure, now: float) -> None:
         """The job as a whole cannot go on: its source cannot be listed, its destination cannot be written."""
@@ -141,6 +158,8 @@ class Core:
             older, younger = sorted((other, lease), key=lambda held: held.token)
             older.left.remove(younger.start, younger.stop)
         self.leases.restore(lease)
+        if lease.kind is UnitKind.REPLICA:
+            self._replicas.restored(lease)
         if spec is None:
             return
         obj = job.objects.get(spec.object_id)
@@ -169,6 +188,7 @@ class Core:
         job = self.jobs[job_id]
         if not job.row.status.ended:
             self._revoke_all(job)
+            self._replicas.end(job)
             self._reports.end_job(job, JobStatus.CANCELLED, None)
 
     def retry(self, job_id: str) -> None:
@@ -184,6 +204,7 @@ class Core:
         job.unit_failures, job.unit_not_before = 0, 0.0
         job.row.status = JobStatus.PREPARING if job.row.spec else JobStatus.PLANNING
         job.changed = True
+        self._replicas.begin(job)
 
     def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float, now: float) -> None:
         """Limit the fleet's rate at a host, from now on and after restarts."""
@@ -209,12 +230,17 @@ class Core:
                 self._results(agent, message.results, now)
             case Goodbye():
                 self._goodbye(agent, now)
+            case SwarmInventory():
+                self._replicas.inventory(agent_id, message)
+            case SwarmReport():
+                self._replicas.report(agent_id, message, now)
 
     def disconnected(self, agent_id: str, now: float) -> None:
         """An agent's session ended without goodbye: it is lost, or will be back soon."""
         agent = self.agents.get(agent_id)
         if agent is not None and agent.connected:
             self._disconnect(agent)
+            self._replicas.absent(agent_id)
             self.leases.shorten(agent_id, now + RECONNECT_GRACE_S)
             self._share_budgets(now)
 
@@ -235,10 +261,13 @@ class Core:
             joined_at=now,
             heard_at=now,
             rate_at=now,
+            peer=hello.peer,
         )
+        self._replicas.absent(agent.agent_id)
         before = self.agents.get(hello.agent_id)
         if before is not None:
             agent.objects_done, agent.bytes_done = before.objects_done, before.bytes_done
+            agent.bad_chunks, agent.cut_off = before.bad_chunks, before.cut_off
             self._disconnect(before)
         self._connected += 1
         self.agents[agent.agent_id] = agent
@@ -277,17 +306,14 @@ class Core:
             self._effects.sends.append(Send(agent.agent_id, Revoke(tuple(fenced))))
         if beat.capacity is not None:
             agent.capacity = beat.capacity
-        if beat.memory:
-            agent.memory = beat.memory
+        agent.memory = beat.memory or agent.memory
+        agent.sent = beat.sent or agent.sent
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
             if lease is not None and progress.arrived > lease.arrived:
                 agent.rate_bytes += progress.arrived - lease.arrived
                 lease.arrived = progress.arrived
-        if now - agent.rate_at >= RATE_WINDOW_S:
-            measured = agent.rate_bytes / (now - agent.rate_at)
-            agent.rate = measured if not agent.rate else 0.5 * agent.rate + 0.5 * measured
-            agent.rate_at, agent.rate_bytes = now, 0
+        agent.measure(now)
         blocked = [seen.host for seen in beat.hosts if self.hosts.observe(seen, now)]
         if blocked:
             self._send_budgets(now, blocked)
@@ -299,7 +325,10 @@ class Core:
             acks.append(Ack(result.seq, lease is not None))
             if lease is None:
                 continue
-            ended = self._reports.take(agent, lease, result, now)
+            if lease.kind is UnitKind.REPLICA:
+                ended = self._replicas.result(agent, lease, result, now)
+            else:
+                ended = self._reports.take(agent, lease, result, now)
             if ended:
                 self._end_lease(lease)
             self._revoke_orphans()  # before the next result: what comes after on such a lease must not count
@@ -308,6 +337,7 @@ class Core:
 
     def _goodbye(self, agent: AgentState, now: float) -> None:
         self._disconnect(agent)
+        self._replicas.absent(agent.agent_id)
         agent.left = True
         for lease in self.leases.of_agent(agent.agent_id):
             self._end_lease(lease)
@@ -329,6 +359,7 @@ class Core:
 
     def assign(self, now: float) -> None:
         """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
+        self._replicas.assign(now)
         self._assigner.assign(now)
 
     def next_wakeup(self, now: float) -> float:
@@ -347,6 +378,8 @@ class Core:
         if agent is not None:
             agent.units -= 1
             agent.bytes_held -= lease.weight
+        if lease.kind is UnitKind.REPLICA:
+            self._replicas.lease_gone(lease)
         self._effects.writes.append(DropLease(lease.unit))
 
     def _revoke_all(self, job: JobState) -> None:

@@ -49,6 +49,13 @@ class ObjectRetried:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishObjects:
+    """All queued objects of the job are complete on every agent that has its copy."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequeueFailed:
     """All failed objects of the job are to be tried again, with fresh attempts."""
 
@@ -96,7 +103,16 @@ class PutHostPolicy:
 
 
 Write = (
-    PutJob | ObjectDone | ObjectFailed | ObjectRetried | RequeueFailed | PutLease | DropLease | PutAgent | PutHostPolicy
+    PutJob
+    | ObjectDone
+    | ObjectFailed
+    | ObjectRetried
+    | FinishObjects
+    | RequeueFailed
+    | PutLease
+    | DropLease
+    | PutAgent
+    | PutHostPolicy
 )
 
 
@@ -116,14 +132,28 @@ class Load:
     restart: bool  # from the beginning of the order
 
 
+@dataclass(frozen=True, slots=True)
+class LoadTable:
+    """Read all objects of a replicated job, but those that failed, and hand them to `Core.table_loaded`."""
+
+    job_id: str
+
+
 @dataclass(slots=True)
 class Effects:
     """What one turn of the core asks for, in order."""
 
     writes: list[Write] = field(default_factory=list[Write])
     sends: list[Send] = field(default_factory=list[Send])
-    loads: list[Load] = field(default_factory=list[Load])
+    loads: list[Load | LoadTable] = field(default_factory=list[Load | LoadTable])
     ended_jobs: list[str] = field(default_factory=list[str])
+    bad_chunks: list[str] = field(default_factory=list[str])  # agents that sent one, for the log
+
+    def take(self) -> Effects:
+        """All of it; nothing is left here."""
+        taken = Effects(self.writes, self.sends, self.loads, self.ended_jobs, self.bad_chunks)
+        self.writes, self.sends, self.loads, self.ended_jobs, self.bad_chunks = [], [], [], [], []
+        return taken
 
     def __bool__(self) -> bool:
-        return bool(self.writes or self.sends or self.loads or self.ended_jobs)
+        return bool(self.writes or self.sends or self.loads or self.ended_jobs or self.bad_chunks)

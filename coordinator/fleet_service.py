@@ -26,7 +26,7 @@ from ..common.wire import decode_agent_message, encode_coordinator_message
 from ..common.wire_work import encode_object_spec
 from .api import AgentSession, CoordinatorApi
 from .calls import Context
-from .requests import id_token, next_token, page_size, said
+from .requests import id_token, page_size, said
 
 HELLO_TIMEOUT_S = 30.0
 """A stream that says nothing holds memory for nobody."""
@@ -74,9 +74,11 @@ class FleetService(FleetServiceServicer):
 
     async def ListManifest(self, request: pb.ListManifestRequest, context: Context) -> pb.ListManifestResponse:
         size, after_id = page_size(request.page_size), id_token(request.page_token)
-        specs = await self._api.manifest(said(request.job_id, "job_id"), after_id, size)
+        specs, more = await self._api.manifest(
+            said(request.job_id, "job_id"), after_id, size, unfinished_too=request.unfinished_too
+        )
         return pb.ListManifestResponse(
-            objects=map(encode_object_spec, specs), next_page_token=next_token(specs, size, lambda spec: spec.object_id)
+            objects=map(encode_object_spec, specs), next_page_token="" if more is None else str(more)
         )
 
     async def drain(self, reason: str) -> None:

@@ -20,10 +20,15 @@ from __future__ import annotations
 import enum
 import heapq
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..common.intervals import IntervalSet
 from ..common.records import Capacity, Failure, JobSpec, ObjectSpec
+from ..common.swarm_records import PeerOffer
 from ..common.views import JobStatus
+
+if TYPE_CHECKING:
+    from .replica_model import Replication
 
 
 class Phase(enum.Enum):
@@ -59,6 +64,8 @@ class JobRow:
     bytes_fetched: int = 0
     failure: Failure | None = None
     ended_at: float | None = None
+    bytes_from_peers: int = 0
+    replicas: str = ""  # of a replicated job that has ended: its copies as JSON
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +93,9 @@ class ObjectState:
         """Bytes that the object counts for in scheduling."""
         return UNKNOWN_SIZE_WEIGHT if self.spec.size is None else self.spec.size
 
+
+RATE_WINDOW_S = 2.0
+"""An agent's rate is measured over so long."""
 
 UNKNOWN_SIZE_WEIGHT = 64 << 20
 """An object of unknown size is scheduled as if it were of a middling size."""
@@ -118,6 +128,7 @@ class JobState:
     unit_not_before: float = 0.0  # for PREPARE and FINALIZE after a failure
     unit_failures: int = 0
     changed: bool = False  # its counters differ from the stored row
+    replication: Replication | None = None  # of a replicated job
 
     @property
     def spec(self) -> JobSpec:
@@ -256,3 +267,16 @@ class AgentState:
     rate: float = 0.0  # bytes/s, smoothed
     rate_bytes: int = 0  # arrived since rate_at
     rate_at: float = 0.0
+    peer: PeerOffer | None = None
+    sent: int = 0  # bytes to peers, since its process began
+    bad_chunks: int = 0  # that it sent and that were not right
+    cut_off: bool = False  # nobody is sent to it any more
+    strikes: int = 0  # times in a row that it did not answer a peer
+    rests_until: float = 0.0
+
+    def measure(self, now: float) -> None:
+        """Bring the rate up to date, if its window is over."""
+        if now - self.rate_at >= RATE_WINDOW_S:
+            measured = self.rate_bytes / (now - self.rate_at)
+            self.rate = measured if not self.rate else 0.5 * self.rate + 0.5 * measured
+            self.rate_at, self.rate_bytes = now, 0

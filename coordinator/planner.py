@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict
 
+from ..common.chunks import choose_sizes
 from ..common.errors import ShoalError, UnsafeName, UsageError
 from ..common.logs import get_logger
 from ..common.records import Delivery, Failure, JobSpec, Layout
@@ -27,8 +28,8 @@ def job_rows(
     request: SubmitRequest, *, created_at: float, new_id: Callable[[], str], endpoints: tuple[str, ...]
 ) -> list[JobRow]:
     """One job for each distinct URI of a request, in order. Raises UsageError for what no agent could do."""
-    if request.delivery is not Delivery.SPREAD:
-        raise UsageError(f"delivery {request.delivery.value!r}", cause="this version only delivers by spread")
+    if request.delivery is Delivery.DATASET:
+        raise UsageError(f"delivery {request.delivery.value!r}", cause="this version delivers by spread and replicate")
     if not request.uris:
         raise UsageError("submit", cause="no URI was given")
     if request.sha256 and len(request.uris) > 1:
@@ -54,6 +55,7 @@ def job_rows(
             "revision": request.revision,
             "sha256": request.sha256.lower(),
             "force": request.force,
+            "delivery": request.delivery.value,
         }
         fingerprint = json.dumps(asked, sort_keys=True)
         rows.setdefault(
@@ -74,7 +76,19 @@ def job_rows(
 class Planner:
     """Lists sources. Each `plan` is one job's; several may run at once."""
 
-    def __init__(self, core: Core, store: StoreRunner, open_source: OpenSource, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        store: StoreRunner,
+        open_source: OpenSource,
+        clock: Callable[[], float],
+        *,
+        chunk_bytes: int | None = None,
+        verify_everywhere: bool = False,
+    ) -> None:
+        """chunk_bytes: of replicated jobs, None for what fits them; verify_everywhere: every agent computes the digests."""
+        self._chunk_bytes = chunk_bytes
+        self._verify_everywhere = verify_everywhere
         self._core = core
         self._store = store
         self._open_source = open_source
@@ -108,8 +122,10 @@ class Planner:
         )
         resolved = await source.resolve()
         await self._store.run(self._store.store.forget_objects, row.job_id)
+        largest = 0
         async with aclosing(source.pages()) as pages:
             async for page in pages:
+                largest = max(largest, max(spec.size or 0 for spec in page))
                 await self._store.run(self._store.store.add_objects, row.job_id, page)
         refused = [(name, _unsafe(name, reason)) for name, reason in source.refused]
         if refused:
@@ -119,8 +135,16 @@ class Planner:
         for warning in source.warnings:
             log.warning("job.listing_warning", job=row.job_id, warning=warning)
         objects, total_bytes = await self._store.run(self._store.store.counts, row.job_id)
+        delivery = Delivery(asked.get("delivery", Delivery.SPREAD))
+        chunks = None
+        if delivery is Delivery.REPLICATE:
+            agents = sum(agent.connected for agent in self._core.agents.values())
+            chunks = choose_sizes(largest=largest, total=total_bytes, agents=agents, fixed=self._chunk_bytes)
         spec = JobSpec(
             job_id=row.job_id,
+            delivery=delivery,
+            chunks=chunks,
+            verify_everywhere=self._verify_everywhere,
             layout=Layout(asked["layout"]),
             destination=asked["destination"],
             force=asked["force"],

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from ..common.errors import Conflict, NotFound, ShoalError
-from ..common.records import UnitKind
+from ..common.records import Delivery, UnitKind
 from ..common.uri import parse_uri
 from ..common.views import (
     ActiveObjectView,
@@ -24,6 +24,7 @@ from .core import Core
 from .effects import PutAgent
 from .leases import HeldLease
 from .model import AgentState, JobState, ObjectState, Phase
+from .replica_model import replica_views
 from .scheduler.spread import in_order
 from .store.base import ObjectRow
 
@@ -65,6 +66,8 @@ class Meter:
 
 def arrived_bytes(core: Core, job: JobState) -> int:
     """Bytes of finished objects and of unfinished ones so far."""
+    if job.replication is not None and not job.row.status.ended:
+        return job.replication.bytes_done()
     arrived = job.row.bytes_done
     for obj in job.objects.values():
         if obj.phase is Phase.QUEUED:
@@ -141,6 +144,9 @@ class Reader:
             eta_s=left / rate if rate > 0 and not row.status.ended else None,
             failure=row.failure,
             active=self._active(job) if active else (),
+            delivery=Delivery(asked.get("delivery", Delivery.SPREAD)),
+            bytes_from_peers=row.bytes_from_peers,
+            replicas=replica_views(job) if active else (),
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
@@ -261,6 +267,10 @@ class Reader:
             memory_bytes=agent.memory,
             connected_s=now - agent.joined_at if agent.connected else 0.0,
             silent_s=now - agent.heard_at,
+            peer_address=agent.peer.address if agent.peer is not None else "",
+            sent_bytes=agent.sent,
+            bad_chunks=agent.bad_chunks,
+            cut_off=agent.cut_off,
         )
 
     def _agent_status(self, agent: AgentState, now: float) -> AgentStatus:

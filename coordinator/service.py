@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
-from ..common.errors import Conflict, NotShared, UsageError
+from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
-from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Result, Results
+from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
     AgentView,
     Control,
@@ -32,14 +32,17 @@ from ..common.views import (
 )
 from .api import AgentSession, Close, Send
 from .core import Core, CoreLimits
-from .effects import Effects, PutAgent, PutJob
+from .effects import Effects, LoadTable, PutAgent, PutJob
 from .leases import HeldLease
 from .model import JobStatus
+from .notices import warn_of_bad_chunks, warn_of_unshared
+from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
+from .tables import load_table
 from .tokens import TokenBook
 
 LOAD_MAX = 4096
@@ -73,6 +76,8 @@ class Coordinator:
         version: str,
         limits: CoreLimits | None = None,
         host_policies: Mapping[str, tuple[float, float]] | None = None,
+        chunk_bytes: int | None = None,
+        verify_everywhere: bool = False,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
         host_policies are requests/s and bytes/s by host, as the configuration has them: an administrator's word replaces them."""
@@ -84,6 +89,8 @@ class Coordinator:
         self._endpoints = endpoints
         self._version = version
         self._host_policies = host_policies or {}
+        self._chunk_bytes = chunk_bytes
+        self._verify_everywhere = verify_everywhere
         self._sessions: dict[str, _Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -133,7 +140,15 @@ class Coordinator:
         known: list[PutAgent] = await run(store.agents)
         self._reader = Reader(core, known, version=self._version, started_at=now)
         self._meter = Meter()
-        self._planner = Planner(core, self._store, self._open_source, self._now)
+        self._peering = Peering(core.jobs, self._wall_clock)
+        self._planner = Planner(
+            core,
+            self._store,
+            self._open_source,
+            self._now,
+            chunk_bytes=self._chunk_bytes,
+            verify_everywhere=self._verify_everywhere,
+        )
         self.tokens = TokenBook(self._store, self._wall_clock)
         await self.tokens.load()
         log.info("coordinator.started", incarnation=incarnation, jobs=len(core.jobs))
@@ -194,11 +209,16 @@ class Coordinator:
         if effects.writes:
             await self._store.run(self._store.store.apply, effects.writes)
         for load in effects.loads:
-            await self._load(load.job_id, restart=load.restart)
+            if isinstance(load, LoadTable):
+                self.core.table_loaded(load.job_id, await load_table(self._store, load.job_id))
+            else:
+                await self._load(load.job_id, restart=load.restart)
         for send, session in zip(effects.sends, addressees, strict=True):
             if session is not None and self._sessions.get(send.agent_id) is session:
-                session.send(send.message)
+                session.send(self._peering.complete(send.agent_id, send.message))
+        warn_of_bad_chunks(self.core, effects.bad_chunks)
         for job_id in effects.ended_jobs:
+            self._peering.forget(job_id)
             row = self.core.jobs[job_id].row
             log.info("job.ended", job=job_id, status=row.status.value, done=row.objects_done, failed=row.objects_failed)
             self._ended.pop(job_id, asyncio.Event()).set()
@@ -338,21 +358,12 @@ class Coordinator:
         """A message of an open session; those of sessions that were replaced are dropped."""
         if self._sessions.get(agent_id) is session:
             if isinstance(message, Results):
-                self._warn_of_unshared(agent_id, message.results)
+                warn_of_unshared(self.core, agent_id, message.results)
             self.core.receive(agent_id, message, self._now())
             if isinstance(message, Goodbye):
                 del self._sessions[agent_id]
                 log.info("agent.left", agent=self.core.agents[agent_id].name, reason=message.reason)
             self._wake.set()
-
-    def _warn_of_unshared(self, agent_id: str, results: Iterable[Result]) -> None:
-        """Name agents that do not see a job's folder: they are left out of it, and nothing else would tell."""
-        for result in results:
-            if result.failure is not None and result.failure.code == NotShared.code:
-                lease = self.core.leases.find(agent_id, result.unit, result.token)
-                if lease is not None:
-                    agent = self.core.agents[agent_id].name
-                    log.warning("agent.left_out", agent=agent, job=lease.job_id, error=result.failure.text)
 
     def lost(self, agent_id: str, session: _Session) -> None:
         """A session ended without goodbye."""
@@ -362,12 +373,16 @@ class Coordinator:
             log.warning("agent.lost", agent=self.core.agents[agent_id].name)
             self._wake.set()
 
-    async def manifest(self, job_id: str, after_id: int, limit: int) -> list[ObjectSpec]:
+    async def manifest(
+        self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
+    ) -> tuple[list[ObjectSpec], int | None]:
         job_id = self._reader.find_job(job_id)
+        status = None if unfinished_too else ObjectStatus.DONE
         rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=ObjectStatus.DONE, after_id=after_id, limit=limit
+            self._store.store.list_objects, job_id, status=status, after_id=after_id, limit=limit
         )
-        return [row.spec for row in rows]
+        more = rows[-1].spec.object_id if len(rows) == limit else None
+        return [row.spec for row in rows if row.status is not ObjectStatus.FAILED], more
 
     # ---- API: credentials -------------------------------------------------------------------------------------------
 

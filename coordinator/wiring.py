@@ -17,6 +17,7 @@ from ..common.wiring import http_client, hub_token
 from .core import CoreLimits
 from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
+from .scheduler.swarm import SwarmLimits
 from .service import Coordinator
 from .sources import Policy, Source, SourceContext, SourceRequest, open_source
 
@@ -67,6 +68,10 @@ def core_limits(settings: Settings, *, heartbeat_s: float | None = None) -> Core
         heartbeat_s=settings.coordinator.heartbeat if heartbeat_s is None else heartbeat_s,
         attempts=settings.fetch.attempts,
         spread=SpreadLimits(fixed_range=settings.fetch.chunk_size or 0),
+        swarm=SwarmLimits(
+            origin_flows_max=settings.swarm.origin_connections,
+            origin_flows_min=min(SwarmLimits().origin_flows_min, settings.swarm.origin_connections),
+        ),
     )
 
 
@@ -86,4 +91,6 @@ def make_coordinator(
             EVERY_HOST: (settings.fetch.request_rate, 0.0),
             **{name: (host.rate, 0.0) for name, host in settings.hosts.items()},
         },
+        chunk_bytes=settings.swarm.chunk_size,
+        verify_everywhere=settings.swarm.verify == "every-agent",
     )

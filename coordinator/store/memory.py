@@ -15,6 +15,7 @@ from ...common.errors import NotFound
 from ...common.records import Failure, ObjectSpec
 from ..effects import (
     DropLease,
+    FinishObjects,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
@@ -98,6 +99,8 @@ class MemoryStore:
                     job.row = replace(row)
             case ObjectDone() | ObjectFailed() | ObjectRetried():
                 self._apply_to_object(write)
+            case FinishObjects(job_id):
+                self._finish_queued(job_id)
             case RequeueFailed(job_id):
                 self._requeue_failed(job_id)
             case PutLease():
@@ -123,6 +126,13 @@ class MemoryStore:
             obj.failures, obj.failure = write.failures, write.failure
             if isinstance(write, ObjectFailed):
                 obj.status = ObjectStatus.FAILED
+
+    def _finish_queued(self, job_id: str) -> None:
+        job = self._jobs.get(job_id)
+        for object_id in job.ids.values() if job is not None else ():
+            obj = self._objects[object_id]
+            if obj.status is ObjectStatus.QUEUED:
+                obj.status, obj.failure = ObjectStatus.DONE, None
 
     def _requeue_failed(self, job_id: str) -> None:
         job = self._jobs.get(job_id)

@@ -6,7 +6,8 @@ import dataclasses
 import json
 from typing import Any
 
-from ...common.records import Failure, JobSpec, Layout, ObjectSpec, OriginKind, UnitKind
+from ...common.chunks import ChunkSizes
+from ...common.records import Delivery, Failure, JobSpec, Layout, ObjectSpec, OriginKind, UnitKind
 from ..effects import ObjectDone, ObjectFailed, ObjectRetried, PutLease
 from ..model import JobRow, JobStatus
 from .base import ObjectRow, ObjectStatus, TokenRow
@@ -37,6 +38,9 @@ def spec_from_json(text: str | None) -> JobSpec | None:
     known["origin"] = OriginKind(known["origin"])
     known["layout"] = Layout(known["layout"])
     known["endpoints"] = tuple(known["endpoints"])
+    known["delivery"] = Delivery(known.get("delivery", Delivery.SPREAD))
+    if known.get("chunks") is not None:
+        known["chunks"] = ChunkSizes(**known["chunks"])
     return JobSpec(**known)
 
 

@@ -19,6 +19,7 @@ from ...common.errors import Busy, NoSpace, NotFound, NotWritable, ShoalError, S
 from ...common.records import Failure, ObjectSpec
 from ..effects import (
     DropLease,
+    FinishObjects,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
@@ -357,6 +358,8 @@ class _Batch:
                 self._object(sql.OBJECT_FAILED, failed_to_row(write))
             case ObjectRetried():
                 self._object(sql.OBJECT_RETRIED, failed_to_row(write))
+            case FinishObjects(job_id):
+                self._object(sql.FINISH_OBJECTS, (job_id,))
             case RequeueFailed(job_id):
                 self._object(sql.REQUEUE_FAILED, (job_id,))
 

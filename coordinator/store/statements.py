@@ -66,6 +66,9 @@ OBJECT_FAILED = "UPDATE objects SET status = 'failed', failures = ?, failure = ?
 OBJECT_RETRIED = "UPDATE objects SET failures = ?, failure = ? WHERE object_id = ?"
 """An object failed and stays queued."""
 
+FINISH_OBJECTS = "UPDATE objects SET status = 'done', failure = NULL WHERE job_id = ? AND status = 'queued'"
+"""Every agent that has its copy has these."""
+
 REQUEUE_FAILED = """
 UPDATE objects SET status = 'queued', failures = 0, failure = NULL
 WHERE job_id = ? AND status = 'failed' AND refused = 0

@@ -260,7 +260,9 @@ async def test_a_job_from_submission_to_its_end(bench: Bench) -> None:
             ("f00001", "sha256:ab", "a1"),
             ("f00002", "sha256:ab", "a1"),
         }
-        assert [spec.path for spec in await coordinator.manifest(job_id, 0, 10)] == ["f00001", "f00002"]
+        specs, more = await coordinator.manifest(job_id, 0, 10)
+        assert more is None
+        assert [spec.path for spec in specs] == ["f00001", "f00002"]
 
 
 async def test_the_same_request_shares_a_job_until_it_has_ended(bench: Bench) -> None:
@@ -650,7 +652,7 @@ async def test_an_agent_can_be_asked_to_leave(bench: Bench) -> None:
 
 async def test_an_agent_that_does_not_see_the_folder_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     log = RecordingLog()
-    monkeypatch.setattr("shoal.coordinator.service.log", log)
+    monkeypatch.setattr("shoal.coordinator.notices.log", log)
     async with bench.running() as coordinator:
         blind, seeing = FakeAgent(coordinator, "blind"), FakeAgent(coordinator, "seeing")
         await blind.join()

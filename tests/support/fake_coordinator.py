@@ -177,9 +177,13 @@ class FakeCoordinator:
         send(Welcome(incarnation=7, heartbeat_s=5.0, lease_ttl_s=30.0, fenced=(LeaseRef("o1", 2),)))
         return session
 
-    async def manifest(self, job_id: str, after_id: int, limit: int) -> list[ObjectSpec]:
-        page = await self.list_objects(job_id, status=ObjectStatus.DONE, after_id=after_id, limit=limit)
-        return [ObjectSpec(object_id=obj.object_id, path=obj.path, size=obj.size) for obj in page]
+    async def manifest(
+        self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
+    ) -> tuple[list[ObjectSpec], int | None]:
+        status = "" if unfinished_too else ObjectStatus.DONE
+        page = await self.list_objects(job_id, status=status, after_id=after_id, limit=limit)
+        specs = [ObjectSpec(object_id=obj.object_id, path=obj.path, size=obj.size) for obj in page]
+        return specs, specs[-1].object_id if len(specs) == limit else None
 
     async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
         return await self.tokens.create(role, name, expires_s)

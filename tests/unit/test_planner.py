@@ -93,7 +93,7 @@ def test_the_layout_follows_the_source_unless_it_is_named() -> None:
     [
         ((), {}, "no URI"),
         (("nonsense://x",), {}, "nonsense"),
-        (("hf://acme/one",), {"delivery": Delivery.REPLICATE}, "replicate"),
+        (("hf://acme/one",), {"delivery": Delivery.DATASET}, "dataset"),
         (("hf://acme/one", "hf://acme/two"), {"sha256": "0" * 64}, "sha256"),
         (("https://example.org/a.bin",), {"layout": Layout.HUB_CACHE}, "Hub cache"),
         (("https://example.org/a.bin",), {"destination": ""}, "no destination"),

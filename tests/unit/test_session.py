@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shoal.agent.session import (
+    Admitted,
     GiveBackHalf,
     Identity,
     Journal,
@@ -139,7 +140,10 @@ def test_a_welcome_stops_what_is_fenced_and_calls_for_a_heartbeat_at_once() -> N
     made.closed()
     made.open(10.0)
     assert made.tick(10.0, Outlook()) == []  # not before the coordinator has answered
-    assert made.receive(welcome(LeaseRef("o1", 1)), 10.0) == [StopWork(LeaseRef("o1", 1))]
+    assert made.receive(welcome(LeaseRef("o1", 1)), 10.0) == [
+        StopWork(LeaseRef("o1", 1)),
+        Admitted(b"", 0.0),
+    ]
     assert made.next_wakeup(10.0) == 10.0
     (beat,) = told(made.tick(10.0, Outlook()), Heartbeat)
     assert beat.held == (LeaseRef("o2", 2),)

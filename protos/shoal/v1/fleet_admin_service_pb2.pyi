@@ -34,7 +34,7 @@ ROLE_AGENT: Role
 ROLE_ADMIN: Role
 
 class Agent(_message.Message):
-    __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s")
+    __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s", "peer_address", "sent_bytes", "bad_chunks", "cut_off")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,10 @@ class Agent(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_S_FIELD_NUMBER: _ClassVar[int]
     SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BAD_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CUT_OFF_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     name: str
     status: AgentStatus
@@ -63,7 +67,11 @@ class Agent(_message.Message):
     memory_bytes: int
     connected_s: float
     silent_s: float
-    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ...) -> None: ...
+    peer_address: str
+    sent_bytes: int
+    bad_chunks: int
+    cut_off: bool
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., peer_address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., bad_chunks: _Optional[int] = ..., cut_off: bool = ...) -> None: ...
 
 class Host(_message.Message):
     __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s", "throttled", "errors")

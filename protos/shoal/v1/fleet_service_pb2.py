@@ -22,48 +22,55 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from shoal.v1 import swarm_pb2 as shoal_dot_v1_dot_swarm__pb2
 from shoal.v1 import work_pb2 as shoal_dot_v1_dot_work__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/v1/fleet_service.proto\x12\x08shoal.v1\x1a\x13shoal/v1/work.proto\"\xb3\x01\n\x0eSessionRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.shoal.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.shoal.v1.HeartbeatH\x00\x12$\n\x07results\x18\x03 \x01(\x0b\x32\x11.shoal.v1.ResultsH\x00\x12$\n\x07goodbye\x18\x04 \x01(\x0b\x32\x11.shoal.v1.GoodbyeH\x00\x42\t\n\x07message\"\xc5\x02\n\x0fSessionResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.shoal.v1.WelcomeH\x00\x12/\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x16.shoal.v1.HeartbeatAckH\x00\x12\"\n\x06grants\x18\x03 \x01(\x0b\x32\x10.shoal.v1.GrantsH\x00\x12\x1e\n\x04\x61\x63ks\x18\x04 \x01(\x0b\x32\x0e.shoal.v1.AcksH\x00\x12\"\n\x06revoke\x18\x05 \x01(\x0b\x32\x10.shoal.v1.RevokeH\x00\x12 \n\x05yield\x18\x06 \x01(\x0b\x32\x0f.shoal.v1.YieldH\x00\x12$\n\x07\x62udgets\x18\x07 \x01(\x0b\x32\x11.shoal.v1.BudgetsH\x00\x12 \n\x05\x64rain\x18\x08 \x01(\x0b\x32\x0f.shoal.v1.DrainH\x00\x42\t\n\x07message\"\xb1\x01\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12$\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12 \n\x04held\x18\x05 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12!\n\x07results\x18\x06 \x03(\x0b\x32\x10.shoal.v1.Result\x12\x0c\n\x04zone\x18\x07 \x01(\t\"\xc0\x01\n\tHeartbeat\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12 \n\x04held\x18\x02 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12$\n\x08progress\x18\x03 \x03(\x0b\x32\x12.shoal.v1.Progress\x12(\n\x05hosts\x18\x04 \x03(\x0b\x32\x19.shoal.v1.HostObservation\x12$\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12\x0e\n\x06memory\x18\x06 \x01(\x03\",\n\x07Results\x12!\n\x07results\x18\x01 \x03(\x0b\x32\x10.shoal.v1.Result\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"l\n\x07Welcome\x12\x13\n\x0bincarnation\x18\x01 \x01(\x03\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x13\n\x0blease_ttl_s\x18\x03 \x01(\x01\x12\"\n\x06\x66\x65nced\x18\x04 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"\x1b\n\x0cHeartbeatAck\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"J\n\x06Grants\x12\x1f\n\x06leases\x18\x01 \x03(\x0b\x32\x0f.shoal.v1.Lease\x12\x1f\n\x04jobs\x18\x02 \x03(\x0b\x32\x11.shoal.v1.JobSpec\"#\n\x04\x41\x63ks\x12\x1b\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\r.shoal.v1.Ack\",\n\x06Revoke\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"+\n\x05Yield\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"0\n\x07\x42udgets\x12%\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x14.shoal.v1.HostBudget\"*\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\treconnect\x18\x02 \x01(\x08\"L\n\x13ListManifestRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListManifestResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.shoal.v1.ObjectSpec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa1\x01\n\x0c\x46leetService\x12\x42\n\x07Session\x12\x18.shoal.v1.SessionRequest\x1a\x19.shoal.v1.SessionResponse(\x01\x30\x01\x12M\n\x0cListManifest\x12\x1d.shoal.v1.ListManifestRequest\x1a\x1e.shoal.v1.ListManifestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/v1/fleet_service.proto\x12\x08shoal.v1\x1a\x14shoal/v1/swarm.proto\x1a\x13shoal/v1/work.proto\"\x97\x02\n\x0eSessionRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.shoal.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.shoal.v1.HeartbeatH\x00\x12$\n\x07results\x18\x03 \x01(\x0b\x32\x11.shoal.v1.ResultsH\x00\x12$\n\x07goodbye\x18\x04 \x01(\x0b\x32\x11.shoal.v1.GoodbyeH\x00\x12\x33\n\x0fswarm_inventory\x18\x05 \x01(\x0b\x32\x18.shoal.v1.SwarmInventoryH\x00\x12-\n\x0cswarm_report\x18\x06 \x01(\x0b\x32\x15.shoal.v1.SwarmReportH\x00\x42\t\n\x07message\"\xf4\x02\n\x0fSessionResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.shoal.v1.WelcomeH\x00\x12/\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x16.shoal.v1.HeartbeatAckH\x00\x12\"\n\x06grants\x18\x03 \x01(\x0b\x32\x10.shoal.v1.GrantsH\x00\x12\x1e\n\x04\x61\x63ks\x18\x04 \x01(\x0b\x32\x0e.shoal.v1.AcksH\x00\x12\"\n\x06revoke\x18\x05 \x01(\x0b\x32\x10.shoal.v1.RevokeH\x00\x12 \n\x05yield\x18\x06 \x01(\x0b\x32\x0f.shoal.v1.YieldH\x00\x12$\n\x07\x62udgets\x18\x07 \x01(\x0b\x32\x11.shoal.v1.BudgetsH\x00\x12 \n\x05\x64rain\x18\x08 \x01(\x0b\x32\x0f.shoal.v1.DrainH\x00\x12-\n\x0cswarm_orders\x18\t \x01(\x0b\x32\x15.shoal.v1.SwarmOrdersH\x00\x42\t\n\x07message\"\xd4\x01\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12$\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12 \n\x04held\x18\x05 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12!\n\x07results\x18\x06 \x03(\x0b\x32\x10.shoal.v1.Result\x12\x0c\n\x04zone\x18\x07 \x01(\t\x12!\n\x04peer\x18\x08 \x01(\x0b\x32\x13.shoal.v1.PeerOffer\"\xce\x01\n\tHeartbeat\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12 \n\x04held\x18\x02 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12$\n\x08progress\x18\x03 \x03(\x0b\x32\x12.shoal.v1.Progress\x12(\n\x05hosts\x18\x04 \x03(\x0b\x32\x19.shoal.v1.HostObservation\x12$\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12\x0e\n\x06memory\x18\x06 \x01(\x03\x12\x0c\n\x04sent\x18\x07 \x01(\x03\",\n\x07Results\x12!\n\x07results\x18\x01 \x03(\x0b\x32\x10.shoal.v1.Result\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x8f\x01\n\x07Welcome\x12\x13\n\x0bincarnation\x18\x01 \x01(\x03\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x13\n\x0blease_ttl_s\x18\x03 \x01(\x01\x12\"\n\x06\x66\x65nced\x18\x04 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12\x10\n\x08peer_key\x18\x05 \x01(\x0c\x12\x0f\n\x07\x65poch_s\x18\x06 \x01(\x01\"\x1b\n\x0cHeartbeatAck\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"J\n\x06Grants\x12\x1f\n\x06leases\x18\x01 \x03(\x0b\x32\x0f.shoal.v1.Lease\x12\x1f\n\x04jobs\x18\x02 \x03(\x0b\x32\x11.shoal.v1.JobSpec\"#\n\x04\x41\x63ks\x12\x1b\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\r.shoal.v1.Ack\",\n\x06Revoke\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"+\n\x05Yield\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"0\n\x07\x42udgets\x12%\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x14.shoal.v1.HostBudget\"*\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\treconnect\x18\x02 \x01(\x08\"d\n\x13ListManifestRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0eunfinished_too\x18\x04 \x01(\x08\"V\n\x14ListManifestResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.shoal.v1.ObjectSpec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12SignObjectsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nobject_ids\x18\x02 \x03(\x03\"<\n\tSignedUrl\x12\x11\n\tobject_id\x18\x01 \x01(\x03\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0f\n\x07valid_s\x18\x03 \x01(\x01\"8\n\x13SignObjectsResponse\x12!\n\x04urls\x18\x01 \x03(\x0b\x32\x13.shoal.v1.SignedUrl2\xed\x01\n\x0c\x46leetService\x12\x42\n\x07Session\x12\x18.shoal.v1.SessionRequest\x1a\x19.shoal.v1.SessionResponse(\x01\x30\x01\x12M\n\x0cListManifest\x12\x1d.shoal.v1.ListManifestRequest\x1a\x1e.shoal.v1.ListManifestResponse\x12J\n\x0bSignObjects\x12\x1c.shoal.v1.SignObjectsRequest\x1a\x1d.shoal.v1.SignObjectsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.v1.fleet_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONREQUEST']._serialized_start=64
-  _globals['_SESSIONREQUEST']._serialized_end=243
-  _globals['_SESSIONRESPONSE']._serialized_start=246
-  _globals['_SESSIONRESPONSE']._serialized_end=571
-  _globals['_HELLO']._serialized_start=574
-  _globals['_HELLO']._serialized_end=751
-  _globals['_HEARTBEAT']._serialized_start=754
-  _globals['_HEARTBEAT']._serialized_end=946
-  _globals['_RESULTS']._serialized_start=948
-  _globals['_RESULTS']._serialized_end=992
-  _globals['_GOODBYE']._serialized_start=994
-  _globals['_GOODBYE']._serialized_end=1019
-  _globals['_WELCOME']._serialized_start=1021
-  _globals['_WELCOME']._serialized_end=1129
-  _globals['_HEARTBEATACK']._serialized_start=1131
-  _globals['_HEARTBEATACK']._serialized_end=1158
-  _globals['_GRANTS']._serialized_start=1160
-  _globals['_GRANTS']._serialized_end=1234
-  _globals['_ACKS']._serialized_start=1236
-  _globals['_ACKS']._serialized_end=1271
-  _globals['_REVOKE']._serialized_start=1273
-  _globals['_REVOKE']._serialized_end=1317
-  _globals['_YIELD']._serialized_start=1319
-  _globals['_YIELD']._serialized_end=1362
-  _globals['_BUDGETS']._serialized_start=1364
-  _globals['_BUDGETS']._serialized_end=1412
-  _globals['_DRAIN']._serialized_start=1414
-  _globals['_DRAIN']._serialized_end=1456
-  _globals['_LISTMANIFESTREQUEST']._serialized_start=1458
-  _globals['_LISTMANIFESTREQUEST']._serialized_end=1534
-  _globals['_LISTMANIFESTRESPONSE']._serialized_start=1536
-  _globals['_LISTMANIFESTRESPONSE']._serialized_end=1622
-  _globals['_FLEETSERVICE']._serialized_start=1625
-  _globals['_FLEETSERVICE']._serialized_end=1786
+  _globals['_SESSIONREQUEST']._serialized_start=86
+  _globals['_SESSIONREQUEST']._serialized_end=365
+  _globals['_SESSIONRESPONSE']._serialized_start=368
+  _globals['_SESSIONRESPONSE']._serialized_end=740
+  _globals['_HELLO']._serialized_start=743
+  _globals['_HELLO']._serialized_end=955
+  _globals['_HEARTBEAT']._serialized_start=958
+  _globals['_HEARTBEAT']._serialized_end=1164
+  _globals['_RESULTS']._serialized_start=1166
+  _globals['_RESULTS']._serialized_end=1210
+  _globals['_GOODBYE']._serialized_start=1212
+  _globals['_GOODBYE']._serialized_end=1237
+  _globals['_WELCOME']._serialized_start=1240
+  _globals['_WELCOME']._serialized_end=1383
+  _globals['_HEARTBEATACK']._serialized_start=1385
+  _globals['_HEARTBEATACK']._serialized_end=1412
+  _globals['_GRANTS']._serialized_start=1414
+  _globals['_GRANTS']._serialized_end=1488
+  _globals['_ACKS']._serialized_start=1490
+  _globals['_ACKS']._serialized_end=1525
+  _globals['_REVOKE']._serialized_start=1527
+  _globals['_REVOKE']._serialized_end=1571
+  _globals['_YIELD']._serialized_start=1573
+  _globals['_YIELD']._serialized_end=1616
+  _globals['_BUDGETS']._serialized_start=1618
+  _globals['_BUDGETS']._serialized_end=1666
+  _globals['_DRAIN']._serialized_start=1668
+  _globals['_DRAIN']._serialized_end=1710
+  _globals['_LISTMANIFESTREQUEST']._serialized_start=1712
+  _globals['_LISTMANIFESTREQUEST']._serialized_end=1812
+  _globals['_LISTMANIFESTRESPONSE']._serialized_start=1814
+  _globals['_LISTMANIFESTRESPONSE']._serialized_end=1900
+  _globals['_SIGNOBJECTSREQUEST']._serialized_start=1902
+  _globals['_SIGNOBJECTSREQUEST']._serialized_end=1958
+  _globals['_SIGNEDURL']._serialized_start=1960
+  _globals['_SIGNEDURL']._serialized_end=2020
+  _globals['_SIGNOBJECTSRESPONSE']._serialized_start=2022
+  _globals['_SIGNOBJECTSRESPONSE']._serialized_end=2078
+  _globals['_FLEETSERVICE']._serialized_start=2081
+  _globals['_FLEETSERVICE']._serialized_end=2318
 # @@protoc_insertion_point(module_scope)

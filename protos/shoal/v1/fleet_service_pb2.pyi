@@ -1,3 +1,4 @@
+from shoal.v1 import swarm_pb2 as _swarm_pb2
 from shoal.v1 import work_pb2 as _work_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -7,19 +8,23 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("hello", "heartbeat", "results", "goodbye")
+    __slots__ = ("hello", "heartbeat", "results", "goodbye", "swarm_inventory", "swarm_report")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    SWARM_INVENTORY_FIELD_NUMBER: _ClassVar[int]
+    SWARM_REPORT_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     results: Results
     goodbye: Goodbye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., results: _Optional[_Union[Results, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    swarm_inventory: _swarm_pb2.SwarmInventory
+    swarm_report: _swarm_pb2.SwarmReport
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., results: _Optional[_Union[Results, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., swarm_inventory: _Optional[_Union[_swarm_pb2.SwarmInventory, _Mapping]] = ..., swarm_report: _Optional[_Union[_swarm_pb2.SwarmReport, _Mapping]] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
-    __slots__ = ("welcome", "heartbeat_ack", "grants", "acks", "revoke", "budgets", "drain")
+    __slots__ = ("welcome", "heartbeat_ack", "grants", "acks", "revoke", "budgets", "drain", "swarm_orders")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_ACK_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +33,7 @@ class SessionResponse(_message.Message):
     YIELD_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    SWARM_ORDERS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     heartbeat_ack: HeartbeatAck
     grants: Grants
@@ -35,10 +41,11 @@ class SessionResponse(_message.Message):
     revoke: Revoke
     budgets: Budgets
     drain: Drain
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., grants: _Optional[_Union[Grants, _Mapping]] = ..., acks: _Optional[_Union[Acks, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., budgets: _Optional[_Union[Budgets, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., **kwargs) -> None: ...
+    swarm_orders: _swarm_pb2.SwarmOrders
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., grants: _Optional[_Union[Grants, _Mapping]] = ..., acks: _Optional[_Union[Acks, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., budgets: _Optional[_Union[Budgets, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., swarm_orders: _Optional[_Union[_swarm_pb2.SwarmOrders, _Mapping]] = ..., **kwargs) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("agent_id", "name", "version", "capacity", "held", "results", "zone")
+    __slots__ = ("agent_id", "name", "version", "capacity", "held", "results", "zone", "peer")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +53,7 @@ class Hello(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     name: str
     version: str
@@ -53,23 +61,26 @@ class Hello(_message.Message):
     held: _containers.RepeatedCompositeFieldContainer[_work_pb2.LeaseRef]
     results: _containers.RepeatedCompositeFieldContainer[_work_pb2.Result]
     zone: str
-    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ...) -> None: ...
+    peer: _swarm_pb2.PeerOffer
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ..., peer: _Optional[_Union[_swarm_pb2.PeerOffer, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory")
+    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
     seq: int
     held: _containers.RepeatedCompositeFieldContainer[_work_pb2.LeaseRef]
     progress: _containers.RepeatedCompositeFieldContainer[_work_pb2.Progress]
     hosts: _containers.RepeatedCompositeFieldContainer[_work_pb2.HostObservation]
     capacity: _work_pb2.Capacity
     memory: int
-    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ...) -> None: ...
+    sent: int
+    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ...) -> None: ...
 
 class Results(_message.Message):
     __slots__ = ("results",)
@@ -84,16 +95,20 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("incarnation", "heartbeat_s", "lease_ttl_s", "fenced")
+    __slots__ = ("incarnation", "heartbeat_s", "lease_ttl_s", "fenced", "peer_key", "epoch_s")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
     LEASE_TTL_S_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
+    PEER_KEY_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_S_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     heartbeat_s: float
     lease_ttl_s: float
     fenced: _containers.RepeatedCompositeFieldContainer[_work_pb2.LeaseRef]
-    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., lease_ttl_s: _Optional[float] = ..., fenced: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ...) -> None: ...
+    peer_key: bytes
+    epoch_s: float
+    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., lease_ttl_s: _Optional[float] = ..., fenced: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., peer_key: _Optional[bytes] = ..., epoch_s: _Optional[float] = ...) -> None: ...
 
 class HeartbeatAck(_message.Message):
     __slots__ = ("seq",)
@@ -142,14 +157,16 @@ class Drain(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., reconnect: bool = ...) -> None: ...
 
 class ListManifestRequest(_message.Message):
-    __slots__ = ("job_id", "page_size", "page_token")
+    __slots__ = ("job_id", "page_size", "page_token", "unfinished_too")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNFINISHED_TOO_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     page_size: int
     page_token: str
-    def __init__(self, job_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    unfinished_too: bool
+    def __init__(self, job_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., unfinished_too: bool = ...) -> None: ...
 
 class ListManifestResponse(_message.Message):
     __slots__ = ("objects", "next_page_token")
@@ -158,3 +175,27 @@ class ListManifestResponse(_message.Message):
     objects: _containers.RepeatedCompositeFieldContainer[_work_pb2.ObjectSpec]
     next_page_token: str
     def __init__(self, objects: _Optional[_Iterable[_Union[_work_pb2.ObjectSpec, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class SignObjectsRequest(_message.Message):
+    __slots__ = ("job_id", "object_ids")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_IDS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    object_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job_id: _Optional[str] = ..., object_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SignedUrl(_message.Message):
+    __slots__ = ("object_id", "url", "valid_s")
+    OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    VALID_S_FIELD_NUMBER: _ClassVar[int]
+    object_id: int
+    url: str
+    valid_s: float
+    def __init__(self, object_id: _Optional[int] = ..., url: _Optional[str] = ..., valid_s: _Optional[float] = ...) -> None: ...
+
+class SignObjectsResponse(_message.Message):
+    __slots__ = ("urls",)
+    URLS_FIELD_NUMBER: _ClassVar[int]
+    urls: _containers.RepeatedCompositeFieldContainer[SignedUrl]
+    def __init__(self, urls: _Optional[_Iterable[_Union[SignedUrl, _Mapping]]] = ...) -> None: ...

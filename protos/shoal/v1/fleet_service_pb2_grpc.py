@@ -45,6 +45,11 @@ class FleetServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_fleet__service__pb2.ListManifestRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_fleet__service__pb2.ListManifestResponse.FromString,
                 _registered_method=True)
+        self.SignObjects = channel.unary_unary(
+                '/shoal.v1.FleetService/SignObjects',
+                request_serializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer(object):
@@ -67,6 +72,13 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignObjects(self, request, context):
+        """URLs that the origin accepts from anybody for a while, for objects of stores that want signatures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +91,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListManifest,
                     request_deserializer=shoal_dot_v1_dot_fleet__service__pb2.ListManifestRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_fleet__service__pb2.ListManifestResponse.SerializeToString,
+            ),
+            'SignObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignObjects,
+                    request_deserializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +153,33 @@ class FleetService(object):
             '/shoal.v1.FleetService/ListManifest',
             shoal_dot_v1_dot_fleet__service__pb2.ListManifestRequest.SerializeToString,
             shoal_dot_v1_dot_fleet__service__pb2.ListManifestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.FleetService/SignObjects',
+            shoal_dot_v1_dot_fleet__service__pb2.SignObjectsRequest.SerializeToString,
+            shoal_dot_v1_dot_fleet__service__pb2.SignObjectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

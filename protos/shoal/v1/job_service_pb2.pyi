@@ -33,6 +33,15 @@ class ActivePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTIVE_PHASE_OPENING: _ClassVar[ActivePhase]
     ACTIVE_PHASE_RANGES: _ClassVar[ActivePhase]
     ACTIVE_PHASE_VERIFYING: _ClassVar[ActivePhase]
+
+class ReplicaStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPLICA_STATUS_UNSPECIFIED: _ClassVar[ReplicaStatus]
+    REPLICA_STATUS_JOINING: _ClassVar[ReplicaStatus]
+    REPLICA_STATUS_COPYING: _ClassVar[ReplicaStatus]
+    REPLICA_STATUS_DONE: _ClassVar[ReplicaStatus]
+    REPLICA_STATUS_FAILED: _ClassVar[ReplicaStatus]
+    REPLICA_STATUS_LOST: _ClassVar[ReplicaStatus]
 JOB_STATUS_UNSPECIFIED: JobStatus
 JOB_STATUS_PLANNING: JobStatus
 JOB_STATUS_PREPARING: JobStatus
@@ -50,9 +59,15 @@ ACTIVE_PHASE_FETCHING: ActivePhase
 ACTIVE_PHASE_OPENING: ActivePhase
 ACTIVE_PHASE_RANGES: ActivePhase
 ACTIVE_PHASE_VERIFYING: ActivePhase
+REPLICA_STATUS_UNSPECIFIED: ReplicaStatus
+REPLICA_STATUS_JOINING: ReplicaStatus
+REPLICA_STATUS_COPYING: ReplicaStatus
+REPLICA_STATUS_DONE: ReplicaStatus
+REPLICA_STATUS_FAILED: ReplicaStatus
+REPLICA_STATUS_LOST: ReplicaStatus
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active")
+    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +91,9 @@ class Job(_message.Message):
     ETA_S_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FROM_PEERS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     uri: str
     name: str
@@ -99,7 +117,30 @@ class Job(_message.Message):
     eta_s: float
     failure: _work_pb2.Failure
     active: _containers.RepeatedCompositeFieldContainer[ActiveObject]
-    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ...) -> None: ...
+    delivery: _work_pb2.Delivery
+    bytes_from_peers: int
+    replicas: _containers.RepeatedCompositeFieldContainer[Replica]
+    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ...) -> None: ...
+
+class Replica(_message.Message):
+    __slots__ = ("agent_id", "name", "status", "bytes_done", "chunks_done", "from_origin", "from_peers", "failure")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_DONE_FIELD_NUMBER: _ClassVar[int]
+    FROM_ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    FROM_PEERS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    name: str
+    status: ReplicaStatus
+    bytes_done: int
+    chunks_done: int
+    from_origin: int
+    from_peers: int
+    failure: _work_pb2.Failure
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, str]] = ..., bytes_done: _Optional[int] = ..., chunks_done: _Optional[int] = ..., from_origin: _Optional[int] = ..., from_peers: _Optional[int] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class ActiveObject(_message.Message):
     __slots__ = ("object_id", "path", "size", "done_bytes", "agents", "phase", "done")
@@ -142,7 +183,7 @@ class JobObject(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., status: _Optional[_Union[ObjectStatus, str]] = ..., digest: _Optional[str] = ..., failures: _Optional[int] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., skipped: bool = ..., agent: _Optional[str] = ...) -> None: ...
 
 class SubmitJobRequest(_message.Message):
-    __slots__ = ("uris", "destination", "layout", "delivery", "include", "exclude", "revision", "force", "sha256", "priority", "name")
+    __slots__ = ("uris", "destination", "layout", "delivery", "include", "exclude", "revision", "force", "sha256", "priority", "name", "profile", "unpack", "unpack_format")
     URIS_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +195,9 @@ class SubmitJobRequest(_message.Message):
     SHA256_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    UNPACK_FIELD_NUMBER: _ClassVar[int]
+    UNPACK_FORMAT_FIELD_NUMBER: _ClassVar[int]
     uris: _containers.RepeatedScalarFieldContainer[str]
     destination: str
     layout: _work_pb2.Layout
@@ -165,7 +209,10 @@ class SubmitJobRequest(_message.Message):
     sha256: str
     priority: int
     name: str
-    def __init__(self, uris: _Optional[_Iterable[str]] = ..., destination: _Optional[str] = ..., layout: _Optional[_Union[_work_pb2.Layout, str]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., force: bool = ..., sha256: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+    profile: str
+    unpack: str
+    unpack_format: str
+    def __init__(self, uris: _Optional[_Iterable[str]] = ..., destination: _Optional[str] = ..., layout: _Optional[_Union[_work_pb2.Layout, str]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., force: bool = ..., sha256: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ...) -> None: ...
 
 class SubmittedJob(_message.Message):
     __slots__ = ("job", "created")

@@ -25,6 +25,7 @@ class OriginKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ORIGIN_KIND_HUB: _ClassVar[OriginKind]
     ORIGIN_KIND_HTTP: _ClassVar[OriginKind]
     ORIGIN_KIND_FILE: _ClassVar[OriginKind]
+    ORIGIN_KIND_S3: _ClassVar[OriginKind]
 
 class UnitKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +36,7 @@ class UnitKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UNIT_KIND_RANGE: _ClassVar[UnitKind]
     UNIT_KIND_PUBLISH: _ClassVar[UnitKind]
     UNIT_KIND_FINALIZE: _ClassVar[UnitKind]
+    UNIT_KIND_REPLICA: _ClassVar[UnitKind]
 
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -54,6 +56,7 @@ ORIGIN_KIND_UNSPECIFIED: OriginKind
 ORIGIN_KIND_HUB: OriginKind
 ORIGIN_KIND_HTTP: OriginKind
 ORIGIN_KIND_FILE: OriginKind
+ORIGIN_KIND_S3: OriginKind
 UNIT_KIND_UNSPECIFIED: UnitKind
 UNIT_KIND_PREPARE: UnitKind
 UNIT_KIND_WHOLE: UnitKind
@@ -61,6 +64,7 @@ UNIT_KIND_OPEN: UnitKind
 UNIT_KIND_RANGE: UnitKind
 UNIT_KIND_PUBLISH: UnitKind
 UNIT_KIND_FINALIZE: UnitKind
+UNIT_KIND_REPLICA: UnitKind
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_DONE: Outcome
 OUTCOME_PARTIAL: Outcome
@@ -92,7 +96,7 @@ class ObjectSpec(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects")
+    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +110,12 @@ class JobSpec(_message.Message):
     FORCE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    UNPACK_FIELD_NUMBER: _ClassVar[int]
+    UNPACK_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_EVERYWHERE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     source: str
     origin: OriginKind
@@ -119,7 +129,25 @@ class JobSpec(_message.Message):
     force: bool
     total_bytes: int
     total_objects: int
-    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ...) -> None: ...
+    delivery: Delivery
+    profile: str
+    unpack: str
+    unpack_format: str
+    chunks: ChunkSizes
+    verify_everywhere: bool
+    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ...) -> None: ...
+
+class ChunkSizes(_message.Message):
+    __slots__ = ("chunk_bytes", "small_bytes_max", "bundle_bytes_max", "bundle_objects_max")
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SMALL_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_OBJECTS_MAX_FIELD_NUMBER: _ClassVar[int]
+    chunk_bytes: int
+    small_bytes_max: int
+    bundle_bytes_max: int
+    bundle_objects_max: int
+    def __init__(self, chunk_bytes: _Optional[int] = ..., small_bytes_max: _Optional[int] = ..., bundle_bytes_max: _Optional[int] = ..., bundle_objects_max: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s")

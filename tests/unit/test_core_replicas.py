@@ -1,0 +1,211 @@
+"""Replicated jobs in the core: copies, blame, vouching, agents that come and go, restarts."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.common.records import Failure, Outcome
+from shoal.common.views import JobStatus, ReplicaStatus
+from shoal.coordinator.replica_model import replica_views
+from support.swarm_fleet import JOB, MIB, SwarmFleet
+
+NOT_FOUND = Failure(code="not-found", text="404", retryable=False)
+TIMEOUT = Failure(code="timeout", text="silent")
+SIZES = (20 * MIB, 1000, 0, 200_000, 5 * MIB + 7, 3)
+
+
+def fleet_of(members: int, *sizes: int, seed: int = 0) -> SwarmFleet:
+    fleet = SwarmFleet(*(sizes or SIZES), seed=seed)
+    for number in range(members):
+        fleet.join(f"a{number}")
+    return fleet
+
+
+def statuses(fleet: SwarmFleet) -> dict[str, ReplicaStatus]:
+    return {view.name: view.status for view in replica_views(fleet.core.jobs[JOB])}
+
+
+@pytest.mark.parametrize("members", [1, 2, 4, 9])
+def test_every_agent_gets_every_object_and_the_origin_serves_each_chunk_once(members: int) -> None:
+    fleet = fleet_of(members)
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert fleet.from_origin == dict.fromkeys(range(len(fleet.table)), 1)
+    assert all(copy.ended for copy in fleet.copies.values()), "seeds are told that the job has ended"
+    assert (fleet.row.objects_done, fleet.row.bytes_done) == (6, sum(SIZES))
+    assert fleet.row.bytes_fetched == sum(SIZES)
+    assert fleet.row.bytes_from_peers == (members - 1) * sum(SIZES)
+
+
+def test_a_job_waits_for_its_first_agent() -> None:
+    fleet = fleet_of(0)
+    for _ in range(5):
+        fleet.step()
+    assert not fleet.row.status.ended
+    fleet.join("late")
+    assert fleet.run() is JobStatus.DONE
+
+
+def test_an_agent_that_joins_late_completes_from_the_others() -> None:
+    fleet = fleet_of(3)
+    for _ in range(4):
+        fleet.step()
+    fleet.join("late")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert fleet.from_origin == dict.fromkeys(range(len(fleet.table)), 1)
+
+
+def test_an_agent_that_dies_is_not_waited_for() -> None:
+    fleet = fleet_of(4)
+    for _ in range(3):
+        fleet.step()
+    fleet.kill("a1")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert statuses(fleet)["a1"] is ReplicaStatus.LOST
+
+
+def test_an_agent_that_was_killed_goes_on_with_what_lay_on_its_disk() -> None:
+    fleet = fleet_of(2)
+    for _ in range(3):
+        fleet.step()
+    fleet.kill("a0")
+    fleet.step()
+    fleet.revive("a0")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert sum(fleet.from_origin.values()) < 1.3 * len(fleet.table), "only what it alone held or was fetching"
+
+
+def test_when_the_last_holder_is_gone_the_origin_serves_again() -> None:
+    fleet = fleet_of(1)
+    for _ in range(3):
+        fleet.step()
+    fleet.kill("a0")
+    fleet.join("b")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+
+
+def test_a_coordinator_that_restarts_continues_from_the_inventories() -> None:
+    fleet = fleet_of(3)
+    for _ in range(4):
+        fleet.step()
+    fleet.restart()
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert max(fleet.from_origin.values()) == 1
+
+
+def test_an_agent_that_sends_flipped_bytes_is_named_and_cut_off_and_the_others_end_with_right_ones() -> None:
+    fleet = SwarmFleet(*SIZES)
+    fleet.join("bad", corrupts=True)
+    for number in range(3):
+        fleet.join(f"a{number}")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert fleet.core.agents["bad"].cut_off
+    assert not any(fleet.core.agents[f"a{number}"].bad_chunks for number in range(3))
+
+
+def test_an_agent_that_answers_nobody_costs_only_time() -> None:
+    fleet = SwarmFleet(*SIZES)
+    fleet.join("mute", mute=True)
+    for number in range(3):
+        fleet.join(f"a{number}")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+
+
+def test_a_wrong_digest_of_the_whole_begins_the_object_anew() -> None:
+    fleet = fleet_of(3)
+    fleet.wrong = {3}
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+
+
+def test_a_failing_origin_is_asked_again_and_then_the_object_is_given_up() -> None:
+    fleet = fleet_of(2)
+    fleet.origin_fails = {2: [TIMEOUT] * 2, 23: [TIMEOUT] * 3}
+    assert fleet.run() is JobStatus.FAILED
+    assert fleet.failed_objects == [5]
+    fleet.check_copies()
+    assert fleet.row.failure and fleet.row.failure.code == "objects-failed"
+
+
+def test_an_object_that_is_not_there_fails_at_once_and_a_bundle_goes_on_without_it() -> None:
+    fleet = fleet_of(2)
+    fleet.origin_fails = {0: [NOT_FOUND]}
+    assert fleet.run() is JobStatus.FAILED
+    assert fleet.failed_objects == [2]
+    fleet.check_copies()
+
+
+def test_a_copy_that_fails_for_good_does_not_spoil_the_others() -> None:
+    fleet = fleet_of(3)
+    fleet.step()
+    full = Failure(code="no-space", text="full", retryable=False)
+    fleet.report(fleet.copies["a1"], Outcome.FAILED, full)
+    fleet.copies["a1"].lease = None
+    assert fleet.run() is JobStatus.FAILED
+    fleet.check_copies(but=["a1"])
+    assert statuses(fleet) == {"a0": ReplicaStatus.DONE, "a1": ReplicaStatus.FAILED, "a2": ReplicaStatus.DONE}
+    assert fleet.row.failure and "a1" in fleet.row.failure.text
+
+
+def test_a_paused_job_stops_and_goes_on() -> None:
+    fleet = fleet_of(2)
+    for _ in range(2):
+        fleet.step()
+    fleet.core.pause(JOB)
+    fleet.settle()
+    before = dict(fleet.from_origin)
+    for _ in range(5):
+        fleet.step()
+    assert fleet.from_origin == before
+    fleet.core.resume(JOB)
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+
+
+def test_a_cancelled_job_takes_everything_back() -> None:
+    fleet = fleet_of(2)
+    fleet.step()
+    fleet.core.cancel(JOB)
+    fleet.settle()
+    assert fleet.row.status is JobStatus.CANCELLED
+    assert all(copy.lease is None for copy in fleet.copies.values())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_who_stays_ends_with_all_of_it(seed: int) -> None:
+    fleet = fleet_of(4, seed=seed)
+    rng = fleet.rng
+    for _ in range(30):
+        fleet.step()
+        if fleet.row.status.ended:
+            break
+        name = f"a{rng.randrange(6)}"
+        copy = fleet.copies.get(name)
+        match rng.randrange(8):
+            case 0 if copy is None:
+                fleet.join(name)
+            case 0 if copy is not None and not copy.up:
+                fleet.revive(name)
+            case 1 if copy is not None and copy.up:
+                fleet.kill(name)
+            case 2 if copy is not None and copy.up:
+                fleet.leave(name)
+            case 3:
+                fleet.restart()
+            case 4 if copy is not None:
+                copy.mute = not copy.mute
+            case 5:
+                fleet.origin_fails.setdefault(rng.randrange(len(fleet.table)), []).append(TIMEOUT)
+            case _:
+                pass
+    if not any(copy.up for copy in fleet.copies.values()):
+        fleet.join("last")
+    fleet.run()
+    fleet.check_copies()
