@@ -22,7 +22,7 @@ PARTS_AIM = 256
 """Parts of the largest object: with 10,000 agents the tail is ⌊log₂ N⌋/M = 5 %, with 8 it is 1 %; cut-through makes it less."""
 CHUNK_BYTES_MIN = MIB
 CHUNK_BYTES_MAX = 64 * MIB
-DECISIONS_MAX = 4_000_000
+DECISIONS_MAX = 2_000_000
 """Chunks times agents that one coordinator should have to decide on: larger fleets get larger chunks."""
 CHUNK_BYTES_HUGE = 512 * MIB
 """The most that `DECISIONS_MAX` may ask for."""

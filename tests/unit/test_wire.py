@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import shoal.common
 from shoal.common import wire_views, wire_work
+from shoal.common.chunks import ChunkSizes
 from shoal.common.errors import (
     HttpStatus,
     NotFound,
@@ -59,6 +60,20 @@ from shoal.common.records import (
     Yield,
 )
 from shoal.common.secrets import Secret
+from shoal.common.swarm_records import (
+    Arrival,
+    ChunkDigest,
+    ChunkProgress,
+    FetchFailure,
+    FetchOrder,
+    PeerAddress,
+    PeerOffer,
+    PublishOrder,
+    SwarmInventory,
+    SwarmOrders,
+    SwarmReport,
+    Vouch,
+)
 from shoal.common.views import (
     ActiveObjectView,
     ActivePhase,
@@ -72,6 +87,8 @@ from shoal.common.views import (
     ObjectStatus,
     ObjectView,
     QueueView,
+    ReplicaStatus,
+    ReplicaView,
     Role,
     SubmitRequest,
     Submitted,
@@ -121,7 +138,36 @@ job_specs = st.builds(
     force=st.booleans(),
     total_bytes=counts,
     total_objects=counts,
+    delivery=st.sampled_from(Delivery),
+    profile=texts,
+    unpack=texts,
+    unpack_format=texts,
+    chunks=st.none()
+    | st.builds(
+        ChunkSizes,
+        chunk_bytes=st.integers(1, 2**62),
+        small_bytes_max=counts,
+        bundle_bytes_max=counts,
+        bundle_objects_max=counts,
+    ),
+    verify_everywhere=st.booleans(),
 )
+digests = st.binary(min_size=32, max_size=32)
+numbers = tuples(counts)
+
+
+@st.composite
+def inventories(draw: st.DrawFn) -> SwarmInventory:
+    chunks = draw(st.integers(0, 300))
+    have = draw(st.integers(0, 2**chunks - 1))
+    return SwarmInventory(
+        job_id=draw(names),
+        token=draw(counts),
+        chunks=chunks,
+        have=have.to_bytes(draw(st.integers(38, 40)), "little"),
+        published=draw(numbers),
+        digests=draw(tuples(st.builds(ChunkDigest, chunk=counts, digest=digests))),
+    )
 
 
 @st.composite
@@ -171,6 +217,32 @@ agent_messages = st.one_of(
         held=tuples(refs),
         results=tuples(results()),
         zone=texts,
+        peer=st.none()
+        | st.builds(PeerOffer, address=texts, upload_slots=counts, download_slots=counts, tls=st.booleans()),
+    ),
+    inventories(),
+    st.builds(
+        SwarmReport,
+        job_id=names,
+        token=counts,
+        arrived=tuples(
+            st.builds(
+                Arrival,
+                chunk=counts,
+                digest=digests,
+                peer=counts,
+                from_origin=counts,
+                from_peers=counts,
+                etag=texts,
+                size=sizes,
+            )
+        ),
+        failed=tuples(st.builds(FetchFailure, chunk=counts, peer=counts, failure=failures, object_id=counts)),
+        lost=numbers,
+        vouched=tuples(st.builds(Vouch, object_id=counts, digest=texts, failure=st.none() | failures)),
+        published=numbers,
+        progress=tuples(st.builds(ChunkProgress, chunk=counts, arrived=counts)),
+        seen=counts,
     ),
     st.builds(
         Heartbeat,
@@ -182,12 +254,43 @@ agent_messages = st.one_of(
         ),
         capacity=st.none() | capacities,
         memory=counts,
+        sent=counts,
     ),
     st.builds(Results, tuples(results())),
     st.builds(Goodbye, texts),
 )
 coordinator_messages = st.one_of(
-    st.builds(Welcome, incarnation=counts, heartbeat_s=amounts, lease_ttl_s=amounts, fenced=tuples(refs)),
+    st.builds(
+        Welcome,
+        incarnation=counts,
+        heartbeat_s=amounts,
+        lease_ttl_s=amounts,
+        fenced=tuples(refs),
+        peer_key=st.binary(max_size=40),
+        epoch_s=amounts,
+    ),
+    st.builds(
+        SwarmOrders,
+        job_id=names,
+        token=counts,
+        peers=tuples(
+            st.builds(
+                PeerAddress,
+                number=st.integers(1, 2**63 - 1),
+                address=names,
+                capability=texts,
+                tls=st.booleans(),
+            )
+        ),
+        fetch=tuples(st.builds(FetchOrder, chunk=counts, peer=counts, digest=st.just(b"") | digests, size=sizes)),
+        drop=numbers,
+        vouch=numbers,
+        publish=tuples(st.builds(PublishOrder, object_id=counts, digest=texts, etag=texts)),
+        reset=numbers,
+        give_up=numbers,
+        ended=st.booleans(),
+        seq=counts,
+    ),
     st.builds(HeartbeatAck, counts),
     st.builds(Grants, leases=tuples(leases()), jobs=tuples(job_specs)),
     st.builds(Acks, tuples(st.builds(Ack, counts, st.booleans()))),
@@ -236,6 +339,21 @@ job_views = st.builds(
     eta_s=st.none() | amounts,
     failure=st.none() | failures,
     active=tuples(active),
+    delivery=st.sampled_from(Delivery),
+    bytes_from_peers=counts,
+    replicas=tuples(
+        st.builds(
+            ReplicaView,
+            agent_id=names,
+            name=names,
+            status=st.sampled_from(ReplicaStatus),
+            bytes_done=counts,
+            chunks_done=counts,
+            from_origin=counts,
+            from_peers=counts,
+            failure=st.none() | failures,
+        )
+    ),
 )
 token_views = st.builds(
     TokenView,
@@ -261,6 +379,9 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             sha256=texts,
             priority=int32s,
             name=texts,
+            profile=texts,
+            unpack=texts,
+            unpack_format=texts,
         ),
     ),
     ("job", job_views),
@@ -298,6 +419,10 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             memory_bytes=counts,
             connected_s=amounts,
             silent_s=amounts,
+            peer_address=texts,
+            sent_bytes=counts,
+            bad_chunks=counts,
+            cut_off=st.booleans(),
         ),
     ),
     (
