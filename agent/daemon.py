@@ -14,6 +14,7 @@ from ..common.logs import capture_library_logs, get_logger
 from ..common.stopping import on_stop
 from ..common.systemd import Notifier
 from ..common.wiring import warn_of_open_tls
+from .exchange import PeerExchange
 from .identity import data_folder
 from .journal import FileJournal
 from .link import connect
@@ -32,14 +33,17 @@ log = get_logger("agent")
 async def serve(settings: Settings, *, version: str) -> int:
     """Run until a signal or until the coordinator asks it to leave. Returns the exit code.
 
-    Raises UsageError without a coordinator's address, Busy, NotWritable, and what ends the session for good (Unauthenticated).
+    Raises UsageError without a coordinator's address or for a bad peer address, Conflict for a peer port that is taken, Busy,
+    NotWritable, and what ends the session for good (Unauthenticated).
     """
     if not settings.coordinator.address:
         raise UsageError("shoal agent", cause="no coordinator is named", remedy="add --coordinator HOST:PORT")
     capture_library_logs()
     warn_of_open_tls(settings)
     with data_folder(settings.agent.data) as agent_id, closing(FileJournal(settings.agent.data / "journal")) as journal:
-        identity = Identity(agent_id=agent_id, name=settings.agent.name or socket.gethostname(), version=version)
+        name = settings.agent.name or socket.gethostname()
+        identity = Identity(agent_id=agent_id, name=name, version=version, zone=settings.agent.zone)
+        exchange = PeerExchange(settings, agent_id=agent_id)
 
         def open_link() -> AbstractAsyncContextManager[Link]:
             return connect(settings.coordinator.address, settings.security)
@@ -51,13 +55,20 @@ async def serve(settings: Settings, *, version: str) -> int:
             connect=open_link,
             rng=random.Random(),
             hub_cache=settings.hub.cache,
+            exchange=exchange,
         )
         worker = make_worker(
-            settings, agent_id=agent_id, version=version, report=agent.report, list_objects=agent.manifest_pages
+            settings,
+            agent_id=agent_id,
+            version=version,
+            report=agent.report,
+            tell=agent.tell,
+            list_objects=agent.manifest_pages,
+            sign=agent.sign_objects,
         )
         with closing(Notifier.from_environ(os.environ)) as notifier, on_stop(agent.stop):
             log.info("agent.started", agent=identity.name, coordinator=settings.coordinator.address)
-            async with worker, asyncio.TaskGroup() as tasks:
+            async with worker, exchange.serving(worker.shelf), asyncio.TaskGroup() as tasks:
                 telling = tasks.create_task(_tell(agent, notifier))
                 await agent.run(worker)
                 notifier.stopping("stopped")

@@ -19,8 +19,10 @@ from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 from ..common.channel import ADMITTED, call_error, call_metadata, open_channel
 from ..common.errors import ShoalError, Unreachable
 from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, ObjectSpec
+from ..common.s3_signing import SignedUrl
 from ..common.settings_table import SecuritySettings
 from ..common.wire import decode_coordinator_message, encode_agent_message
+from ..common.wire_signing import decode_signed_url
 from ..common.wire_values import each
 from ..common.wire_work import decode_object_spec
 
@@ -74,11 +76,11 @@ class GrpcLink:
                 return
             yield message
 
-    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
-        """The finished objects of a job, page by page, by ascending id. Raises ShoalError."""
+    async def manifest_pages(self, job_id: str, *, unfinished_too: bool = False) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The finished objects of a job, page by page, by ascending id; unfinished ones as well if asked for. Raises ShoalError."""
         token = ""
         while True:
-            request = pb.ListManifestRequest(job_id=job_id, page_token=token)
+            request = pb.ListManifestRequest(job_id=job_id, page_token=token, unfinished_too=unfinished_too)
             try:
                 page: pb.ListManifestResponse = await self._stub.ListManifest(
                     request, timeout=CALL_TIMEOUT_S, metadata=call_metadata(self._security)
@@ -90,6 +92,17 @@ class GrpcLink:
             token = page.next_page_token
             if not token:
                 return
+
+    async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> Sequence[SignedUrl]:
+        """URLs of a job's objects that its origin accepts for a while. Raises ShoalError."""
+        request = pb.SignObjectsRequest(job_id=job_id, object_ids=object_ids)
+        try:
+            answer: pb.SignObjectsResponse = await self._stub.SignObjects(
+                request, timeout=CALL_TIMEOUT_S, metadata=call_metadata(self._security)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise call_error(error, self._address) from None
+        return each(decode_signed_url, answer.urls, "SignObjectsResponse.urls")
 
     async def close(self) -> None:
         """End the session. After a Goodbye the coordinator is given time to read it."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ..common.errors import AccessDenied, Conflict, ShoalError, Unauthenticated, UsageError
+from ..common.errors import AccessDenied, Conflict, ShoalError, Unauthenticated, Unreachable, UsageError
 from ..common.logs import get_logger
 from ..common.records import (
     AgentMessage,
@@ -32,6 +32,8 @@ from ..common.records import (
     WorkReport,
 )
 from ..common.retry import Backoff
+from ..common.s3_signing import SignedUrl
+from ..common.swarm_records import PeerOffer, SwarmOrders
 from .session import (
     Admitted,
     GiveBackHalf,
@@ -72,8 +74,12 @@ class Link(Protocol):
         """What the coordinator says, until the connection ends."""
         ...
 
-    def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
-        """The published objects of a job, in pages."""
+    def manifest_pages(self, job_id: str, *, unfinished_too: bool = False) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The published objects of a job, in pages; unfinished ones as well if asked for, but none that failed for good."""
+        ...
+
+    async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> Sequence[SignedUrl]:
+        """URLs of a job's objects that its origin accepts for a while."""
         ...
 
 
@@ -84,9 +90,21 @@ class Worker(Protocol):
     def stop(self, ref: LeaseRef) -> None: ...
     def give_back(self, ref: LeaseRef) -> None: ...
     def set_budget(self, budgets: Sequence[HostBudget]) -> None: ...
+    def admitted(self) -> None: ...
+    def obey(self, orders: SwarmOrders) -> None: ...
     def take_observations(self) -> tuple[HostObservation, ...]: ...
     def progress(self) -> tuple[Progress, ...]: ...
     async def drain(self, grace_s: float) -> None: ...
+
+
+class Exchange(Protocol):
+    """How this agent serves its peers; see `exchange.py`."""
+
+    @property
+    def offer(self) -> PeerOffer: ...
+    @property
+    def sent_bytes(self) -> int: ...
+    def admitted(self, key: bytes, epoch_s: float) -> None: ...
 
 
 class ResultJournal(Protocol):
@@ -111,10 +129,12 @@ class Agent:
         rng: random.Random,
         hub_cache: Path,
         clock: Callable[[], float] | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         """Args: connect opens a session with the coordinator; hub_cache is this agent's Hub cache, for jobs that name no other;
-        clock is the running loop's unless given, in seconds."""
+        clock is the running loop's unless given, in seconds; exchange is this agent's part in the exchange between peers."""
         self._clock = clock or asyncio.get_running_loop().time
+        self._exchange = exchange
         self._session = SessionCore(identity, capacity, unreported=dict(journal.pending))
         self._journal = journal
         self._connect = connect
@@ -139,12 +159,28 @@ class Agent:
             self._flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
-        """The published objects of a job, as the coordinator knows them."""
+    def tell(self, message: AgentMessage) -> None:
+        """The worker's word on a swarm. Without a session it is lost: the next one begins with all that is held."""
+        if self._session.welcomed:
+            self._outgoing.put_nowait(message)
+
+    async def manifest_pages(self, job_id: str, *, unfinished_too: bool = False) -> AsyncIterator[Sequence[ObjectSpec]]:
+        """The published objects of a job, as the coordinator knows them; unfinished ones as well if asked for."""
         if self._link is None:
             raise ShoalError("manifest", cause="the coordinator is not connected")
-        async for page in self._link.manifest_pages(job_id):
+        async for page in self._link.manifest_pages(job_id, unfinished_too=unfinished_too):
             yield page
+
+    async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> Sequence[SignedUrl]:
+        """URLs of a job's objects that its origin accepts for a while; while the coordinator is away, this waits."""
+        while True:
+            await self.connected.wait()
+            try:
+                if self._link is not None:
+                    return await self._link.sign_objects(job_id, object_ids)
+            except Unreachable as error:
+                log.debug("agent.signing_waits", job=job_id, error=str(error))
+            await asyncio.sleep(POLL_S)
 
     def stop(self) -> None:
         """Begin to drain: work is given back, then `run` returns."""
@@ -158,6 +194,7 @@ class Agent:
     async def run(self, worker: Worker) -> None:
         """Work until `stop`. Raises what the worker raises if it breaks."""
         self._worker = worker
+        self._session.peer = self._exchange.offer if self._exchange is not None else None
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -248,6 +285,7 @@ class Agent:
                 progress=self._worker.progress(),
                 hosts=tuple(self._observations),
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                sent=self._exchange.sent_bytes if self._exchange is not None else 0,
             )
         effects = self._session.tick(now, outlook)
         if any(isinstance(effect, Tell) for effect in effects):
@@ -281,8 +319,12 @@ class Agent:
                     self._keep(lambda: self._journal.drop(seqs))
                 case Tell(message):
                     self._outgoing.put_nowait(message)
-                case Admitted() | Obey():
-                    pass  # this agent keeps no copies
+                case Admitted(peer_key, epoch_s):
+                    if self._exchange is not None:
+                        self._exchange.admitted(peer_key, epoch_s)
+                    self._worker.admitted()
+                case Obey(orders):
+                    self._worker.obey(orders)
                 case Leave(reason, reconnect):
                     log.info("agent.asked_to_drain", reason=reason, reconnect=reconnect)
                     if reconnect:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.records import Capacity, JobSpec, ObjectSpec, WorkReport
+from ..common.records import AgentMessage, Capacity, JobSpec, WorkReport
 from ..common.wiring import hub_token, user_agent
 from .engine.options import EngineOptions
 from .engine.pieces import PiecePolicy
+from .engine.signatures import Sign
+from .engine.units import ListObjects
 from .storage.destination import Destination
 from .worker import Worker
 
@@ -44,7 +46,14 @@ def engine_options(settings: Settings, *, agent_id: str, version: str) -> Engine
         https_only=settings.security.https_only,
         hub_verify_tls=settings.hub.verify_tls,
         hub_ca_bundle=settings.hub.ca_bundle,
+        s3_tls={
+            name: (store.verify_tls, store.ca_bundle)
+            for name, store in settings.s3.items()
+            if store.ca_bundle or not store.verify_tls
+        },
         user_agent=user_agent(version),
+        download_slots=settings.agent.download_slots,
+        peer_ca_bundle=settings.security.tls_ca,
         backend=settings.hub.backend,  # pyright: ignore[reportArgumentType]  # the setting's kind allows only these
         pieces=PiecePolicy(connections=connections),
     )
@@ -64,7 +73,9 @@ def make_worker(
     agent_id: str,
     version: str,
     report: Callable[[WorkReport], None],
-    list_objects: Callable[[str], AsyncIterator[Sequence[ObjectSpec]]],
+    tell: Callable[[AgentMessage], None] = lambda message: None,
+    list_objects: ListObjects,
+    sign: Sign | None = None,
     exclusive: bool = False,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
@@ -81,10 +92,12 @@ def make_worker(
     return Worker(
         options,
         report=report,
+        tell=tell,
         list_objects=list_objects,
         hub_token=hub_token(settings),
         rng=random.Random(),
         make_destination=locked if exclusive else None,
+        sign=sign,
     )
 
 

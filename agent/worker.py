@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..common.errors import ShoalError
 from ..common.records import (
+    AgentMessage,
     HostBudget,
     HostObservation,
     JobSpec,
@@ -21,6 +22,7 @@ from ..common.records import (
     UnitKind,
     WorkReport,
 )
+from ..common.swarm_records import SwarmOrders
 from .backends import Backends
 from .engine.admission import Admission
 from .engine.crew import Crew
@@ -32,9 +34,14 @@ from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
 from .engine.origins import Origins
 from .engine.reporting import failed, not_taken, progressed, released, returned
+from .engine.signatures import Sign
 from .engine.streams import Fetcher
 from .engine.transfer import Transfer
 from .engine.units import Lapsed, ListObjects, Units
+from .engine.waiting import either
+from .swarm.peers import PeerClient
+from .swarm.replica import Shop
+from .swarm.replicas import Replicas
 from .throttle import Throttle
 
 if TYPE_CHECKING:
@@ -55,18 +62,23 @@ class Worker:
         options: EngineOptions,
         *,
         report: Callable[[WorkReport], None],
+        tell: Callable[[AgentMessage], None] = lambda message: None,
         list_objects: ListObjects,
         hub_token: Callable[[], Secret | None],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
         make_destination: Callable[[JobSpec], Destination] | None = None,
+        sign: Sign | None = None,
     ) -> None:
-        """report: is called in the loop with each report, in order. clock: seconds; that of the deadlines, so the loop's own."""
+        """report: is called in the loop with each report, in order; tell with what is said of swarms. clock: seconds; that of the
+        deadlines, so the loop's own."""
         self._options = options
         self._report = report
+        self._tell = tell
         self._list_objects = list_objects
         self._hub_token = hub_token
+        self._sign = sign
         self._clock = clock
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()
@@ -115,6 +127,8 @@ class Worker:
         self._admission = Admission(
             disk=self._disk, tasks=self._tasks, units=self._units, begin=self._begin, finished=self._finished
         )
+        self._replicas = Replicas(self._shop(), self._new_job)
+        self.shelf = self._replicas.shelf
         await self._tasks.__aenter__()
         self._ticker = self._tasks.create_task(self._tick(), name="shoal-worker-tick")
         return self
@@ -127,6 +141,7 @@ class Worker:
         self._origins.close_lanes()
         self._ticker.cancel()
         try:
+            await self._replicas.aclose()
             await self._tasks.__aexit__(None, None, None)
         finally:
             await self._release()
@@ -151,6 +166,10 @@ class Worker:
         if self._draining:
             self._report(not_taken(ref))
             return
+        if lease.kind is UnitKind.REPLICA:
+            self._replicas.start(lease, job, deadline)
+            self._busy.set()
+            return
         try:
             context = self._jobs.get(job)
         except ShoalError as error:
@@ -169,6 +188,8 @@ class Worker:
         holding = self._holdings.get(ref)
         if holding is not None:
             self._end(holding)
+        else:
+            self._replicas.stop(ref)
 
     def give_back(self, ref: LeaseRef) -> None:
         """Others are idle: release what has not been started of the lease and about half of what is under way."""
@@ -180,16 +201,23 @@ class Worker:
         elif holding.lease.kind is UnitKind.WHOLE and not holding.arrived and not self._is_fetching(holding):
             self._give_up(holding)
 
+    def admitted(self) -> None:
+        """A new session with the coordinator stands."""
+        self._replicas.admitted()
+
+    def obey(self, orders: SwarmOrders) -> None:
+        """A swarm wants something of this agent's copy."""
+        self._replicas.obey(orders)
+
     @property
     def held(self) -> tuple[LeaseRef, ...]:
         """The leases that are being worked on."""
-        return tuple(self._holdings)
+        return (*self._holdings, *self._replicas.held)
 
     def progress(self) -> tuple[Progress, ...]:
         """How far each lease with bytes is, for people."""
-        return tuple(
-            Progress(ref.unit, ref.token, holding.arrived) for ref, holding in self._holdings.items() if holding.arrived
-        )
+        working = [(ref, holding.arrived) for ref, holding in self._holdings.items() if holding.arrived]
+        return (*(Progress(ref.unit, ref.token, arrived) for ref, arrived in working), *self._replicas.progress())
 
     def set_budget(self, budgets: Sequence[HostBudget]) -> None:
         """Take new shares of hosts' budgets."""
@@ -211,6 +239,7 @@ class Worker:
         if self._draining:
             self._hurry.set()
         self._draining = True
+        self._replicas.give_back()
         for holding in list(self._holdings.values()):
             if not holding.committing:
                 await self._return(holding)
@@ -218,7 +247,7 @@ class Worker:
             async with asyncio.timeout(grace_s):
                 while self._holdings and not self._hurry.is_set():
                     self._left.clear()
-                    await self._either(self._left, self._hurry)
+                    await either(self._left, self._hurry)
         except TimeoutError:
             pass
         for holding in list(self._holdings.values()):
@@ -251,6 +280,10 @@ class Worker:
     def _finished(self, holding: Holding, result: WorkReport | BaseException) -> None:
         """The lease's work is over."""
         if holding.ended:
+            return
+        if holding.heard is not None:
+            self._end(holding, task_too=False)
+            holding.heard(result)
             return
         if isinstance(result, WorkReport):
             self._report(result)
@@ -306,15 +339,6 @@ class Worker:
     def _is_fetching(self, holding: Holding) -> bool:
         return holding.lane is not None and holding.lane.planner.is_active(holding)
 
-    async def _either(self, *events: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in events]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-
     # -- time
 
     async def _tick(self) -> None:
@@ -328,7 +352,7 @@ class Worker:
                 reported_s = self._clock()
                 await self._report_partial()
                 await self._jobs.close_idle({holding.job for holding in self._holdings.values()}, self._clock())
-            if not self._holdings and not self._jobs:
+            if not self._holdings and not self._jobs and not self._replicas:
                 self._busy.clear()
 
     async def _report_partial(self) -> None:
@@ -362,6 +386,26 @@ class Worker:
             disk=self._disk,
             hub_token=self._hub_token,
             now=self._clock(),
+            sign=self._sign,
+            clock=self._clock,
+        )
+
+    def _shop(self) -> Shop:
+        options = self._options
+        return Shop(
+            options=options,
+            tasks=self._tasks,
+            disk=self._disk,
+            hashing=self._hashing,
+            buffers=self._buffers,
+            clock=self._clock,
+            units=self._units,
+            lane_for=self._lane_for,
+            bytes_turn=self._throttle.bytes_turn,
+            peers=PeerClient(user_agent=options.user_agent, ca_bundle=str(options.peer_ca_bundle or "")),
+            list_objects=self._list_objects,
+            report=self._report,
+            tell=self._tell,
         )
 
     def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:

@@ -2,7 +2,7 @@
 
 ::
 
-    from shoal.client import download
+    from shoal.client import Client, DownloadRequest, download, download_distributed
 
     result = download("hf://ORG/NAME", to="models/NAME")
 """
@@ -13,14 +13,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import FetchedFile, Result, download
+    from .distributed import async_download_distributed, download_distributed
+    from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
+    from .sdk import AsyncClient, AsyncJob, JobResult
+    from .sdk_sync import Client, Job
 
-__all__ = ["FetchedFile", "Result", "download"]
+_HOMES = {
+    "api": ("FetchedFile", "Result", "download"),
+    "distributed": ("async_download_distributed", "download_distributed"),
+    "requests": ("DeliveryFailed", "DistributedResult", "DownloadRequest", "FailedRequest"),
+    "sdk": ("AsyncClient", "AsyncJob", "JobResult"),
+    "sdk_sync": ("Client", "Job"),
+}
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "DeliveryFailed",
+    "DistributedResult",
+    "DownloadRequest",
+    "FailedRequest",
+    "FetchedFile",
+    "Job",
+    "JobResult",
+    "Result",
+    "async_download_distributed",
+    "download",
+    "download_distributed",
+]
 
 
 def __getattr__(name: str) -> object:
     # The API pulls in both daemons; `shoal --help` imports this package too and must not pay for them.
-    if name in __all__:
-        from . import api
+    for module, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
 
-        return getattr(api, name)
+            return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

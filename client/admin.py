@@ -20,10 +20,11 @@ from ..common.views import (
     JobView,
     ObjectView,
     QueueView,
+    ReplicaView,
     Role,
     TokenView,
 )
-from .output import moment, percent, printable, progress_line, state, summary_line, table, to_document
+from .output import agent_state, moment, percent, printable, progress_line, state, summary_line, table, to_document
 from .remote import RemoteCoordinator, connect
 from .running import run
 
@@ -49,15 +50,25 @@ JOB_COLUMNS: Mapping[str, Callable[[JobView], str]] = {
 }
 AGENT_COLUMNS: Mapping[str, Callable[[AgentView], str]] = {
     "agent": lambda agent: agent.name,
-    "state": lambda agent: agent.status.value,
+    "state": agent_state,
     "speed>": lambda agent: format_rate(agent.rate_bytes_per_s),
     "leases>": lambda agent: str(agent.units),
     "files>": lambda agent: str(agent.objects_done),
     "bytes>": lambda agent: format_size(agent.bytes_done),
+    "sent>": lambda agent: format_size(agent.sent_bytes),
     "memory>": lambda agent: format_size(agent.memory_bytes),
     "silent>": lambda agent: format_duration(agent.silent_s),
     "version": lambda agent: agent.version,
+    "peers at": lambda agent: agent.peer_address or "-",
     "id": lambda agent: agent.agent_id,
+}
+REPLICA_COLUMNS: Mapping[str, Callable[[ReplicaView], str]] = {
+    "agent": lambda replica: replica.name,
+    "copy": lambda replica: replica.status.value,
+    "bytes>": lambda replica: format_size(replica.bytes_done),
+    "from origin>": lambda replica: format_size(replica.from_origin),
+    "from peers>": lambda replica: format_size(replica.from_peers),
+    "failure": lambda replica: replica.failure.text if replica.failure else "",
 }
 QUEUE_COLUMNS: Mapping[str, Callable[[QueueView], str]] = {
     "job": lambda job: job.job_id,
@@ -173,7 +184,8 @@ async def _job_status(remote: RemoteCoordinator, options: argparse.Namespace) ->
 
 
 def describe(job: JobView) -> str:
-    """One job for a person: its facts, its files in work with their chunk maps, its failure."""
+    """One job for a person: its facts, its failure, the agents' copies, the files in work with their chunk maps."""
+    from_peers = f", {format_size(job.bytes_from_peers)} from peers" if job.bytes_from_peers else ""
     lines = [
         f"job          {job.job_id}" + (f" ({printable(job.name)})" if job.name else ""),
         f"source       {printable(job.uri)}" + (f" at {job.commit}" if job.commit else ""),
@@ -181,7 +193,7 @@ def describe(job: JobView) -> str:
         f"state        {state(job)}, priority {job.priority}",
         f"files        {job.objects_done} of {job.objects_total} done ({job.objects_skipped} were there), {job.objects_failed} failed",
         f"bytes        {format_size(job.bytes_arrived)} of {format_size(job.bytes_total)} ({percent(job)}), "
-        f"{format_size(job.bytes_fetched)} from the origin",
+        f"{format_size(job.bytes_fetched)} from the origin{from_peers}",
         f"submitted    {moment(job.created_at)}" + (f", ended {moment(job.ended_at)}" if job.ended_at else ""),
     ]
     if job.rate_bytes_per_s:
@@ -195,6 +207,8 @@ def describe(job: JobView) -> str:
         lines.append(
             f"  {share} {chunk_map(obj.done, obj.size)} {obj.phase.value:9} {printable(obj.path)} ({printable(agents)})"
         )
+    if job.replicas:
+        lines += ["", table(job.replicas, REPLICA_COLUMNS)]
     return "\n".join(lines)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.errors import ShoalError, error_class
 from ..common.records import Layout
 from ..common.settings import load_settings
 from ..common.uri import HubUri, parse_uri
-from ..common.views import JobView, ObjectView, SubmitRequest
+from ..common.views import ObjectView, SubmitRequest
 from .running import run
-from .transfer import Transfers, place
+from .sdk import job_error
+from .transfer import place
 
 PAGE = 1000
 
@@ -78,7 +78,7 @@ def download(
             async for view in coordinator.watch_job(submitted.job.job_id):
                 job = view
             if job.failure is not None:
-                raise await _error(coordinator, job)
+                raise await job_error(coordinator, job)
             objects: list[ObjectView] = []
             while True:
                 after = objects[-1].object_id if objects else 0
@@ -97,14 +97,3 @@ def download(
         )
 
     return run(main())
-
-
-async def _error(coordinator: Transfers, job: JobView) -> ShoalError:
-    """The error that ended a job: of its first failed object, if objects failed, else the job's own."""
-    failed: list[ObjectView] = await coordinator.list_objects(job.job_id, status="failed", after_id=0, limit=1)
-    failure = (failed[0].failure if failed else None) or job.failure
-    assert failure is not None
-    kind = error_class(failure.code)
-    error = ShoalError.__new__(kind)
-    ShoalError.__init__(error, "", cause=failure.text)
-    return error

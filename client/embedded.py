@@ -23,6 +23,7 @@ from ..agent.session import Identity
 from ..agent.wiring import capacity, make_worker
 from ..common.errors import ShoalError
 from ..common.records import AgentMessage, CoordinatorMessage, Hello, ObjectSpec
+from ..common.s3_signing import SignedUrl
 from ..common.selection import Selection
 from ..common.uri import parse_uri
 from ..common.version import VERSION
@@ -70,6 +71,10 @@ class LocalLink:
             page, after = await self._coordinator.manifest(job_id, after, PAGE, unfinished_too=unfinished_too)
             yield page
 
+    async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> Sequence[SignedUrl]:
+        """URLs of a job's objects that its origin accepts for a while."""
+        return await self._coordinator.sign_objects(job_id, object_ids)
+
     def _closed(self, reason: str) -> None:
         raise ShoalError("embedded session", cause=reason)
 
@@ -111,7 +116,9 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
         agent_id=agent_id,
         version=VERSION,
         report=agent.report,
+        tell=agent.tell,
         list_objects=agent.manifest_pages,
+        sign=agent.sign_objects,
         exclusive=True,
     )
     async with worker, asyncio.TaskGroup() as tasks:
@@ -136,6 +143,7 @@ async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[
                     revision=request.revision,
                     selection=Selection(include=request.include, exclude=request.exclude),
                     sha256=request.sha256,
+                    profile=request.profile,
                 )
             )
             resolved = await source.resolve()

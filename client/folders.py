@@ -43,7 +43,7 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
     seen = verify_folder(folder, on_problem=tell)
     code = ExitCode.VERIFICATION if problems else ExitCode.OK
     if problems and options.repair:
-        code = ExitCode(run(_repair(folder, [problem.entry for problem in problems], settings)))
+        code = ExitCode(run(_repair(folder, [problem.entry for problem in problems], settings, options.profile)))
     if options.json:
         document = {
             "checked": seen.checked,
@@ -58,13 +58,13 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
     return code
 
 
-async def _repair(folder: Path, entries: list[ManifestEntry], settings: Settings) -> int:
-    """Fetch files again, each from the source and commit that it came from."""
+async def _repair(folder: Path, entries: list[ManifestEntry], settings: Settings, profile: str) -> int:
+    """Fetch files again, each from the source and commit that it came from; stores are asked with the profile."""
     from .embedded import embedded
 
     requests: dict[SubmitRequest, list[str]] = {}
     for entry in entries:
-        request, path = _request(folder.absolute(), entry)
+        request, path = _request(folder.absolute(), entry, profile)
         requests.setdefault(request, []).append(path)
     async with embedded(settings) as coordinator:
         submitted = [
@@ -78,7 +78,7 @@ async def _repair(folder: Path, entries: list[ManifestEntry], settings: Settings
     return exit_code(jobs, failed)
 
 
-def _request(folder: Path, entry: ManifestEntry) -> tuple[SubmitRequest, str]:
+def _request(folder: Path, entry: ManifestEntry, profile: str) -> tuple[SubmitRequest, str]:
     """What brings an entry back, and its path within its source."""
     base = SubmitRequest(
         uris=(_unpinned(entry.source),),
@@ -86,6 +86,7 @@ def _request(folder: Path, entry: ManifestEntry) -> tuple[SubmitRequest, str]:
         layout=Layout.FOLDER,
         revision=entry.commit,
         force=True,
+        profile=profile,
     )
     cache = _cache_of(folder)
     snapshot = _SNAPSHOT.fullmatch(entry.path)

@@ -94,6 +94,8 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "coordinator": "coordinator.address",
         "listen": "coordinator.listen",
         "root": "agent.root",
+        "zone": "agent.zone",
+        "peer_listen": "agent.peer_listen",
         "data": "agent.data",
     }
     for flag, name in flags.items():

@@ -127,7 +127,24 @@ def _add_transfer(command: Any) -> None:
         parser.add_argument("--revision", metavar="REV", default="", help="branch, tag or commit")
         parser.add_argument("--sha256", metavar="HEX", default="", help="what the one file must be")
         parser.add_argument("--force", action="store_true", help="fetch again what is there already")
-        parser.add_argument("--deliver", choices=("spread",), default="spread", help="spread: one copy in one place")
+        parser.add_argument(
+            "--deliver",
+            choices=("spread", "replicate"),
+            default="spread",
+            help="spread: one copy in one place; replicate: a copy on every agent, one from the origin",
+        )
+        parser.add_argument(
+            "--profile", metavar="NAME", default="", help="credentials of [s3.NAME] or of an AWS profile"
+        )
+        parser.add_argument(
+            "--unpack",
+            metavar="DIR",
+            nargs="?",
+            const="auto",
+            default="",
+            help="unpack archives, where they lie or into DIR",
+        )
+        parser.add_argument("--unpack-format", metavar="F", default="", help="tar.gz, zip, … (default: by name)")
         parser.add_argument("--priority", metavar="N", type=int, default=0, help="larger is sooner")
         parser.add_argument("--name", default="", help="a name to find the job by")
         parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -179,6 +196,7 @@ def _add_local(command: Any) -> None:
     parser = command("verify", "Check a folder against the manifest beside its files.")
     parser.add_argument("dir", metavar="DIR")
     parser.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong")
+    parser.add_argument("--profile", metavar="NAME", default="", help="credentials that s3:// sources are asked with")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser = command("clean", "Remove stale locks and partial data.")
     parser.add_argument("dir", nargs="?", metavar="DIR", default=".")
@@ -196,6 +214,12 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
     parser.add_argument("--data", metavar="DIR", help="folder of its journal, one per agent")
     parser.add_argument("--root", metavar="DIR", help="destinations are taken below this folder (default /)")
+    parser.add_argument(
+        "--zone", metavar="Z", help="where it is, such as its rack: peers of the same zone are asked first"
+    )
+    parser.add_argument(
+        "--peer-listen", metavar="HOST:PORT", help="where other agents fetch chunks (default port 7072)"
+    )
 
 
 def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..common.secrets import Secret
 from ..common.units import format_duration, format_rate, format_size
-from ..common.views import JobStatus, JobView, ObjectView
+from ..common.views import AgentView, JobStatus, JobView, ObjectView, ReplicaStatus
 
 T = TypeVar("T")
 
@@ -80,6 +80,11 @@ def state(job: JobView) -> str:
     return f"{job.status.value} (paused)" if job.paused and not job.ended else job.status.value
 
 
+def agent_state(agent: AgentView) -> str:
+    """An agent's status in a word or two."""
+    return f"{agent.status.value}, cut off" if agent.cut_off else agent.status.value
+
+
 def progress_line(job: JobView) -> str:
     """A running job in one line."""
     parts = [
@@ -102,6 +107,9 @@ def summary_line(job: JobView) -> str:
     fetched = job.objects_done - job.objects_skipped
     if job.status is JobStatus.DONE:
         there = f", {job.objects_skipped} were there already" if job.objects_skipped else ""
-        return f"{uri}: done, {fetched} of {job.objects_total} files fetched ({format_size(job.bytes_fetched)}){there}"
+        copies = sum(replica.status is ReplicaStatus.DONE for replica in job.replicas)
+        where = f", on {copies} of {len(job.replicas)} agents" if job.replicas else ""
+        files = f"{fetched} of {job.objects_total} files fetched ({format_size(job.bytes_fetched)})"
+        return f"{uri}: done, {files}{there}{where}"
     why = f": {printable(job.failure.text)}" if job.failure else ""
     return f"{uri}: {job.status.value}{why}; {job.objects_done} of {job.objects_total} files are there"

@@ -74,6 +74,9 @@ def read_requests(options: argparse.Namespace, settings: Settings) -> list[Submi
         sha256=options.sha256,
         priority=options.priority,
         name=options.name,
+        profile=options.profile,
+        unpack=options.unpack if options.unpack in ("", "auto") else str(Path.cwd() / options.unpack),
+        unpack_format=options.unpack_format,
     )
     into_cache = options.to == "hf-cache"
     hub = tuple(uri.canonical() for uri in uris if isinstance(uri, HubUri))
@@ -108,6 +111,8 @@ def _from_file(name: str, endpoints: Sequence[str]) -> Sequence[SourceUri]:
 
 async def _get(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
     remote = bool(settings.coordinator.address)
+    if not remote:  # every agent is this one
+        requests = [replace(request, delivery=Delivery.SPREAD) for request in requests]
     async with _transfers(settings) as transfers:
         submitted = [job for request in requests for job in await transfers.submit(request)]
         jobs = await follow(transfers, [each.job.job_id for each in submitted], detach=remote)

@@ -113,6 +113,18 @@ class UnsafeName(Refused):
     code = "unsafe-name"
 
 
+class UnsafeArchive(Refused):
+    """An archive that could do harm when it is unpacked; nothing of it was."""
+
+    code = "unsafe-archive"
+
+
+class DamagedArchive(ShoalError):
+    """An archive that is cut, damaged, or not of the format that its name says; nothing of it was unpacked."""
+
+    code, grpc_status = "damaged-archive", "DATA_LOSS"
+
+
 class Conflict(ShoalError):
     """The request does not fit the present state."""
 

@@ -24,6 +24,7 @@ from .settings_table import (
     HubSettings,
     Key,
     LogSettings,
+    S3Settings,
     Section,
     SecuritySettings,
     SwarmSettings,
@@ -40,6 +41,7 @@ class Settings:
     coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     hub: HubSettings = field(default_factory=HubSettings)
+    s3: Mapping[str, S3Settings] = field(default_factory=dict[str, S3Settings])  # by profile in lower case
     fetch: FetchSettings = field(default_factory=FetchSettings)
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case
@@ -315,6 +317,14 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
         yield Problem(name=name, origin=settings.origin_of(name), cause="an agent cannot work with less than 64MiB")
     if not settings.hub.endpoint:
         yield Problem(name="hub.endpoint", origin=settings.origin_of("hub.endpoint"), cause="at least one is needed")
+    for profile, store in settings.s3.items():
+        if store.access_key_id.is_set != store.secret_access_key.is_set:
+            name = f"s3.{profile}.{'secret_access_key' if store.access_key_id.is_set else 'access_key_id'}"
+            cause = "access_key_id and secret_access_key are needed together"
+            yield Problem(name=name, origin=settings.origin_of(name), cause=cause, remedy=f"set {name}")
+        elif store.anonymous and store.access_key_id.is_set:
+            name = f"s3.{profile}.anonymous"
+            yield Problem(name=name, origin=settings.origin_of(name), cause="keys are given as well", remedy="drop one")
     for name in ("fetch.connect_timeout", "fetch.read_timeout"):
         if getattr(settings.fetch, name.partition(".")[2]) <= 0:
             yield Problem(name=name, origin=settings.origin_of(name), cause="must be above 0")

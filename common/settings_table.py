@@ -178,6 +178,34 @@ class HubSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class S3Settings:
+    endpoint: str = setting(
+        url(optional=True), "", "URL of the store. Empty: AWS, or what the AWS configuration names."
+    )
+    region: str = setting(TEXT, "", "Region of the store. Empty: as the AWS configuration or the bucket says.")
+    bucket: str = setting(TEXT, "", "The one bucket that the profile may be used for. Empty: any.")
+    path_style: bool | None = setting(
+        auto_or(BOOLEAN),
+        "auto",
+        "URLs as ENDPOINT/BUCKET/KEY instead of BUCKET.ENDPOINT/KEY. auto: yes where an endpoint is set here.",
+    )
+    access_key_id: SecretRef = setting(SECRET, "", "Access key. Without one, the usual AWS credential chain is used.")
+    access_key_id_env: str = setting(TEXT, "", "Name of the environment variable that holds the access key.")
+    access_key_id_file: str = setting(TEXT, "", "File, or name of a systemd credential, that holds the access key.")
+    secret_access_key: SecretRef = setting(SECRET, "", "Secret key.")
+    secret_access_key_env: str = setting(TEXT, "", "Name of the environment variable that holds the secret key.")
+    secret_access_key_file: str = setting(TEXT, "", "File, or name of a systemd credential, that holds the secret key.")
+    session_token: SecretRef = setting(SECRET, "", "Session token of temporary credentials.")
+    session_token_env: str = setting(TEXT, "", "Name of the environment variable that holds the session token.")
+    session_token_file: str = setting(TEXT, "", "File, or name of a systemd credential, that holds the session token.")
+    anonymous: bool = setting(BOOLEAN, False, "Ask without credentials, as public buckets allow.")
+    verify_tls: bool = setting(BOOLEAN, True, "Check TLS certificates of the store.")
+    ca_bundle: Path | None = setting(
+        OPTIONAL_PATH, "", "PEM file of the authorities to trust for the store. Empty: the system's."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FetchSettings:
     chunk_size: int | None = setting(auto_or(SIZE), "auto", "Size of the pieces that a big file is split into.")
     attempts: int = setting(integer(1, 1000), 3, "How often an object is tried before it has failed for good.")
@@ -190,6 +218,15 @@ class FetchSettings:
         integer(0, 1000), 8, "Retries after 5xx, resets and timeouts, with backoff, within one attempt."
     )
     sync: bool = setting(BOOLEAN, True, "Sync a file to disk before it gets its final name.")
+    unpack_bytes_max: int = setting(SIZE, "1TiB", "An archive whose files are larger than this together is refused.")
+    unpack_ratio_max: int = setting(
+        integer(1, 1_000_000),
+        200,
+        "An archive whose files are larger than this many times the archive itself is refused.",
+    )
+    unpack_files_max: int = setting(
+        integer(1, 1_000_000_000), 2_000_000, "An archive that holds more files and folders is refused."
+    )
     verify_tls: bool = setting(BOOLEAN, True, "Check TLS certificates of https:// sources.")
     ca_bundle: Path | None = setting(
         OPTIONAL_PATH,
@@ -280,6 +317,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="coordinator", cls=CoordinatorSettings, help="The coordinator, and how to reach it."),
     Section(name="agent", cls=AgentSettings, help="An agent on this machine."),
     Section(name="hub", cls=HubSettings, help="The Hub: hf:// sources and the Hub cache."),
+    Section(name="s3", cls=S3Settings, help="S3-compatible stores: one table per profile.", named=True),
     Section(name="fetch", cls=FetchSettings, help="How bytes are fetched, whatever the source."),
     Section(name="swarm", cls=SwarmSettings, help="Copies for every agent: how chunks travel from agent to agent."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),

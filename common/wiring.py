@@ -10,6 +10,7 @@ from .http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
 from .logs import get_logger
 
 if TYPE_CHECKING:
+    from .s3_profiles import S3Profiles
     from .secrets import Secret
     from .settings import Settings
 
@@ -52,6 +53,16 @@ def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, ve
     )
 
 
+def s3_profiles(settings: Settings, *, version: str) -> S3Profiles:
+    """The stores of S3-compatible sources. Nothing is read or asked before one is used."""
+    from .s3_profiles import S3Profiles
+
+    proxy = settings.fetch.proxy
+    return S3Profiles(
+        settings, proxies={"http": proxy, "https": proxy} if proxy else {}, user_agent=user_agent(version)
+    )
+
+
 def hub_token(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Callable[[], Secret | None]:
     """Where the Hub token is asked for, again and again: files and credentials rotate. It is read anew every few seconds.
 
@@ -72,6 +83,7 @@ def hub_token(settings: Settings, clock: Callable[[], float] = time.monotonic) -
 def warn_of_open_tls(settings: Settings) -> None:
     """One loud warning when certificates are not checked."""
     off = [name for name, on in (("hub", settings.hub.verify_tls), ("fetch", settings.fetch.verify_tls)) if not on]
+    off += [f"s3.{name}" for name, store in settings.s3.items() if not store.verify_tls]
     if off:
         log.warning(
             "tls.verification_off",

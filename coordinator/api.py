@@ -7,10 +7,11 @@ UsageError for a value that cannot be.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from ..common.records import AgentMessage, CoordinatorMessage, Hello, ObjectSpec
+from ..common.s3_signing import SignedUrl
 from ..common.views import (
     AgentView,
     Control,
@@ -114,6 +115,11 @@ class CoordinatorApi(Protocol):
     ) -> tuple[list[ObjectSpec], int | None]:
         """Finished objects of a job by ascending id, after an id, with size and digest as published; unfinished ones as well if
         asked for, but none that failed. Returns at most limit of them, and after which id to ask for more. Raises NotFound."""
+        ...
+
+    async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
+        """URLs that the origin accepts from anybody for a while, in the order asked. Raises NotFound also for another job's object,
+        UsageError for an origin that wants no signatures, Unauthenticated where the job's profile has no keys."""
         ...
 
     # ---- credentials

@@ -20,9 +20,10 @@ from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceServicer
 
 from ..common.channel import ADMITTED
-from ..common.errors import Busy, Conflict, ProtocolViolation, RateLimited, ShoalError
+from ..common.errors import Busy, Conflict, ProtocolViolation, RateLimited, ShoalError, UsageError
 from ..common.records import Acks, CoordinatorMessage, Drain, Goodbye, Grants, Hello, Revoke
 from ..common.wire import decode_agent_message, encode_coordinator_message
+from ..common.wire_signing import SIGN_MAX, encode_signed_url
 from ..common.wire_work import encode_object_spec
 from .api import AgentSession, CoordinatorApi
 from .calls import Context
@@ -80,6 +81,12 @@ class FleetService(FleetServiceServicer):
         return pb.ListManifestResponse(
             objects=map(encode_object_spec, specs), next_page_token="" if more is None else str(more)
         )
+
+    async def SignObjects(self, request: pb.SignObjectsRequest, context: Context) -> pb.SignObjectsResponse:
+        job_id, object_ids = said(request.job_id, "job_id"), list(request.object_ids)
+        if len(object_ids) > SIGN_MAX:
+            raise UsageError("object_ids", cause=f"{len(object_ids)} are asked for at once, {SIGN_MAX} are allowed")
+        return pb.SignObjectsResponse(urls=map(encode_signed_url, await self._api.sign_objects(job_id, object_ids)))
 
     async def drain(self, reason: str) -> None:
         """Take no more sessions, tell all agents to come back later, and wait until all sessions have ended.

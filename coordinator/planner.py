@@ -56,6 +56,9 @@ def job_rows(
             "sha256": request.sha256.lower(),
             "force": request.force,
             "delivery": request.delivery.value,
+            "profile": request.profile,
+            "unpack": request.unpack,
+            "unpack_format": request.unpack_format,
         }
         fingerprint = json.dumps(asked, sort_keys=True)
         rows.setdefault(
@@ -118,6 +121,7 @@ class Planner:
                 revision=asked["revision"],
                 selection=Selection(include=tuple(asked["include"]), exclude=tuple(asked["exclude"])),
                 sha256=asked["sha256"],
+                profile=asked.get("profile", ""),
             )
         )
         resolved = await source.resolve()
@@ -145,6 +149,9 @@ class Planner:
             delivery=delivery,
             chunks=chunks,
             verify_everywhere=self._verify_everywhere,
+            profile=asked.get("profile", ""),
+            unpack=asked.get("unpack", ""),
+            unpack_format=asked.get("unpack_format", ""),
             layout=Layout(asked["layout"]),
             destination=asked["destination"],
             force=asked["force"],

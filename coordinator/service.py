@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..common.errors import Conflict, UsageError
@@ -39,6 +39,7 @@ from .notices import warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
+from .signing import SignedUrl, UrlSigner
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
@@ -78,6 +79,7 @@ class Coordinator:
         host_policies: Mapping[str, tuple[float, float]] | None = None,
         chunk_bytes: int | None = None,
         verify_everywhere: bool = False,
+        signer: UrlSigner | None = None,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
         host_policies are requests/s and bytes/s by host, as the configuration has them: an administrator's word replaces them."""
@@ -91,6 +93,7 @@ class Coordinator:
         self._host_policies = host_policies or {}
         self._chunk_bytes = chunk_bytes
         self._verify_everywhere = verify_everywhere
+        self._signer = signer or UrlSigner()
         self._sessions: dict[str, _Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -383,6 +386,9 @@ class Coordinator:
         )
         more = rows[-1].spec.object_id if len(rows) == limit else None
         return [row.spec for row in rows if row.status is not ObjectStatus.FAILED], more
+
+    async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
+        return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)
 
     # ---- API: credentials -------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..common.errors import AccessDenied, Busy, Changed, NotFound, Unauthenticated, VerificationFailed
-from ..common.records import Failure
+from ..common.records import Failure, OriginKind
 from ..common.swarm_records import ORIGIN, Arrival, FetchFailure, PublishOrder, SwarmInventory, SwarmReport, Vouch
 from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
 from .model import AgentState, JobState
@@ -129,7 +129,7 @@ class SwarmReports:
         if known is not None and arrival.size is not None and known.object_id in swarm.unknown_sizes:
             swarm.table.learn_size(known.position, arrival.size)
             swarm.swarm.sizes[chunk] = arrival.size
-        if known is not None and arrival.peer == ORIGIN and arrival.etag:
+        if known is not None and arrival.peer == ORIGIN and arrival.etag and job.spec.origin is not OriginKind.HUB:
             if known.etag and known.etag != arrival.etag:
                 self._begin_anew(job, swarm, known, _failure(Changed(str(known.object_id))))
                 return

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from ..common.errors import Refused
 from ..common.uri import HubUri
-from ..common.wiring import http_client, hub_token
+from ..common.wiring import http_client, hub_token, s3_profiles
 from .core import CoreLimits
 from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
 from .scheduler.swarm import SwarmLimits
 from .service import Coordinator
+from .signing import UrlSigner
 from .sources import Policy, Source, SourceContext, SourceRequest, open_source
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSou
     """What opens sources, with the HTTP clients behind it."""
     async with AsyncExitStack() as stack:
         contexts: dict[bool, SourceContext] = {}
+        stores = s3_profiles(settings, version=version)
 
         def context(*, hub: bool) -> SourceContext:
             if hub not in contexts:
@@ -49,6 +51,7 @@ async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSou
                         deny=settings.security.deny,
                         https_only=settings.security.https_only,
                     ),
+                    s3=stores,
                 )
             return contexts[hub]
 
@@ -86,6 +89,7 @@ def make_coordinator(
         wall_clock=time.time,
         endpoints=tuple(settings.hub.endpoint),
         version=version,
+        signer=UrlSigner(s3_profiles(settings, version=version)),
         limits=core_limits(settings, heartbeat_s=heartbeat_s),
         host_policies={
             EVERY_HOST: (settings.fetch.request_rate, 0.0),

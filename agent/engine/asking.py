@@ -11,8 +11,10 @@ from ...common.errors import Changed, ProtocolViolation, RateLimited, ShoalError
 from ...common.hub_auth import is_below_any
 from ..throttle import Throttle
 from .locations import Target
+from .signatures import Signature
 from .statuses import REFUSALS, status_error, wait_asked_s
-from .tries import SignedUrlRefused
+from .store_answers import ERROR_BYTES_MAX, changed_since_listing, error_code, part_of_answer, store_answer_error
+from .tries import SignatureRefused, SignedUrlRefused
 from .validation import PAGE_BYTES_MAX, Asked, Body, Verdict, if_range_of, judge, page_error
 
 if TYPE_CHECKING:
@@ -46,26 +48,34 @@ class Asker:
 
         Raises what the answer stands for, and what ``HttpClient.request`` raises; the response is closed then.
         """
+        job, spec = holding.job, transfer.spec
         whole = small or transfer.rangeless
+        pinned = job.pinned(spec)
+        signature = await job.signatures.of(spec.object_id) if job.signatures is not None else None
         asked = Asked(
-            name=transfer.spec.path,
+            name=spec.path,
             byte_range=None if whole else (piece.at, piece.stop - piece.at),
-            size=transfer.spec.size,
-            validator=transfer.validators.get(target.host, "") if target.direct else "",
+            size=spec.size,
+            validator=pinned or (transfer.validators.get(target.host, "") if target.direct else ""),
         )
-        authorization = holding.job.authorization(target)
+        authorization = job.authorization(target)
         lane.planner.asked(piece, self._clock())
-        response = await holding.job.client.request(
-            target.url,
+        response = await job.client.request(
+            target.url if signature is None else signature.url,
+            headers=(("If-Match", pinned),) if pinned else (),
             authorization=authorization,
             byte_range=asked.byte_range,
-            if_range=None if whole else if_range_of(asked.validator),
+            if_range=None if whole or pinned else if_range_of(asked.validator),
+            follow_redirects=not job.on_store,  # a signature is for one host
             before_redirect=self._redirect_turn,
         )
         try:
             lane.planner.answered(piece, self._clock())
-            self._check_status(response, holding, transfer, target, authenticated=authorization is not None)
-            verdict = await self._check_answer(asked, response, transfer)
+            if job.on_store:
+                await self._check_store(response, holding, transfer, signature)
+            else:
+                self._check_status(response, holding, transfer, target, authenticated=authorization is not None)
+            verdict = await self._check_answer(asked, response, transfer, on_store=job.on_store)
             self._throttle.answered(target.host)
             self._remember(verdict, response, transfer, target, small=small)
         except BaseException:
@@ -100,17 +110,45 @@ class Asker:
             self._throttle.failed(host)
         raise error
 
-    async def _check_answer(self, asked: Asked, response: Response, transfer: Transfer) -> Verdict:
+    async def _check_store(
+        self, response: Response, holding: Holding, transfer: Transfer, signature: Signature | None
+    ) -> None:
+        """What `_check_status` does, for a store."""
+        status = response.status
+        if status < 300 or status == 416:
+            return
+        buffer, count = memoryview(bytearray(ERROR_BYTES_MAX)), 0
+        try:
+            count = await response.read_into(buffer)
+        except ShoalError:
+            pass  # the status is left
+        code, host = error_code(bytes(buffer[:count])), _host(response.url)
+        wait_s = wait_asked_s(status, response.headers, self._wall_clock())
+        error = store_answer_error(transfer.spec.path, status, code, host=host, wait_s=wait_s)
+        if isinstance(error, RateLimited):
+            self._throttle.throttled(host, error.retry_after_s, self._clock())
+        elif isinstance(error, SignatureRefused) and signature is not None and holding.job.signatures is not None:
+            holding.job.signatures.refused(transfer.spec.object_id, signature)
+        else:
+            self._throttle.failed(host)
+        raise error
+
+    async def _check_answer(self, asked: Asked, response: Response, transfer: Transfer, *, on_store: bool) -> Verdict:
         path = transfer.spec.path
+        status, part = response.status, response.content_range
+        if on_store and (unsaid := part_of_answer(asked.byte_range, status, response.headers, response.body_length)):
+            status, part = 206, unsaid
         suspicious = is_page(response.headers, path)
         try:
             verdict = judge(
                 asked,
-                status=response.status,
+                status=status,
                 headers=response.headers,
-                content_range=response.content_range,
+                content_range=part,
                 body_length=response.body_length,
             )
+        except Changed as error:
+            raise (changed_since_listing(path) if on_store else error) from None
         except ProtocolViolation as error:
             raise (await self._page_error(response, path) if suspicious else None) or error from None
         if verdict.body is Body.PART and verdict.size is None and asked.size is None:
@@ -142,7 +180,8 @@ class Asker:
             return
         location = transfer.location
         assert location is not None
-        location.answered(target, response.url)
+        # The URL that was asked may be signed for a while only: its signature is not the location's to keep.
+        location.answered(target, response.url if response.redirects else target.url)
         host = location.target(self._clock()).host
         if verdict.validator and transfer.validators.setdefault(host, verdict.validator) != verdict.validator:
             raise Changed(transfer.spec.path)

@@ -159,7 +159,7 @@ class FileFetcher:
         assert holding.lane is not None
         while piece.left and not piece.dropped and not holding.lapsed(self._clock()):
             start, stop = piece.at, min(piece.stop, piece.at + _STEP_BYTES)
-            await transfer.submit(partial(_copy, transfer, start, stop)).wait()
+            await transfer.submit(partial(_copy, transfer, start, stop), (start, stop)).wait()
             holding.lane.planner.arrived(piece, stop - start, self._clock())
             holding.fetched += stop - start
 

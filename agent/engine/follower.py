@@ -31,15 +31,15 @@ class HashFollower:
         self._name = name
         self._hasher = new_hasher(digest, size)
         self._buffer: memoryview | None = None
-        self._target = 0
+        self.target = 0  # bytes that are hashed or will be without being asked
         self._job: Job[None] | None = None
         self._stopped = False
         self.position = 0  # bytes hashed; written by the thread while a job runs
 
     def advance(self, frontier: int) -> None:
         """The bytes up to ``frontier`` are on disk and may be read."""
-        self._target = max(self._target, frontier)
-        if self._job is None and self.position < self._target and not self._stopped:
+        self.target = max(self.target, frontier)
+        if self._job is None and self.position < self.target and not self._stopped:
             self._job = self._crew.run(self._read, self._read_on)
 
     async def finish(self, size: int) -> str:
@@ -58,7 +58,7 @@ class HashFollower:
         await self.stop()
         self._stopped = False
         self._hasher = new_hasher(self._digest, self._size)
-        self.position = self._target = 0
+        self.position = self.target = 0
 
     async def stop(self) -> None:
         """Read no more. When this returns, no thread uses the descriptor."""
@@ -74,8 +74,8 @@ class HashFollower:
         if self._buffer is None:
             self._buffer = memoryview(mmap.mmap(-1, _READ_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         buffer = self._buffer
-        while not self._stopped and self.position < self._target:
-            count = os.preadv(self._fd, [buffer[: self._target - self.position]], self.position)
+        while not self._stopped and self.position < self.target:
+            count = os.preadv(self._fd, [buffer[: self.target - self.position]], self.position)
             if count == 0:
                 raise VerificationFailed(self._name, cause=f"its partial file ends at byte {self.position}")
             self._hasher.update(buffer[:count])
@@ -84,4 +84,4 @@ class HashFollower:
     def _read_on(self, job: Job[None]) -> None:
         self._job = None
         if job.error is None:
-            self.advance(self._target)
+            self.advance(self.target)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...common.intervals import IntervalSet
-from ...common.records import Lease, LeaseRef, ObjectSpec
+from ...common.records import Lease, LeaseRef, ObjectSpec, WorkReport
 
 if TYPE_CHECKING:
     from .jobs import JobContext
@@ -29,8 +29,8 @@ class Holding:
     """One lease. Lives in the event loop."""
 
     __slots__ = (
-        "_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "gave_up", "job", "lane", "lease", "ref",
-        "task", "transfer", "unreported", "want",
+        "_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "gave_up", "heard", "job", "lane", "lease",
+        "ref", "task", "transfer", "unreported", "want",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, job: JobContext, deadline: Callable[[], float]) -> None:
@@ -50,6 +50,9 @@ class Holding:
         self.error: BaseException | None = None
         self.gave_up: Callable[[BaseException | None], None] | None = (
             None  # hears of the end where no task waits for it
+        )
+        self.heard: Callable[[WorkReport | BaseException], None] | None = (
+            None  # hears what became of a lease that this agent granted to itself
         )
         self._complete: asyncio.Event | None = None
 

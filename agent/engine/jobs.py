@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING
 
 from ...common.hub_auth import authorization_for
@@ -12,6 +12,8 @@ from ...common.records import JobSpec, ObjectSpec, OriginKind
 from .crew import Crew
 from .locations import Endpoints, Target
 from .options import JOB_IDLE_S, OBJECTS_IDLE_MAX
+from .signatures import Sign, Signatures
+from .store_answers import pinned_validator
 from .transfer import Transfer
 
 if TYPE_CHECKING:
@@ -32,8 +34,13 @@ class JobContext:
         disk: Crew,
         hub_token: Callable[[], Secret | None],
         now: float,
+        sign: Sign | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Raises Refused for an endpoint that is no http(s) URL."""
+        """sign: asks the coordinator for signed URLs; clock: seconds, that of the worker.
+
+        Raises Refused for an endpoint that is no http(s) URL.
+        """
         self.spec = spec
         self.destination = destination
         self.client = client
@@ -42,12 +49,26 @@ class JobContext:
         self.transfers: dict[int, Transfer] = {}  # by object id
         self._disk = disk
         self.hub_token = hub_token
+        self.signatures: Signatures | None = None  # of a store's objects
+        if spec.origin is OriginKind.S3 and sign is not None:
+            self.signatures = Signatures(spec.job_id, sign, clock=clock, waiting=self._waiting)
         self._shared = asyncio.Lock()
         self._shared_checked = False
 
     @property
     def on_hub(self) -> bool:
         return self.spec.origin is OriginKind.HUB
+
+    @property
+    def on_store(self) -> bool:
+        return self.spec.origin is OriginKind.S3
+
+    def pinned(self, spec: ObjectSpec) -> str:
+        """The validator that the object must have, as headers carry it; "" where any version that is there will do."""
+        return pinned_validator(spec.etag) if self.on_store else ""
+
+    def _waiting(self) -> Iterator[int]:
+        return (object_id for object_id, transfer in self.transfers.items() if transfer.holdings)
 
     async def check_shared(self) -> None:
         """Before the first byte of the job: this agent sees the folder that the others write to. Raises NotShared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -44,10 +45,14 @@ class EngineOptions:
     https_only: bool = False
     hub_verify_tls: bool = True
     hub_ca_bundle: Path | None = None
+    s3_tls: Mapping[str, tuple[bool, Path | None]] = field(default_factory=dict[str, tuple[bool, Path | None]])
+    """Profile in lower case -> whether to check certificates, and by which authorities; others: verify_tls, ca_bundle."""
     user_agent: str = "shoal"
     backend: Backend = "native"
     io_threads: int = 4
     hash_threads: int = 2
+    download_slots: int = 16  # chunks that one copy of a replicated job takes at once
+    peer_ca_bundle: Path | None = None  # who vouches for peers that speak TLS
     pieces: PiecePolicy = field(default_factory=PiecePolicy)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.records import JobSpec, ObjectSpec, OriginKind
@@ -37,15 +38,20 @@ class Origins:
         self._clock = clock
         self._fetch_web = fetch_web
         self._fetch_local = fetch_local
-        self._clients: dict[bool, HttpClient] = {}
+        self._clients: dict[tuple[bool, Path | None], HttpClient] = {}  # by TLS settings
         self._lanes: dict[str, Lane] = {}
 
     def client_for(self, job: JobSpec) -> HttpClient:
-        """The client with the TLS settings of the job's origin: the Hub (and where it redirects to) has its own."""
-        on_hub = job.origin is OriginKind.HUB
-        client = self._clients.get(on_hub)
+        """The client with the TLS settings of the job's origin: the Hub (and where it redirects to) has its own, so have stores."""
+        options = self._options
+        tls = options.verify_tls, options.ca_bundle
+        if job.origin is OriginKind.HUB:
+            tls = options.hub_verify_tls, options.hub_ca_bundle
+        elif job.origin is OriginKind.S3:
+            tls = options.s3_tls.get(job.profile.lower(), tls)
+        client = self._clients.get(tls)
         if client is None:
-            client = self._clients[on_hub] = _make_client(self._options, on_hub=on_hub)
+            client = self._clients[tls] = _make_client(options, *tls)
         return client
 
     def lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
@@ -80,10 +86,9 @@ class Origins:
             await client.aclose()
 
 
-def _make_client(options: EngineOptions, *, on_hub: bool) -> HttpClient:
+def _make_client(options: EngineOptions, verify: bool, bundle: Path | None) -> HttpClient:
     from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
 
-    bundle = options.hub_ca_bundle if on_hub else options.ca_bundle
     return HttpClient(
         limits=HttpLimits(
             connections_per_host=options.connections_per_host,
@@ -91,7 +96,7 @@ def _make_client(options: EngineOptions, *, on_hub: bool) -> HttpClient:
             read_timeout_s=options.read_timeout_s,
         ),
         user_agent=options.user_agent,
-        tls=TlsOptions(verify=options.hub_verify_tls if on_hub else options.verify_tls, ca_bundle=str(bundle or "")),
+        tls=TlsOptions(verify=verify, ca_bundle=str(bundle or "")),
         proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
         https_only=options.https_only,
     )

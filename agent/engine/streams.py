@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from ...common.errors import Changed, ProtocolViolation, ShoalError, TransferError, Truncated
+from ...common.records import Delivery
 from ...common.retry import Backoff
 from ..throttle import Throttle
 from .asking import Asker
 from .crew import Job
+from .filling import FillSize
 from .holding import Holding
 from .locations import Target
 from .memory import BufferPool
@@ -203,8 +205,11 @@ class Fetcher:
         writing: Job[Written] | None = None
         came = 0
         ended = False
+        relayed = FillSize(self._clock()) if _holder(piece).job.spec.delivery is Delivery.REPLICATE else None
         while at < piece.stop and not piece.dropped and not ended:
             fill = min(self._buffers.buffer_bytes, self._fill_bytes(piece, planner, host))
+            if relayed is not None:
+                fill = min(fill, relayed.bytes)
             await self._throttle.bytes_turn(host, min(fill, piece.stop - at))
             buffer = await self._buffers.take()
             wanted = min(fill, max(0, piece.stop - at))
@@ -217,6 +222,8 @@ class Fetcher:
                 self._buffers.give(buffer)
                 raise
             came += count
+            if relayed is not None:
+                relayed.arrived(count, self._clock())
             ended = count < wanted
             # The stop may have moved down meanwhile: what lies beyond it is another connection's.
             count_kept = min(count, max(0, piece.stop - at))
@@ -228,7 +235,7 @@ class Fetcher:
             else:
                 holding.fetched += count
                 if writing is not None:
-                    await _finish_writing(writing, self._buffers, buffer)
+                    await finish_writing(writing, self._buffers, buffer)
                 planner.arrived(piece, count_kept, self._clock())
                 writing = transfer.write(buffer, at, count_kept)
                 at += count_kept
@@ -270,7 +277,8 @@ def _is_swept(piece: Piece, transfer: Transfer) -> bool:
     return transfer.rangeless and transfer.sweeper not in (None, piece)
 
 
-async def _finish_writing(writing: Job[Written], buffers: BufferPool, next_buffer: memoryview) -> None:
+async def finish_writing(writing: Job[Written], buffers: BufferPool, next_buffer: memoryview) -> None:
+    """Wait for a write; if it failed, the buffer that would have been next goes back."""
     try:
         await writing.wait()
     except BaseException:

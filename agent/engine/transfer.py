@@ -6,10 +6,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ...common.digests import GIT_SHA1
 from ...common.errors import Changed, ShoalError
@@ -38,6 +39,14 @@ class Written(NamedTuple):
 
     spans: tuple[Interval, ...]
     mark_s: float | None = None
+
+
+class Listener(Protocol):
+    """Hears the bytes of [.., stop) in order, in the thread that writes them: what is hot need not be read again."""
+
+    stop: int
+
+    def update(self, data: memoryview) -> None: ...
 
 
 class Transfer:
@@ -77,9 +86,9 @@ class Transfer:
         self._marking = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._poisoned = False  # what still comes belongs to another version
-        self._writes = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._writing: dict[Job[Written], Interval] = {}
+        self.listeners: dict[int, Listener] = {}  # by the byte that each is to hear next
+        self.grown: Callable[[], None] = lambda: None  # called when bytes are on disk
 
     # -- the file
 
@@ -147,13 +156,22 @@ class Transfer:
             self._buffers.give(buffer)
             return None
         mark = self._marks_are_cheap and count >= _MARK_BYTES_MIN
-        return self.submit(partial(_write_spans, self.partial, buffer, at, spans, mark=mark), buffer)
+        stop = at + count
+        listener = self.listeners.get(at)
+        if listener is not None and listener.stop >= stop and spans == ((at, stop),):
+            del self.listeners[at]
+            if stop < listener.stop:
+                self.listeners[stop] = listener
+        else:
+            listener = None
+        write = partial(_write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
+        return self.submit(write, (at, stop), buffer)
 
-    def submit(self, call: Callable[[], Written], buffer: memoryview | None = None) -> Job[Written]:
-        """Run something in a thread that writes to the partial file and tells what it wrote."""
-        self._writes += 1
-        self._quiet.clear()
-        return self._disk.run(call, partial(self._written, buffer))
+    def submit(self, call: Callable[[], Written], span: Interval, buffer: memoryview | None = None) -> Job[Written]:
+        """Run something in a thread that writes to this span of the partial file and tells what it wrote."""
+        job = self._disk.run(call, partial(self._written, buffer))
+        self._writing[job] = span
+        return job
 
     def wrote(self, spans: Iterable[Interval], *, marked: bool = False) -> None:
         """These bytes are on disk now, and maybe in the chunk map too."""
@@ -168,11 +186,12 @@ class Transfer:
         for holding in self.holdings:
             if not holding.want and self.spec.size is not None:
                 holding.complete()
+        self.grown()
 
     def _written(self, buffer: memoryview | None, job: Job[Written]) -> None:
         if buffer is not None:
             self._buffers.give(buffer)
-        self._writes -= 1
+        del self._writing[job]
         if isinstance(job.error, Changed):
             self.poison(job.error)
         elif job.error is not None:
@@ -182,8 +201,6 @@ class Transfer:
             self.wrote(written.spans, marked=written.mark_s is not None)
             if (written.mark_s or 0.0) > _MARK_S_MAX:
                 self._marks_are_cheap = False
-        if not self._writes:
-            self._quiet.set()
 
     def _wanted(self, start: int, stop: int) -> tuple[Interval, ...]:
         if self.spec.size is None:
@@ -208,9 +225,14 @@ class Transfer:
                     self._unmarked.add(start, stop)
                 raise
 
-    async def quiet(self) -> None:
-        """Wait until no thread writes."""
-        await self._quiet.wait()
+    async def quiet(self, start: int = 0, stop: int = 1 << 62) -> None:
+        """Wait until no thread writes, or none to [start, stop)."""
+        while (job := self._writer_of(start, stop)) is not None:
+            with suppress(Exception):  # whoever began it hears of it
+                await job.wait()
+
+    def _writer_of(self, start: int, stop: int) -> Job[Written] | None:
+        return next((job for job, (a, b) in self._writing.items() if a < stop and start < b), None)
 
     def fail(self, error: BaseException) -> None:
         """Nothing more can be done for any lease on it."""
@@ -249,6 +271,24 @@ class Transfer:
             if self._partial is not None:
                 await self._disk.run(self._partial.reset).wait()
             self._poisoned = False
+
+    async def forget(self, start: int, stop: int) -> None:
+        """What [start, stop) holds is not right. Whoever fetches it must have been stopped before. Raises what the disk raises."""
+        await self.quiet(start, stop)
+        async with self._marking:
+            for known in (self.have, self._unmarked, self._hashable):
+                known.remove(start, stop)
+            if self._follower is not None and self._follower.target > start:
+                await self._follower.restart()
+                self._advance()
+            if self._partial is not None:
+                await self._disk.run(partial(self._partial.forget, start, stop)).wait()
+
+    def calm(self) -> None:
+        """Somebody else sees to what became of the versions: what comes from now on is taken again."""
+        self._poisoned = False
+        self.validators.clear()
+        self.version = None
 
     def poison(self, error: Changed) -> None:
         """The object changed at its origin: nothing more is written until `reset`, and every lease on it hears why."""
@@ -319,7 +359,11 @@ class Transfer:
         )  # fmt: skip
 
 
-def _write_spans(file: Partial, buffer: memoryview, at: int, spans: tuple[Interval, ...], *, mark: bool) -> Written:
+def _write_spans(
+    file: Partial, buffer: memoryview, at: int, spans: tuple[Interval, ...], *, mark: bool, listener: Listener | None
+) -> Written:
+    if listener is not None:
+        listener.update(buffer[: spans[0][1] - at])
     for start, stop in spans:
         file.write(buffer[start - at : stop - at], start)
     if not mark:

@@ -6,6 +6,7 @@ failure                            then
 the server asks to wait            wait, as long as it takes; never counted
 an old signed URL is refused       resolve again at once
 a fresh signed URL is refused      resolve again with backoff, a few times
+a store refuses our signature      again with a fresh one, once
 nonsense (`ProtocolViolation`)     again with backoff, a few times
 reset, timeout, cut body, 5xx      again with backoff, ``transient_retries`` times
 anything else, or one time too     ask the next endpoint from the start; when there is none, it stays
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 _VIOLATIONS_MAX: Final = 2  # nonsense is not weather: it is asked for again, but not for long
 
+_SIGNATURES_MAX: Final = 1  # refusals: the first signature may have ended, a fresh one has not
+
 _OLD_URLS_MAX: Final = 50  # in a row; where a URL is good for one request, the others find it used up each time
 
 
@@ -50,6 +53,10 @@ class SignedUrlRefused(TransferError):
     def __init__(self, thing: str, *, cause: str, target: Target) -> None:
         super().__init__(thing, cause=cause)
         self.target = target  # that was asked: an old URL if it is a direct one, else one fresh from a redirect
+
+
+class SignatureRefused(TransferError):
+    """The store refuses the URL that the coordinator has signed."""
 
 
 class Tries:
@@ -64,7 +71,7 @@ class Tries:
 
     def progress(self) -> None:
         """Bytes have come: what failed before is forgiven."""
-        self._failures = self._violations = self._resolves = self._old_urls = self._throttles = 0
+        self._failures = self._violations = self._resolves = self._old_urls = self._throttles = self._signatures = 0
 
     def after(self, error: ShoalError, location: Location, target: Target | None, now: float) -> float | None:
         """Seconds to wait before the next try; None when the error stays. target: that was asked, if it came to that."""
@@ -74,6 +81,9 @@ class Tries:
             return self._throttled(error, target, now)
         if isinstance(error, SignedUrlRefused):
             return self._refused(error, location)
+        if isinstance(error, SignatureRefused):
+            self._signatures += 1
+            return 0.0 if self._signatures <= _SIGNATURES_MAX else None
         if isinstance(error, ProtocolViolation):
             self._violations += 1
             if self._violations <= _VIOLATIONS_MAX:
@@ -112,6 +122,9 @@ def for_the_report(error: ShoalError) -> ShoalError:
         return AccessDenied(
             error.thing, cause=error.cause, remedy="look whether the host serves this file to this machine at all"
         )
+    if isinstance(error, SignatureRefused):
+        remedy = "check the rights and keys of the job's profile, and the coordinator's clock"
+        return AccessDenied(error.thing, cause=error.cause, remedy=remedy)
     return error
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...common.digests import matches, new_hasher
 from ...common.errors import Changed, ShoalError, VerificationFailed
@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from ..storage.destination import Destination, Published
     from .lanes import Lane
 
-ListObjects = Callable[[str], AsyncIterator[Sequence[ObjectSpec]]]
+
+class ListObjects(Protocol):
+    """Lists a job's published objects, by ascending id; unfinished ones as well if asked for, but none that failed for good."""
+
+    def __call__(self, job_id: str, *, unfinished_too: bool = False) -> AsyncIterator[Sequence[ObjectSpec]]: ...
 
 
 class Lapsed(Exception):
@@ -138,8 +142,8 @@ class Units:
                 self._remove(holding)
                 await transfer.reset()
                 transfer.spec = holding.spec
-                if not changes_left:
-                    raise
+                if not changes_left or holding.job.pinned(holding.spec):
+                    raise  # the version that the job was listed with is gone
                 holding.begin_anew()
                 if transfer.location is not None:
                     transfer.location.pardon()
@@ -258,7 +262,14 @@ class Units:
 
     def attach(self, holding: Holding) -> Transfer:
         """The transfer of the lease's object, made where there is none yet. Raises Refused, UsageError for a bad URL."""
-        job, spec = holding.job, holding.spec
+        transfer = self.transfer_of(holding.job, holding.spec)
+        if holding not in transfer.holdings:
+            transfer.holdings.append(holding)
+        holding.transfer = transfer
+        return transfer
+
+    def transfer_of(self, job: JobContext, spec: ObjectSpec) -> Transfer:
+        """The transfer of an object, as `attach` makes it."""
         transfer = job.transfers.pop(spec.object_id, None)
         if transfer is None:
             local = job.spec.origin is OriginKind.FILE
@@ -271,9 +282,6 @@ class Units:
                 buffers=self._buffers,
             )
         job.transfers[spec.object_id] = transfer  # last in line to be closed
-        if holding not in transfer.holdings:
-            transfer.holdings.append(holding)
-        holding.transfer = transfer
         return transfer
 
     def take_unreported(self, holding: Holding) -> tuple[tuple[int, int], ...]:

@@ -160,6 +160,18 @@ class Destination:
                 return None
             return self._finish_one(here, spec, found, digest, spec.etag, skipped=True)
 
+    def open_published(self, spec: ObjectSpec, *, digest: str, etag: str) -> int | None:
+        """A descriptor for reading a file that was published with this digest and ETag, which the caller owns.
+
+        None when it is not there, or has another size than the object.
+        """
+        with self._errors(spec.path):
+            fd = self._open().layout.open_data(spec, digest=digest, etag=etag)
+            if fd is not None and spec.size is not None and os.fstat(fd).st_size != spec.size:
+                os.close(fd)
+                return None
+            return fd
+
     def open_partial(self, spec: ObjectSpec, *, create: bool = True) -> Partial:
         """The object's partial file, preallocated when its size is known. The caller closes it.
 
@@ -245,10 +257,8 @@ class Destination:
                 return None
             actual = digest_of_file(fd, spec.digest, found.st_size)
             return actual if matches(spec.digest, actual) else None
-        # Nothing but the record of how it was fetched tells what it is.
-        if here.knows(lambda known: known.has_validator(*key, self._job.source, spec.etag)):
-            return digest_of_file(fd, "", found.st_size)
-        return None
+        # Nothing but the record of how it was fetched tells what it is. Whether its bytes still are those is for `shoal verify`.
+        return here.knows(lambda known: known.recorded_digest(*key, self._job.source, spec.etag)) or None
 
     def _check(self, spec: ObjectSpec, size: int, digest: str) -> None:
         if spec.size is not None and size != spec.size:

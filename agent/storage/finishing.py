@@ -10,7 +10,7 @@ from ...common.digests import digest_of_file
 from ...common.errors import NotFound, ShoalError, StateDamaged, UnsafeName
 from ...common.manifest import ManifestEntry, read_manifest
 from ...common.paths import SafeRoot
-from ...common.records import JobSpec, Layout, ObjectSpec
+from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
 from . import workfolder as names
 from .filesystems import boot_id
 from .journal import read_journal
@@ -33,7 +33,9 @@ def known_files(job: JobSpec, root: SafeRoot, work: str) -> KnownFiles:
         except (NotFound, StateDamaged):
             return
 
-    return KnownFiles(entries(), by_path=job.layout is not Layout.HUB_CACHE)
+    return KnownFiles(
+        entries(), by_path=job.layout is not Layout.HUB_CACHE, with_digests=job.origin is not OriginKind.HUB
+    )
 
 
 def finish_job(

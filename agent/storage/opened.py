@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from ...common.errors import ShoalError
 from ...common.manifest import ManifestEntry
@@ -21,6 +22,8 @@ from .known import KnownFiles
 from .layouts import FileLayout, layout_for
 from .partials import PartialFolder
 from .roots import ignores_case
+
+T = TypeVar("T")
 
 _WRITEV_PIECES_MAX = 1024  # IOV_MAX of Linux and macOS
 
@@ -95,7 +98,7 @@ class OpenDestination:
                 self._marker_fd = self.root.open_beneath(path, os.O_RDWR | (os.O_CREAT if create else 0))
                 names.lock_now(self._marker_fd, fcntl.LOCK_SH)
 
-    def knows(self, question: Callable[[KnownFiles], bool]) -> bool:
+    def knows(self, question: Callable[[KnownFiles], T]) -> T:
         """Ask what the manifest and the journals know. They are read when it is first asked."""
         with self._lock:
             if self._known is None:

@@ -112,6 +112,18 @@ class Partial:
             except OSError as error:
                 raise disk_error(error, self._thing) from error
 
+    def forget(self, start: int, stop: int) -> None:
+        """Forget [start, stop): no map claims it any more. Raises NoSpace, NotWritable; then less may be claimed than is there."""
+        with self._lock:
+            try:
+                self._writer.clear()
+                remove_maps(self._root, self.path, but=self._writer.name)
+                self.done.remove(start, stop)
+                for a, b in self.done:
+                    self._writer.append(a, b)
+            except OSError as error:
+                raise disk_error(error, self._thing) from error
+
     def discard(self) -> None:
         """Remove the file and all of its maps, and close. Leaves alone what another agent has put in its place."""
         with suppress(OSError, Conflict):

@@ -1,10 +1,11 @@
-"""Sources turned into manifests: Hub repos, single URLs, local files.
+"""Sources turned into manifests: Hub repos, S3-compatible stores, single URLs, local files.
 
 ==================  ================================================================================
 module              what it knows
 ==================  ================================================================================
 base                what a source is asked and what it answers
 hub, hub_api        Hub repos; the Hub's API with fail-over between endpoints
+s3                  an object of a store, or everything under a prefix
 http, file          one URL; a local file or folder
 asking              one HTTP question, asked again while that can help
 intake              which names are let into a manifest
@@ -14,7 +15,6 @@ policy              what the site allows to be fetched
 
 from __future__ import annotations
 
-from ...common.errors import UsageError
 from ...common.uri import FileUri, HttpUri, HubUri
 from .base import Resolved, Source, SourceContext, SourceRequest
 from .policy import Policy
@@ -37,5 +37,6 @@ def open_source(request: SourceRequest, context: SourceContext) -> Source:
         from .file import FileSource
 
         return FileSource(request, uri, context)
-    cause = "this version of Shoal does not fetch from S3-compatible stores yet"
-    raise UsageError(str(uri), cause=cause, remedy="give a hf://, https://, http:// or file:// source")
+    from .s3 import S3Source
+
+    return S3Source(request, uri, context)

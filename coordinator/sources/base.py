@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import random
 
     from ...common.http import HttpClient
+    from ...common.s3_profiles import S3Profiles
     from ...common.secrets import Secret
     from ...common.uri import SourceUri
 
@@ -39,6 +40,7 @@ class SourceRequest:
     revision: str = ""  # from an option; the URI may name one as well
     selection: Selection = field(default_factory=Selection)
     sha256: str = ""  # 64 hex digits: what the one file must be
+    profile: str = ""  # the credentials by name that a store is asked with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +67,7 @@ class SourceContext:
     sleep: Callable[[float], Awaitable[None]]  # seconds
     rng: random.Random
     policy: Policy = field(default_factory=Policy)
+    s3: S3Profiles | None = None
 
 
 class Source(Protocol):

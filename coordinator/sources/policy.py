@@ -10,6 +10,7 @@ rule                                speaks of
 ``bigcode/*``, ``bigcode/``         Hub repos of any kind, as ``ORG/NAME``
 ``datasets/bigcode/*``              Hub repos of one kind (``models/``, ``datasets/``, ``spaces/``)
 ``example.org``, ``*.example.org``  hosts of http(s) sources, without port; also a Hub repo without an owner (``gpt2``)
+``s3://weights/*``                  stores' objects and prefixes by bucket; host rules count for them as well
 ``file:///scratch/*``               local files
 =================================== ====================================================================================
 
@@ -48,6 +49,17 @@ class Policy:
         """A host that an allowed one redirects to: only deny rules count."""
         Policy(deny=self.deny).check_host(host)
 
+    def check_bucket(self, bucket: str, key: str) -> None:
+        """What of a store is asked for, before anything is known of the store: only what is refused whatever its host."""
+        Policy(deny=self.deny)._check(f"bucket {bucket}", lambda rule: _matches_bucket(rule, bucket, key))
+
+    def check_store(self, bucket: str, key: str, host: str) -> None:
+        """An object or prefix of a bucket, at one of the names that its store has."""
+        self._check(
+            f"bucket {bucket} at host {host}",
+            lambda rule: _matches_bucket(rule, bucket, key) or _matches_host(rule.lower(), host.lower().rstrip(".")),
+        )
+
     def check_file(self, path: str) -> None:
         """An absolute path without symlinks of a local file or folder."""
         self._check(f"file {path}", lambda rule: _matches_file(rule, path))
@@ -75,7 +87,7 @@ def _normalized(rule: str) -> str:
 def _matches_repo(rule: str, kind: str, repo_id: str) -> bool:
     if rule == "*":
         return True
-    if rule.startswith("file:"):
+    if rule.startswith(("file:", "s3:")):
         return False
     if "/" not in rule:
         return rule == repo_id
@@ -84,6 +96,10 @@ def _matches_repo(rule: str, kind: str, repo_id: str) -> bool:
 
 def _matches_host(rule: str, host: str) -> bool:
     return "/" not in rule and fnmatchcase(host, rule)
+
+
+def _matches_bucket(rule: str, bucket: str, key: str) -> bool:
+    return rule == "*" or (rule.startswith("s3://") and fnmatchcase(f"s3://{bucket}/{key}", rule))
 
 
 def _matches_file(rule: str, path: str) -> bool:

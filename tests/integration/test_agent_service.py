@@ -54,6 +54,7 @@ from shoal.common.records import (
     WorkReport,
     Yield,
 )
+from shoal.common.swarm_records import SwarmOrders
 
 T = TypeVar("T", bound=AgentMessage)
 
@@ -95,7 +96,7 @@ class FakeLink:
                 raise said
             yield said
 
-    async def manifest_pages(self, job_id: str) -> AsyncIterator[Sequence[ObjectSpec]]:
+    async def manifest_pages(self, job_id: str, *, unfinished_too: bool = False) -> AsyncIterator[Sequence[ObjectSpec]]:
         yield [ObjectSpec(object_id=1, path=f"{job_id}/f", size=1)]
 
     def say(self, *messages: CoordinatorMessage) -> None:
@@ -126,6 +127,8 @@ class FakeWorker:
         self.deadlines: dict[str, Callable[[], float]] = {}
         self.observations: list[HostObservation] = []
         self.budgets: list[HostBudget] = []
+        self.orders: list[SwarmOrders] = []
+        self.admissions = 0
         self.at_drain: Callable[[], None] = lambda: None
 
     def start(self, lease: Lease, job: JobSpec, deadline: Callable[[], float]) -> None:
@@ -141,6 +144,12 @@ class FakeWorker:
 
     def set_budget(self, budgets: Sequence[HostBudget]) -> None:
         self.budgets.extend(budgets)
+
+    def admitted(self) -> None:
+        self.admissions += 1
+
+    def obey(self, orders: SwarmOrders) -> None:
+        self.orders.append(orders)
 
     def take_observations(self) -> tuple[HostObservation, ...]:
         taken = tuple(self.observations)

@@ -675,7 +675,9 @@ async def test_twins_are_delivered_with_a_warning() -> None:
         ("https://example.org/x", {"sha256": "zz"}, "digest"),
         ("https://example.org/x/", {}, "names a folder"),
         ("file:///x", {"revision": "v2"}, "no revisions"),
-        ("s3://bucket/x", {}, "S3"),
+        ("s3://bucket/x", {}, "no stores"),
+        ("s3://bucket/x", {"revision": "v2"}, "no revisions"),
+        ("s3://bucket/x/", {"sha256": "0" * 64}, "one object"),
     ],
 )
 def test_requests_that_make_no_sense(uri: str, options: dict[str, Any], words: str) -> None:

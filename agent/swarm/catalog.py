@@ -1,0 +1,89 @@
+"""The objects of a replicated job in memory: a million of them must fit, and only a few are at work at a time.
+
+Descriptions are kept in compressed blocks; the blocks used last are kept open.
+"""
+
+from __future__ import annotations
+
+import marshal
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ...common.chunks import ChunkSizes, ChunkTable
+from ...common.records import ObjectSpec
+
+BLOCK_OBJECTS = 64
+BLOCKS_OPEN_MAX = 32
+
+
+class Catalog:
+    """Descriptions by position, as `ChunkTable` counts them. Used from one thread."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._sizes: list[int | None] = []
+        self._blocks: list[bytes] = []
+        self._last: list[ObjectSpec] = []  # not a full block yet
+        self._open: OrderedDict[int, list[ObjectSpec]] = OrderedDict()
+        self._learned: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, spec: ObjectSpec) -> None:
+        """Add an object; ids ascend."""
+        self._ids.append(spec.object_id)
+        self._sizes.append(spec.size)
+        self._last.append(spec)
+        if len(self._last) == BLOCK_OBJECTS:
+            rows = [(s.object_id, s.path, s.size, s.digest, s.etag, s.url) for s in self._last]
+            self._blocks.append(zlib.compress(marshal.dumps(rows), 1))
+            self._last = []
+
+    def table(self, plan: ChunkSizes) -> ChunkTable:
+        """The chunks of the objects; no object may be added after. Raises ValueError when the ids do not ascend."""
+        table = ChunkTable(self._ids, self._sizes, plan)
+        self._sizes = []
+        return table
+
+    def __getitem__(self, position: int) -> ObjectSpec:
+        number, at = divmod(position, BLOCK_OBJECTS)
+        if number == len(self._blocks):
+            spec = self._last[at]
+        else:
+            block = self._open.get(number)
+            if block is None:
+                block = self._open[number] = self._read(number)
+                if len(self._open) > BLOCKS_OPEN_MAX:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(number)
+            spec = block[at]
+        size = self._learned.get(position)
+        return spec if size is None else replace(spec, size=size)
+
+    def learn_size(self, position: int, size: int) -> None:
+        """The size of an object that came without one."""
+        self._learned[position] = size
+
+    def forget_size(self, position: int) -> None:
+        """The size that was learned may not be right any more."""
+        self._learned.pop(position, None)
+
+    def __iter__(self) -> Iterator[ObjectSpec]:
+        """All objects, also for another thread: what is open is left alone."""
+        position = 0
+        for number in range(len(self._blocks) + 1):
+            for spec in self._read(number) if number < len(self._blocks) else self._last:
+                size = self._learned.get(position)
+                yield spec if size is None else replace(spec, size=size)
+                position += 1
+
+    def _read(self, number: int) -> list[ObjectSpec]:
+        rows: list[tuple[int, str, int | None, str, str, str]] = marshal.loads(zlib.decompress(self._blocks[number]))
+        return [
+            ObjectSpec(object_id=object_id, path=path, size=size, digest=digest, etag=etag, url=url)
+            for object_id, path, size, digest, etag, url in rows
+        ]

@@ -1,0 +1,1 @@
+"""Unpacking archives: all of one or nothing, never outside its folder, never more than the limits allow."""
