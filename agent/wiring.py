@@ -54,6 +54,9 @@ def engine_options(settings: Settings, *, agent_id: str, version: str) -> Engine
         user_agent=user_agent(version),
         download_slots=settings.agent.download_slots,
         peer_ca_bundle=settings.security.tls_ca,
+        unpack_bytes_max=settings.fetch.unpack_bytes_max,
+        unpack_ratio_max=settings.fetch.unpack_ratio_max,
+        unpack_files_max=settings.fetch.unpack_files_max,
         backend=settings.hub.backend,  # pyright: ignore[reportArgumentType]  # the setting's kind allows only these
         pieces=PiecePolicy(connections=connections),
     )

@@ -71,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
     parser.add_argument("--runs", type=int, default=3, help="rounds of every cell")
     parser.add_argument("--tools", nargs="+", choices=["shoal", "curl"], default=["shoal"], help="of the shaped cell")
-    parser.add_argument("--origin", choices=["http", "hub", "s3"], default="s3", help="hub: not for shaped, capped")
+    parser.add_argument(
+        "--origin",
+        choices=["http", "hub", "s3", "seaweed"],
+        default="s3",
+        help="s3: rclone; hub: not for shaped, capped; beside xenna take seaweed",
+    )
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one run may take")
     parser.add_argument("--disk", type=Path, metavar="FOLDER", help="targets below this folder instead of in memory")
     shape = parser.add_argument_group("shaped")

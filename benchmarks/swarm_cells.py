@@ -62,7 +62,7 @@ def shaped(bench: Bench) -> dict[str, Any]:
                         run |= _bounds(payload.size, agents, rate, goodput, run)
                         rounds.append(run)
                         say(f"shaped {turn + 1}/{options.runs}: {tool}, {agents} agents: {run['wall_s']:.2f} s, "
-                            f"{run['ratios']['framed']:.3f} of the bound, origin sent {run['sent_ratio']:.4f} F")  # fmt: skip
+                            f"{run['ratios']['framed']:.3f} of the bound, origin sent {run['sent_ratio'] or 0:.4f} F")  # fmt: skip
     return {
         "name": "shaped",
         "size_bytes": payload.size,
@@ -177,7 +177,7 @@ def _shaped_curl(
         "tool": "curl",
         "agents": agents,
         "wall_s": wall_s,
-        "sent_ratio": sent / payload.size,
+        "sent_ratio": None if sent is None else sent / payload.size,
         "origin_cpu_s": origin_cpu_s,
     }
 
@@ -232,7 +232,7 @@ def _unshaped(
     if network is not None:
         host, origin_wrap, wrap = network.address("origin"), _on(network, "origin"), _on(network, "nodes")
     tools = ["shoal"] if "shoal" in options.tools else []
-    if options.xenna_python and kind == "s3":
+    if options.xenna_python and kind in ("s3", "seaweed"):
         tools += [f"xenna {flavour}" for flavour in options.xenna]
     rounds: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -246,10 +246,13 @@ def _unshaped(
                     serve(kind, payload, folder / "origin", nginx=bench.nginx, host=host, wrap=origin_wrap) as origin,
                 ):
                     warm_up(origin, payload, wrap)
+                    before = network.traffic("origin").sent if network else 0
                     if tool == "shoal":
                         run = _unshaped_shoal(bench, origin, payload, folder, agents, wrap)
                     else:
                         run = _unshaped_xenna(bench, origin, payload, folder, agents, wrap, tool)
+                    if network:
+                        run["link_ratio"] = (network.traffic("origin").sent - before) / payload.size
                     rounds.append(run)
                     say(
                         f"{name} {turn + 1}/{options.runs}: {tool}, {agents} agents: {run['wall_s']:.2f} s, {run['cpu_s']:.1f} CPU s"
@@ -295,7 +298,7 @@ def _unshaped_xenna(
 
 def warm_up(origin: Origin, payload: Payload, wrap: Wrap) -> None:
     """Have an S3 server compute the digests that it gives as ETags, once per object and life: not a tool's time. Raises RunFailed."""
-    if origin.kind != "s3":
+    if not origin.endpoint:
         return
     url = f"{origin.endpoint}/bench/{payload.repo.name}/"
     keys = f"{origin.environ['AWS_ACCESS_KEY_ID']}:{origin.environ['AWS_SECRET_ACCESS_KEY']}"

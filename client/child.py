@@ -1,6 +1,6 @@
 """A daemon as the child of another process: ``python -m shoal.client.child``. `ChildDaemon` is the parent's end.
 
-The parent writes one JSON line to standard input: which daemon, its settings, the authority of the coordinator's certificate. So no
+The parent writes one JSON line to standard input: which daemon, its settings, the authority of the coordinator's certificate, a folder to remove at the end. So no
 credential is ever in an argument list, the environment or a file. The child answers with one JSON line on standard output: that it
 is ready, with what the daemon would tell a service manager, or the error that it ended with. When standard input ends, the child
 drains and ends: a parent that was killed leaves nothing behind.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -38,6 +39,8 @@ def main() -> int:
             _tell(error={"code": error.code, "thing": error.thing, "cause": error.cause, "remedy": error.remedy})
             return int(error.exit_code)
         finally:
+            if asked["folder"]:
+                shutil.rmtree(asked["folder"], ignore_errors=True)
             ended.set()
 
 

@@ -26,11 +26,14 @@ class ChildDaemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._answer = b""
 
-    def start(self, settings: Mapping[str, object], *, authority: str = "", timeout_s: float = 60.0) -> str:
+    def start(
+        self, settings: Mapping[str, object], *, authority: str = "", folder: str = "", timeout_s: float = 60.0
+    ) -> str:
         """Start it and wait until it is ready. Returns its status line.
 
         Args: settings override, by name, those that the child finds on its machine; they may hold credentials. authority is the
-        PEM text of what signed the coordinator's certificate. Raises: what ended it, TimedOut.
+        PEM text of what signed the coordinator's certificate. folder is removed when the child ends, also after a parent that was
+        killed. Raises: what ended it, TimedOut.
         """
         # -P: a folder that happens to be the working directory must not take the place of installed packages.
         path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -43,7 +46,7 @@ class ChildDaemon:
             bufsize=0,
         )
         assert self._process.stdin is not None
-        asked = {"daemon": self.daemon, "settings": dict(settings), "authority": authority}
+        asked = {"daemon": self.daemon, "settings": dict(settings), "authority": authority, "folder": folder}
         try:
             self._process.stdin.write(json.dumps(asked, default=os.fspath).encode() + b"\n")
         except BrokenPipeError:

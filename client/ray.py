@@ -148,7 +148,7 @@ class AsyncRayFleet:
 
         child = ChildDaemon("coordinator")
         stack.push_async_callback(step, child.stop)
-        ready = await step(functools.partial(child.start, {**self._given, **security, **listen}))
+        ready = await step(functools.partial(child.start, {**self._given, **security, **listen}, folder=str(folder)))
         address = _address(host, split_host(ready.rpartition(" ")[2])[1])
         client_side = {**security, "security.tls_cert": "", "security.tls_key": ""}
         mine = {**self._given, **client_side, "security.tls_ca": certificate}

@@ -53,6 +53,9 @@ class EngineOptions:
     hash_threads: int = 2
     download_slots: int = 16  # chunks that one copy of a replicated job takes at once
     peer_ca_bundle: Path | None = None  # who vouches for peers that speak TLS
+    unpack_bytes_max: int = 1 << 40  # of all files of one archive
+    unpack_ratio_max: int = 200  # of them over the archive's own size
+    unpack_files_max: int = 2_000_000
     pieces: PiecePolicy = field(default_factory=PiecePolicy)
 
     @property

@@ -165,6 +165,7 @@ class Errands:
                 return None  # nobody knows whose bytes were wrong: all of it from one source tells
             name = part_name(transfer.spec, order.chunk)
             raise VerificationFailed(name, cause="what came is not what the first agent had that fetched it")
+        await transfer.settle()  # what others are told that we hold survives a kill
         return Arrival(
             chunk=order.chunk,
             digest=digest,

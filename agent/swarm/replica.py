@@ -370,6 +370,20 @@ class Replica:
 
     async def _unpack(self) -> None:
         """Archives, where the job asks for it."""
+        job = self.context.spec
+        if not job.unpack:
+            return
+        from .archives import unpack_all
+
+        unpack = partial(
+            unpack_all,
+            self.context.destination,
+            job,
+            self._placed_specs(),
+            self.shop.options,
+            cancelled=lambda: self.is_over,
+        )
+        await self.shop.hashing.run(unpack).wait()
 
     def _placed_specs(self) -> Iterator[ObjectSpec]:
         """For a thread: nothing changes any more when the copy is complete."""

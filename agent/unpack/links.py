@@ -7,6 +7,7 @@ that too: a link through somebody else's link is refused.
 
 from __future__ import annotations
 
+import errno
 import stat
 
 from ...common.errors import UnsafeName
@@ -53,6 +54,10 @@ class _View:
             return self._root.stat_beneath(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return None  # no such name can be
 
 
 def _check_link(view: _View, archive: str, path: str, target: str) -> None:

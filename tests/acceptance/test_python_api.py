@@ -31,8 +31,6 @@ FILES = {"config.json": b"{}", "sub/model.safetensors": read_all(SyntheticFile(5
 OTHER = {"README.md": b"other"}
 BIG = {"model.bin": read_all(SyntheticFile(24 * MIB, seed=2))}
 
-replicates = pytest.mark.skip(reason="agents do not exchange chunks yet")
-
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInHub]:
@@ -217,7 +215,6 @@ def start_apart(fleet: Fleet, tmp_path: Path, *names: str) -> None:
     fleet.until_alive(*names)
 
 
-@replicates
 def test_every_node_of_a_fleet_has_every_file(fleet: Fleet, tmp_path: Path) -> None:
     start_apart(fleet, tmp_path, "n1", "n2", "n3")
     results = download_distributed(
@@ -233,7 +230,6 @@ def test_every_node_of_a_fleet_has_every_file(fleet: Fleet, tmp_path: Path) -> N
         assert result.lost == ()
 
 
-@replicates
 def test_replicas_of_a_job(fleet: Fleet, tmp_path: Path) -> None:
     start_apart(fleet, tmp_path, "n1", "n2")
     with Client(fleet.address) as shoal:
@@ -246,7 +242,6 @@ def test_replicas_of_a_job(fleet: Fleet, tmp_path: Path) -> None:
         assert sum(agent.sent_bytes for agent in shoal.agents()) >= 0
 
 
-@replicates
 async def test_a_node_without_room_is_named(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "n2").write_text("not a folder")
     start_apart(fleet, tmp_path, "n1", "n2")

@@ -37,8 +37,6 @@ pytestmark = [
     pytest.mark.xdist_group("ray"),  # one cluster at a time
     pytest.mark.filterwarnings("default"),  # Ray leaves sockets and files to the garbage collector
 ]
-replicates = pytest.mark.skip(reason="agents do not exchange chunks yet")
-
 MIB = 1 << 20
 FILES = {"config.json": b"{}", "sub/model.safetensors": read_all(SyntheticFile(5 * MIB, seed=1))}
 BIG = {"model.bin": read_all(SyntheticFile(48 * MIB, seed=2))}
@@ -222,7 +220,6 @@ def test_a_driver_that_is_ended_leaves_nothing_behind(cluster: Any, hub: StandIn
 # ---- copies ---------------------------------------------------------------------------------------------------------
 
 
-@replicates
 def test_every_node_has_every_file(hub: StandInHub, roots: dict[str, Path]) -> None:
     requests = [request("tiny", "/models/tiny"), request("big", "/models/big")]
     results = download_distributed(requests, settings=settings(hub), timeout=90)
@@ -235,7 +232,6 @@ def test_every_node_has_every_file(hub: StandInHub, roots: dict[str, Path]) -> N
     assert [result.job.bytes_fetched for result in again] == [0, 0]
 
 
-@replicates
 def test_a_copy_on_a_node_that_died_is_lost_and_the_others_are_there(
     cluster: Any, hub: StandInHub, roots: dict[str, Path], tmp_path: Path
 ) -> None:

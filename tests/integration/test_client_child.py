@@ -128,7 +128,7 @@ PARENT = """
 import sys, time
 from shoal.client.children import ChildDaemon
 child = ChildDaemon("coordinator")
-child.start({"coordinator.listen": "127.0.0.1:0", "coordinator.state": sys.argv[1]})
+child.start({"coordinator.listen": "127.0.0.1:0", "coordinator.state": sys.argv[1] + "/state"}, folder=sys.argv[1])
 print(child._process.pid, flush=True)
 time.sleep(100)
 """
@@ -136,7 +136,7 @@ time.sleep(100)
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, str(_made(tmp_path / "fleet"))], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         try:
@@ -148,6 +148,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         finally:
             parent.kill()
     assert list(tmp_path.glob("shoal-*")) == []
+    assert not (tmp_path / "fleet").exists()
 
 
 def _runs(pid: int) -> bool:

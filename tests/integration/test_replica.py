@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -472,3 +474,19 @@ async def test_sizes_of_chunks_that_do_not_divide_anything(tmp_path: Path) -> No
         await one.publish_all()
         for path, content in files.items():
             assert same(tmp_path / path, content)  # type: ignore[arg-type]
+
+
+async def test_archives_are_unpacked_when_all_is_there(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo("inner/hello.txt")
+        member.size = 5
+        archive.addfile(member, io.BytesIO(b"hello"))
+    files: dict[str, object] = {"sub/data.tar.gz": packed.getvalue(), "big.bin": BIG}
+    job = replica_job(tmp_path, unpack="auto")
+    async with FaultOrigin(files) as origin, node(1, tmp_path, specs_of(origin, files), job=job) as one:
+        await one.join()
+        one.fetch(*all_chunks([one]))
+        await one.until_has(*all_chunks([one]))
+        await one.publish_all()
+    assert (tmp_path / "sub/inner/hello.txt").read_bytes() == b"hello"
