@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--origin",
         choices=["http", "hub", "s3", "seaweed"],
         default="s3",
-        help="s3: rclone; hub: not for shaped, capped; beside xenna take seaweed",
+        help="s3: rclone; beside xenna: seaweed",
     )
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one run may take")
     parser.add_argument("--disk", type=Path, metavar="FOLDER", help="targets below this folder instead of in memory")

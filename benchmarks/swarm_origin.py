@@ -3,8 +3,8 @@
 What an origin has sent is read from nginx's own log. rclone writes none, so there it is the kernel's count of the bytes that the
 process wrote (`wchar` of proc(5)), headers of its answers included. SeaweedFS speaks to itself over sockets too: there it is not known.
 
-rclone 1.75 answers a request for a range with 200 (and Content-Range) where S3 says 206, and cosmos-xenna then waits for ever: beside that rival,
-take SeaweedFS.
+rclone 1.75 answers a request for a range with 200 (and Content-Range) where S3 says 206. cosmos-xenna was seen not to end with it where
+files have more than one chunk, so beside that rival take SeaweedFS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,10 +190,19 @@ def _seaweed(payload: Payload, work: Path, host: str, wrap: Wrap) -> Generator[O
     command += [f"-{part}.port={ports[part]}" for part in parts]
     command += [f"-{part}.port.grpc={ports[f'{part}.grpc']}" for part in parts]
     environ = {"HOME": str(work), "PATH": "/usr/sbin:/usr/bin:/sbin"}
-    with _server(wrap(command), work / "output", ports["s3"], environ=environ) as server:
+    with ExitStack() as stack:
+        stack.callback(_remove_sockets, ports.values())
+        server = stack.enter_context(_server(wrap(command), work / "output", ports["s3"], environ=environ))
         origin = _s3_origin("seaweed", payload, f"http://{host}:{ports['s3']}", server.pid, lambda: None)
         _upload(RCLONE, payload, origin, wrap, work)
         yield origin
+
+
+def _remove_sockets(ports: Iterable[int]) -> None:
+    """SeaweedFS leaves one behind in /tmp for each of its ports."""
+    for port in ports:
+        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            left.unlink(missing_ok=True)
 
 
 def _upload(rclone: str, payload: Payload, origin: Origin, wrap: Wrap, work: Path) -> None:

@@ -1,9 +1,9 @@
 """A daemon as the child of another process: ``python -m shoal.client.child``. `ChildDaemon` is the parent's end.
 
-The parent writes one JSON line to standard input: which daemon, its settings, the authority of the coordinator's certificate, a folder to remove at the end. So no
-credential is ever in an argument list, the environment or a file. The child answers with one JSON line on standard output: that it
-is ready, with what the daemon would tell a service manager, or the error that it ended with. When standard input ends, the child
-drains and ends: a parent that was killed leaves nothing behind.
+The parent writes one JSON line to standard input: which daemon, its settings, the authority of the coordinator's certificate, a folder
+to remove at the end. So no credential is ever in an argument list, the environment or a file. The child answers with one JSON line on
+standard output: that it is ready, with what the daemon would tell a service manager, or the error that it ended with. When standard
+input ends, the child drains and ends: a parent that was killed leaves nothing behind.
 """
 
 from __future__ import annotations

@@ -164,3 +164,7 @@ class ChunkTable:
         if self._sizes[position] not in (-1, size) or size < 0:
             raise ValueError(f"object {self.object_ids[position]} has {self._sizes[position]} bytes, not {size}")
         self._sizes[position] = size
+
+    def forget_size(self, position: int) -> None:
+        """What was learnt of the object's size is of a version that is gone."""
+        self._sizes[position] = -1

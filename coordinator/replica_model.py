@@ -40,6 +40,7 @@ class TableRow:
     size: int | None
     vouched: str = ""
     etag: str = ""
+    given_up: bool = False  # it failed for good, but agents that were there before have it in their tables
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,8 +139,18 @@ class ReplicaJob:
         self.small_failures: dict[int, int] = {}
         self.given_up: set[int] = set()
         self.suspects: dict[int, list[tuple[str, str]]] = {}  # chunk: (receiver, source) of copies that differ
+        for row in rows:
+            if row.given_up:
+                self.forgo(row.object_id)
         self.drafts: dict[str, Draft] = {}
         self.numbers: dict[int, str] = {}  # peer number -> agent id
+
+    def forgo(self, object_id: int) -> None:
+        """The copies are complete without the object. A bundle goes on without it."""
+        self.given_up.add(object_id)
+        self.unvouched.discard(object_id)
+        if object_id in self.large:
+            self.swarm.give_up(self.large[object_id].chunks)
 
     def draft(self, agent_id: str) -> Draft:
         """The orders that are being written for the agent."""

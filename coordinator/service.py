@@ -43,7 +43,7 @@ from .signing import SignedUrl, UrlSigner
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
-from .tables import load_table
+from .tables import load_table, refused
 from .tokens import TokenBook
 
 LOAD_MAX = 4096
@@ -385,7 +385,7 @@ class Coordinator:
             self._store.store.list_objects, job_id, status=status, after_id=after_id, limit=limit
         )
         more = rows[-1].spec.object_id if len(rows) == limit else None
-        return [row.spec for row in rows if row.status is not ObjectStatus.FAILED], more
+        return [row.spec for row in rows if not refused(row)], more
 
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
         return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)

@@ -72,7 +72,7 @@ class SwarmReports:
             replica.agent_id,
             zone=agent.zone,
             upload_slots=peer.upload_slots if peer is not None and peer.address else 0,
-            download_slots=peer.download_slots if peer is not None and peer.download_slots else 1,
+            download_slots=_download_slots(agent) if replica.is_active else 0,
             have=have,
         )
         swarm.numbers[member.number] = replica.agent_id
@@ -88,6 +88,9 @@ class SwarmReports:
         """What happened to an agent's copy."""
         for progress in report.progress:
             swarm.swarm.progressed(replica.agent_id, progress.chunk, progress.arrived)
+        member = swarm.swarm.member(replica.agent_id)
+        if member is not None and not replica.is_active:
+            member.download_slots = 0  # a seed brings nothing any more
         for chunk in report.lost:
             if chunk < len(swarm.table):
                 swarm.swarm.lost(replica.agent_id, chunk)
@@ -127,6 +130,9 @@ class SwarmReports:
         if (known is not None and known.object_id in swarm.given_up) or not swarm.swarm.everything >> chunk & 1:
             return
         if known is not None and arrival.size is not None and known.object_id in swarm.unknown_sizes:
+            if swarm.table.size(known.position) not in (None, arrival.size):
+                self._begin_anew(job, swarm, known, _failure(Changed(str(known.object_id))))
+                return
             swarm.table.learn_size(known.position, arrival.size)
             swarm.swarm.sizes[chunk] = arrival.size
         if known is not None and arrival.peer == ORIGIN and arrival.etag and job.spec.origin is not OriginKind.HUB:
@@ -209,7 +215,7 @@ class SwarmReports:
             replica.told.discard(source.number)
         elif code == NotFound.code and held:
             swarm.swarm.lost(source.agent_id, failed.chunk)
-        elif code != Busy.code and held and agent is not None:
+        elif code not in (Busy.code, Changed.code) and held and agent is not None:
             agent.strikes = 0 if now > agent.rests_until + REST_MAX_S else agent.strikes
             agent.strikes += 1
             agent.rests_until = now + min(REST_MAX_S, REST_FIRST_S * 2 ** (agent.strikes - 1))
@@ -248,11 +254,7 @@ class SwarmReports:
         """The object failed for good. A bundle goes on without it."""
         if object_id in swarm.given_up:
             return
-        swarm.given_up.add(object_id)
-        known = swarm.large.get(object_id)
-        if known is not None:
-            swarm.swarm.give_up(known.chunks)
-            swarm.unvouched.discard(object_id)
+        swarm.forgo(object_id)
         self._effects.writes.append(ObjectFailed(object_id=object_id, failures=failures, failure=failure))
         job.row.objects_failed += 1
         job.changed = True
@@ -269,6 +271,8 @@ class SwarmReports:
         if known.voucher:
             swarm.draft(known.voucher).vouch.append(known.object_id)
         known.vouched = known.etag = ""
+        if known.object_id in swarm.unknown_sizes:
+            swarm.table.forget_size(known.position)
         swarm.swarm.reset(known.chunks)
         for chunk in known.chunks:
             swarm.digests[chunk], swarm.witness[chunk] = b"", ""
@@ -324,6 +328,10 @@ class SwarmReports:
         ):
             order = PublishOrder(object_id=known.object_id, digest=known.vouched, etag=known.etag)
             swarm.draft(replica.agent_id).publish.append(order)
+
+
+def _download_slots(agent: AgentState) -> int:
+    return agent.peer.download_slots if agent.peer is not None and agent.peer.download_slots else 1
 
 
 def _overtaken(known: LargeObject | None, replica: ReplicaState, report: SwarmReport) -> bool:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from ..common.errors import UnsafeName
 from .replica_model import TableRow
-from .store.base import ObjectStatus
+from .store.base import ObjectRow, ObjectStatus
 from .store.runner import StoreRunner
 
 PAGE_OBJECTS = 4096
 
 
+def refused(row: ObjectRow) -> bool:
+    """Whether the listing refused the object's name, so that nobody may write it."""
+    return row.failure is not None and row.failure.code == UnsafeName.code
+
+
 async def load_table(store: StoreRunner, job_id: str) -> list[TableRow]:
-    """All objects of the job by ascending id, those that failed for good left out."""
+    """All objects of the job by ascending id, but names that its listing refused."""
     rows: list[TableRow] = []
     after_id, count = 0, PAGE_OBJECTS
     while count == PAGE_OBJECTS:
@@ -21,9 +27,10 @@ async def load_table(store: StoreRunner, job_id: str) -> list[TableRow]:
                 size=row.spec.size,
                 vouched=row.spec.digest if row.status is ObjectStatus.DONE else "",
                 etag=row.spec.etag,
+                given_up=row.status is ObjectStatus.FAILED,
             )
             for row in found
-            if row.status is not ObjectStatus.FAILED
+            if not refused(row)
         ]
         count, after_id = len(found), found[-1].spec.object_id if found else 0
     return rows

@@ -220,7 +220,7 @@ class PeerConnection:
     async def _send_body(self, stretch: Stretch, head: bytes) -> None:
         """Raises OSError (the receiver), ShoalError and TimeoutError (the bytes do not come), _Cut (the file is short)."""
         transport, counters = self._transport, self._service.counters
-        self._timer = self._loop.call_later(self._limits.slot_hold_s, self._check_stall)
+        self._check_stall()
         transport.cork(True)
         await self._while_blocked(transport.send(head))
         sent = allowed = since_turn = 0

@@ -167,11 +167,15 @@ class PeerServer:
             return
         self._refusals += 1
         transport = SocketTransport(accepted, threads)
+        retry_after = ("Retry-After", str(self._limits.retry_after_s))
+        refusal = Refusal(status=503, text="too many connections", fields=(retry_after,))
         try:
-            retry_after = ("Retry-After", str(self._limits.retry_after_s))
-            accepted.send(refusal_bytes(Refusal(status=503, text="too many connections", fields=(retry_after,))))
+            # An answer that comes before the request would be taken for a broken connection.
+            async with asyncio.timeout(self._limits.linger_s):
+                await transport.receive()
+                await transport.send(refusal_bytes(refusal))
             await transport.finish(self._limits.linger_s, 0.0)
-        except OSError:
+        except OSError:  # TimeoutError too
             pass
         finally:
             self._refusals -= 1

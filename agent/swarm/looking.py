@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...common.chunks import Bundle, ChunkTable
 from ...common.digests import matches, new_hasher
 from ...common.errors import Changed, Conflict, NoSpace, NotShared, NotWritable, UnsafeName, VerificationFailed
 from ...common.intervals import Interval
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ..storage.destination import Destination, Published
 
 READ_BYTES = 2 * MIB
+LOOK_BATCH = 32
+"""Small objects that one thread looks for in one go."""
 
 
 class ChunkHash:
@@ -161,3 +164,30 @@ def publish_bundle(
 def is_ours(error: BaseException) -> bool:
     """Whether the error is of this agent's own disk, so that no source can help."""
     return isinstance(error, NoSpace | NotWritable | NotShared | Conflict | UnsafeName | OSError)
+
+
+def batches(table: ChunkTable) -> Iterator[list[int]]:
+    """Positions to look for together: many small ones, a large one alone."""
+    large = set(table.large)
+    batch: list[int] = []
+    for position in range(len(table.object_ids)):
+        if position in large:
+            yield [position]
+            continue
+        batch.append(position)
+        if len(batch) == LOOK_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def bounds_of(table: ChunkTable, position: int) -> list[Interval]:
+    """The chunks of a large object of known size, as bytes of it."""
+    bounds: list[Interval] = []
+    for chunk in table.chunks_of(position):
+        part = table.chunk(chunk)
+        if isinstance(part, Bundle) or part.stop is None:
+            return []
+        bounds.append((part.start, part.stop))
+    return bounds

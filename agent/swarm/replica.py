@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from ...common.chunks import Bundle, ChunkTable, Part
 from ...common.errors import Busy, ProtocolViolation, ShoalError
-from ...common.intervals import Interval
 from ...common.logs import get_logger
 from ...common.records import AgentMessage, Failure, Lease, LeaseRef, ObjectSpec, Outcome, WorkReport
 from ...common.swarm_records import ChunkProgress, PeerAddress, SwarmOrders
@@ -27,7 +26,7 @@ from ..engine.units import ListObjects, Units
 from .book import Book
 from .catalog import Catalog
 from .errands import Errands
-from .looking import Seen, look
+from .looking import Seen, batches, bounds_of, look
 from .objects import Objects
 from .peers import PeerClient
 from .steps import Bring, Compute, Finish, Follow, Forget, Place, Reset, Step, Stop
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 REPORT_S: Final = 0.02
 """At most one report in this time: many small chunks come together."""
 TICK_S: Final = 1.0
-LOOK_BATCH: Final = 32
-"""Small objects that one thread looks for in one go."""
 LOOKS_AHEAD: Final = 4
 LIST_RETRY_S: Final = 1.0
 FINALIZE_TRIES: Final = 10
@@ -229,8 +226,8 @@ class Replica:
 
     async def _look(self, table: ChunkTable) -> None:
         under_way: deque[tuple[list[int], Job[list[Seen]]]] = deque()  # bounded by LOOKS_AHEAD
-        for positions in _batches(table):
-            objects = [(self.catalog[at], _bounds(table, at)) for at in positions]
+        for positions in batches(table):
+            objects = [(self.catalog[at], bounds_of(table, at)) for at in positions]
             job = self.shop.hashing.run(partial(look, self.context.destination, objects))
             under_way.append((positions, job))
             if len(under_way) == LOOKS_AHEAD:
@@ -391,30 +388,3 @@ class Replica:
             if self.book.is_placed(position):
                 digest, etag = self.objects.name_of(spec, position)
                 yield replace(spec, digest=digest, etag=etag)
-
-
-def _batches(table: ChunkTable) -> Iterator[list[int]]:
-    """Positions to look for together: many small ones, a large one alone."""
-    large = set(table.large)
-    batch: list[int] = []
-    for position in range(len(table.object_ids)):
-        if position in large:
-            yield [position]
-            continue
-        batch.append(position)
-        if len(batch) == LOOK_BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _bounds(table: ChunkTable, position: int) -> list[Interval]:
-    """The chunks of a large object of known size, as bytes of it."""
-    bounds: list[Interval] = []
-    for chunk in table.chunks_of(position):
-        part = table.chunk(chunk)
-        if isinstance(part, Bundle) or part.stop is None:
-            return []
-        bounds.append((part.start, part.stop))
-    return bounds

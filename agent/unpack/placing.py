@@ -104,7 +104,7 @@ class Placement:
                     raise self._in_the_way(joined(self._into, name))
         fields = {"staged": self._staged.rpartition("/")[2], "into": self._into, "whole": self._is_whole}
         try:
-            write_sealed(self._root, self._journal, fields)
+            write_sealed(self._root, self._journal, fields, temporary=f"{self._staged}/journal")
         except OSError:
             with suppress(OSError):
                 self._root.unlink_beneath(self._journal)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -158,7 +157,7 @@ def _entry(value: list[Any]) -> Entry:
 def write_record(root: SafeRoot, path: str, record: Record) -> None:
     """Write a record at a free path below root, durably. Raises OSError."""
     fields = {name: getattr(record, name) for name in record.__slots__}
-    write_sealed(root, path, fields)
+    write_sealed(root, path, fields, temporary=path + TEMPORARY)
 
 
 def read_record(root: SafeRoot, work: str, key: str) -> Record | None:
@@ -179,11 +178,13 @@ def read_record(root: SafeRoot, work: str, key: str) -> Record | None:
     return Record(**known, tops=None if tops is None else tuple(cast("list[str]", tops)))
 
 
-def write_sealed(root: SafeRoot, path: str, fields: Mapping[str, object]) -> None:
-    """Write fields as JSON with a checksum, in place of what is at path, durably and all at once. Raises OSError."""
+def write_sealed(root: SafeRoot, path: str, fields: Mapping[str, object], *, temporary: str) -> None:
+    """Write fields as JSON with a checksum, in place of what is at path, durably and all at once. Raises OSError.
+
+    temporary is a free path, in a folder that is removed when this process is killed.
+    """
     body = {"version": _VERSION, **fields}
     data = json.dumps({**body, "checksum": _checksum(body)}).encode() + b"\n"
-    temporary = f"{path}.{secrets.token_hex(8)}{TEMPORARY}"
     fd = root.open_beneath(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:

@@ -26,7 +26,7 @@ from .members import ArchiveReader, Budget, Limits
 from .placing import Placement, place_lock, recover, try_place_lock
 from .record import UNPACKED, Record, is_still_there, key_of, read_record, write_record
 from .sources import Arrival, ArrivingSource, Source
-from .staging import Stage
+from .staging import Stage, remove_stale
 from .streams import decompressed
 from .tar_reader import TarReader
 from .zip_reader import ZipReader
@@ -66,6 +66,9 @@ def unpack_file(
     """
     found = find_unpacked(root, name=name, into=into, format=format, stamp=stamp, work=work)
     if found is not None:
+        with suppress(OSError, UnsafeName):
+            remove_stale(root, work, key=key_of(name, into))  # one that was killed at the very end
+            _tidy(root, work)
         return found
     arrival = Arrival()
     arrival.finish(os.fstat(source_fd).st_size)
@@ -117,6 +120,7 @@ def recover_all(root: SafeRoot, *, work: str = WORK_FOLDER, sync: bool = True) -
         if root.listdir_beneath(f"{work}/{UNPACKED}"):
             with place_lock(root, work, cancelled=lambda: False):
                 recover(root, work, sync=sync)
+            _tidy(root, work)
 
 
 class StreamingUnpacker:
@@ -187,7 +191,7 @@ class StreamingUnpacker:
         stage, self._stage = self._stage, None
         if stage is not None:
             stage.discard()
-        self._tidy()
+        _tidy(self._root, self._work)
 
     def _unpack(self) -> None:
         budget = Budget(self._limits, archive=self._name, compressed=self._size or 0)
@@ -271,27 +275,25 @@ class StreamingUnpacker:
         """After the placing: what is staged goes, unless the journal still needs it."""
         self._stage = None
         try:
-            self._root.stat_beneath(f"{self._work}/{UNPACKED}/{self._key}.journal")
-        except (OSError, UnsafeName):
-            stage.discard()
-            self._tidy()
-        else:
+            if not self._is_journalled():
+                stage.discard()
+                _tidy(self._root, self._work)
+        finally:
             stage.release()
+
+    def _is_journalled(self) -> bool:
+        try:
+            self._root.stat_beneath(f"{self._work}/{UNPACKED}/{self._key}.journal")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except (OSError, UnsafeName):
+            return True  # not known: then the next run finds out
+        return True
 
     @contextmanager
     def _locked(self) -> Generator[None]:
         with place_lock(self._root, self._work, cancelled=self._cancelled):
             yield
-
-    def _tidy(self) -> None:
-        """Remove the work folder's folders that are empty. Where a job has its marker, its own stay: it needs them."""
-        with suppress(OSError, UnsafeName, Busy), try_place_lock(self._root, self._work):
-            with suppress(OSError):
-                self._root.rmdir_beneath(f"{self._work}/{UNPACKED}")
-            with suppress(FileNotFoundError):
-                self._root.rmdir_beneath(f"{self._work}/jobs")
-            self._root.rmdir_beneath(f"{self._work}/partial")
-            self._root.rmdir_beneath(self._work)
 
 
 class _Counted:
@@ -306,6 +308,16 @@ class _Counted:
         data = self._source.read(size)
         self._budget.compressed += len(data)
         return data
+
+
+def _tidy(root: SafeRoot, work: str) -> None:
+    """Remove the work folder's folders that are empty. Where a job has its marker, its own stay: it needs them."""
+    with suppress(OSError, UnsafeName, Busy), try_place_lock(root, work):
+        with suppress(OSError):
+            root.rmdir_beneath(f"{work}/{UNPACKED}")
+        for name in ("/jobs", "/partial", ""):
+            with suppress(FileNotFoundError):
+                root.rmdir_beneath(work + name)
 
 
 @contextmanager

@@ -674,6 +674,22 @@ async def test_no_slot_within_the_wait(tmp_path: Path):
         assert await fetch(http, peer.url(), byte_range=(0, 9)) == BODY[:9], "no slot was lost"
 
 
+@both_loops
+async def test_a_long_body_lets_others_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shoal.agent.peer.connection.SLOT_BYTES", 1000)
+    gate = asyncio.Event()
+    options = {"upload_slots": 1, "upload_rate": 1000.0, "sleep": lambda _: gate.wait()}
+    async with site(tmp_path, **options) as peer, client() as http:
+        long = asyncio.ensure_future(fetch(http, peer.url(), byte_range=(0, 500_000)))
+        await until(lambda: peer.counters.sent_bytes == 1000)
+        short = asyncio.ensure_future(fetch(http, peer.url(), byte_range=(0, 10)))
+        await until(lambda: peer.server._service.slots.waiting == 1)
+        gate.set()
+        assert await short == BODY[:10]
+        assert not long.done() and peer.counters.sent_bytes < 100_000
+        assert await long == BODY[:500_000]
+
+
 class VirtualTime:
     """A clock that only sleeping moves."""
 
@@ -732,11 +748,11 @@ async def test_too_many_connections_of_one_address(tmp_path: Path):
 async def test_who_has_waited_longest_makes_room(tmp_path: Path):
     async with site(tmp_path, connections_max=3) as peer, client() as http:
         with peer.raw() as one, peer.raw() as two, peer.raw() as three:
-            for number, sock in enumerate((one, two, three)):
+            await until(lambda: peer.counters.connections == 3)
+            for sock in (one, two, three):
                 await say(sock, request_bytes(OBJECT, "Range: bytes=0-1"))
                 await receive_head(sock)
                 await receive(sock, 2)
-                assert peer.counters.connections == number + 1
             assert await fetch(http, peer.url()) == BODY
             with pytest.raises(ConnectionResetError):
                 await rest(one)

@@ -335,11 +335,10 @@ def test_a_journal_that_is_not_ours_is_removed(place: Place, text: str) -> None:
     unpacked.mkdir(parents=True)
     (unpacked / "0123456789abcdef.journal").write_text(text)
     with SafeRoot(place.folder) as root:
-        record.write_sealed(
-            root, ".shoal/unpacked/b.journal", {"staged": "unpack-x/../..", "into": "..", "whole": True}
-        )
+        fields = {"staged": "unpack-x/../..", "into": "..", "whole": True}
+        record.write_sealed(root, ".shoal/unpacked/b.journal", fields, temporary=".shoal/tmp")
         recover_all(root)
-    assert list(unpacked.iterdir()) == []
+    assert walk(place.folder) == []
 
 
 def test_what_a_killed_run_staged_is_removed_by_the_next_and_by_cleaning(
