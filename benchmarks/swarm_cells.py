@@ -113,7 +113,7 @@ def _shaped_shoal(
             host=network.address("origin"),
             wrap=_on(network, "origin"),
         ) as origin,
-        Fleet(folder, bench.program, _machine(network, "coordinator"), origin.environ, exposed=True) as fleet,
+        Fleet(folder, bench.program, _machine(network, "coordinator"), origin, exposed=True) as fleet,
     ):
         machines = {f"agent{number}": _machine(network, f"agent{number}") for number in range(agents)}
         before = network.traffic("agent0").received
@@ -272,7 +272,7 @@ def _unshaped_shoal(
     bench: Bench, origin: Origin, payload: Payload, folder: Path, agents: int, wrap: Wrap
 ) -> dict[str, Any]:
     machine = Machine(address="127.0.0.1", wrap=wrap)
-    with Fleet(folder, bench.program, machine, origin.environ, exposed=False) as fleet:
+    with Fleet(folder, bench.program, machine, origin, exposed=False) as fleet:
         machines = {f"agent{number}": machine for number in range(agents)}
         return deliver(
             bench.options.timeout, fleet, machines, origin, payload, half=lambda: False, kill=None, join=None

@@ -24,7 +24,7 @@ from typing import Any, Self
 from .launch import tree
 from .measure import RunFailed, end_session, tail
 from .run import say
-from .swarm_origin import Payload, Wrap
+from .swarm_origin import Origin, Payload, Wrap
 
 READY_S = 40.0
 CALL_S = 30.0
@@ -74,13 +74,11 @@ class Program:
 class Fleet:
     """As a context manager; what it started is gone at its end.
 
-    Args: folder (of everything), program, coordinator (its machine), environ (of every process), exposed (addresses other than
+    Args: folder (of everything), program, coordinator (its machine), origin (its variables and options go to every process), exposed (addresses other than
         loopback).
     """
 
-    def __init__(
-        self, folder: Path, program: Program, coordinator: Machine, environ: Mapping[str, str], *, exposed: bool
-    ) -> None:
+    def __init__(self, folder: Path, program: Program, coordinator: Machine, origin: Origin, *, exposed: bool) -> None:
         self._folder = folder
         self._program = program
         self._machine = coordinator
@@ -88,9 +86,9 @@ class Fleet:
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            **environ,
+            **origin.environ,
         }
-        self._insecure = ["--insecure"] if exposed else []
+        self._shared = [*origin.options, *(["--insecure"] if exposed else [])]
         port = COORDINATOR_PORT if exposed else _free_port()
         self.address = f"{coordinator.address}:{port}"
         self._peers = program.knows("agent", "--peer-listen")
@@ -118,7 +116,7 @@ class Fleet:
     # ---- daemons ----------------------------------------------------------------------------------------------------
 
     def start_coordinator(self) -> None:
-        options = [*self._insecure, *self._program.coordinator_options]
+        options = [*self._shared, *self._program.coordinator_options]
         command = ["coordinator", "--listen", self.address, "--state", str(self._folder / "state"), *options]
         self._start("coordinator", self._machine, command)
 
@@ -126,7 +124,7 @@ class Fleet:
         """One that delivers below a root of its own (one that all share when the job is spread)."""
         self.root(name).mkdir(exist_ok=True)
         command = ["agent", "--coordinator", self.address, "--name", name, "--root", str(self.root(name))]
-        command += ["--data", str(self._folder / f"{name}-data"), *self._insecure, *self._program.agent_options]
+        command += ["--data", str(self._folder / f"{name}-data"), *self._shared, *self._program.agent_options]
         if self._peers:
             port = PEER_PORT if self._exposed else _free_port()
             command += ["--peer-listen", f"{machine.address}:{port}"]
@@ -182,7 +180,7 @@ class Fleet:
 
     def call(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`shoal` on the coordinator's machine. Raises RunFailed."""
-        command = [self._program.path, *arguments, "--coordinator", self.address, *self._insecure]
+        command = [self._program.path, *arguments, "--coordinator", self.address, *self._shared]
         try:
             done = subprocess.run(
                 self._machine.wrap(command),

@@ -32,6 +32,7 @@ STOP_S = 10.0
 UPLOAD_S = 120.0
 POLL_S = 0.02
 BUCKET = "bench"
+PROFILE = "bench"
 ACCESS_KEY = "benchmark"  # of a server that lives for one run and serves random bytes
 SECRET_KEY = "benchmark-secret"
 REGION = "us-east-1"
@@ -67,7 +68,8 @@ class Origin:
     """A running origin.
 
     Args: kind, source (what to submit: arguments of `shoal submit`), environ (variables of coordinator, agents and `shoal`), pid, sent
-        (bytes that it has sent so far), endpoint (of S3).
+        (bytes that it has sent so far), endpoint (of S3),
+        options (of every `shoal` command).
     """
 
     kind: str
@@ -76,6 +78,7 @@ class Origin:
     sent: Callable[[], int | None]
     environ: Mapping[str, str] = field(default_factory=dict)
     endpoint: str = ""
+    options: tuple[str, ...] = ()
 
 
 def make_payload(root: Path, name: str, groups: Sequence[tuple[int, int]]) -> Payload:
@@ -157,19 +160,26 @@ def _s3(payload: Payload, work: Path, host: str, wrap: Wrap) -> Generator[Origin
     environ = {"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"', "HOME": str(work), "PATH": "/usr/sbin:/usr/bin:/sbin"}
     with _server(wrap(command), work / "output", port, environ=environ) as server:
         sent = functools.partial(_written, server.pid)
-        yield _s3_origin("s3", payload, f"http://{host}:{port}", server.pid, sent)
+        yield _s3_origin("s3", payload, work, f"http://{host}:{port}", server.pid, sent)
 
 
-def _s3_origin(kind: str, payload: Payload, endpoint: str, pid: int, sent: Callable[[], int | None]) -> Origin:
+def _s3_origin(
+    kind: str, payload: Payload, work: Path, endpoint: str, pid: int, sent: Callable[[], int | None]
+) -> Origin:
+    config = work / "shoal.toml"
+    own = {"endpoint": endpoint, "region": REGION}
+    own |= {"access_key_id_env": "AWS_ACCESS_KEY_ID", "secret_access_key_env": "AWS_SECRET_ACCESS_KEY"}
+    config.write_text(f"[s3.{PROFILE}]\n" + "".join(f'{key} = "{value}"\n' for key, value in own.items()))
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
     aws = {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ENDPOINT_URL_S3": endpoint, "AWS_REGION": REGION}
     return Origin(
         kind=kind,
-        source=(f"s3://{BUCKET}/{payload.repo.name}/",),
+        source=(f"s3://{BUCKET}/{payload.repo.name}/", "--profile", PROFILE),
         environ={**aws, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"},
         pid=pid,
         sent=sent,
         endpoint=endpoint,
+        options=("--config", str(config)),
     )
 
 
@@ -193,7 +203,7 @@ def _seaweed(payload: Payload, work: Path, host: str, wrap: Wrap) -> Generator[O
     with ExitStack() as stack:
         stack.callback(_remove_sockets, ports.values())
         server = stack.enter_context(_server(wrap(command), work / "output", ports["s3"], environ=environ))
-        origin = _s3_origin("seaweed", payload, f"http://{host}:{ports['s3']}", server.pid, lambda: None)
+        origin = _s3_origin("seaweed", payload, work, f"http://{host}:{ports['s3']}", server.pid, lambda: None)
         _upload(RCLONE, payload, origin, wrap, work)
         yield origin
 

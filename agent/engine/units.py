@@ -256,6 +256,19 @@ class Units:
         pages = self._list_objects(holding.lease.job_id)
         objects = _from_thread(pages, asyncio.get_running_loop())
         await self._disk.run(partial(holding.job.destination.finalize, objects)).wait()
+        if holding.job.spec.unpack:
+            from .archives import unpack_all
+
+            objects = _from_thread(self._list_objects(holding.lease.job_id), asyncio.get_running_loop())
+            unpack = partial(
+                unpack_all,
+                holding.job.destination,
+                holding.job.spec,
+                objects,
+                self._options,
+                cancelled=lambda: holding.ended,
+            )
+            await self._disk.run(unpack).wait()
         return self._report(holding)
 
     # -- books

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...common.errors import UnsafeName
 from ...common.manifest import WORK_FOLDER
 from ...common.paths import SafeRoot
+from ..unpack.staging import remove_stale
 from .finishing import tidy
 from .merge import LOCK_NAME
 from .partial import PART
@@ -32,6 +33,7 @@ def clean_folder(folder: Path, *, older_than_s: float, now: float) -> list[str]:
         repos = [name for name in root.listdir_beneath() if _REPO_FOLDER.fullmatch(name)]
         for work in [WORK_FOLDER, *(f"{name}/{WORK_FOLDER}" for name in sorted(repos))]:
             removed += _clean(root, work, now - older_than_s)
+            removed += remove_stale(root, work, before=now - older_than_s)
             tidy(root, work)
     return removed
 

@@ -370,7 +370,7 @@ class Replica:
         job = self.context.spec
         if not job.unpack:
             return
-        from .archives import unpack_all
+        from ..engine.archives import unpack_all
 
         unpack = partial(
             unpack_all,

@@ -1,4 +1,4 @@
-"""Unpacking a copy's archives, once all of its objects have their names. For a thread."""
+"""Unpacking a job's archives, once all of its objects have their names. For a thread."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...common.errors import Changed, NotWritable
 from ...common.manifest import WORK_FOLDER
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec
-from ..engine.options import EngineOptions
 from ..storage.layouts import base_folder, work_folder
 from ..storage.roots import resolve_destination
+from .options import EngineOptions
 
 if TYPE_CHECKING:
     from ..storage.destination import Destination
