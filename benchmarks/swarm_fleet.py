@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,8 +74,8 @@ class Program:
 class Fleet:
     """As a context manager; what it started is gone at its end.
 
-    Args: folder (of everything), program, coordinator (its machine), origin (its variables and options go to every process), exposed (addresses other than
-        loopback).
+    Args: folder (of everything), program, coordinator (its machine), origin (its variables and options go to every process), exposed
+        (addresses other than loopback).
     """
 
     def __init__(self, folder: Path, program: Program, coordinator: Machine, origin: Origin, *, exposed: bool) -> None:

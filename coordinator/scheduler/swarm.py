@@ -53,10 +53,14 @@ DECISIONS_MAX = 8192
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwarmLimits:
-    """Chunks that the whole swarm takes from the origin at once: one a member, within these bounds."""
+    """Chunks that the whole swarm takes from the origin at once: one a member, within these bounds; a lone member takes twice the least.
+
+    Few on purpose: with more chunks under way than a member has slots, some cannot be passed on while they arrive, and its downlink
+    idles (measured: 16 chunks for 4 members with 16 slots took 1.33 times the bound, 8 took 1.04).
+    """
 
     origin_flows_max: int = 64
-    origin_flows_min: int = 16
+    origin_flows_min: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +140,9 @@ class Swarm(Books):
         if not self.asks_origin:
             return False
         limits = self._limits
-        flows = min(limits.origin_flows_max, max(limits.origin_flows_min, len(self._members)))
-        return self._origin_flows < flows and member.from_origin < -(-flows // max(1, len(self._members)))
+        members = len(self._members)
+        flows = min(limits.origin_flows_max, max(limits.origin_flows_min * (2 if members == 1 else 1), members))
+        return self._origin_flows < flows and member.from_origin < -(-flows // members)
 
     def _source(self, member: Member, chunk: int, *, avoid: Member | None) -> Member | None:
         """Who is best asked for the chunk, of those who have a slot free."""

@@ -33,6 +33,7 @@ TOKEN = issue(KEY, CLAIMS)
 AUTHORIZATION = f"Bearer {TOKEN}"
 BODY = random.Random(11).randbytes(3_000_000)
 OBJECT = "/v1/jobs/job/objects/1"
+TEST_S = 90.0  # of one test, which needs about a tenth of a second
 
 
 def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -40,8 +41,13 @@ def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
     def run(new_loop: Callable[[], asyncio.AbstractEventLoop], **arguments: object) -> None:
+        async def bounded() -> None:
+            # Not left to pytest's own timeout, whose signal may find the loop where it cannot raise.
+            async with asyncio.timeout(TEST_S):
+                await test(**arguments)
+
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test(**arguments))  # type: ignore[arg-type]
+            runner.run(bounded())
 
     parameters = inspect.signature(test).parameters.values()
     extra = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
@@ -51,7 +57,7 @@ def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so; the test's own timeout bounds it."""
+    """Let the loop run until something is so; the bound of the test bounds it."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
