@@ -1,8 +1,8 @@
 """The swarm's scheduler with thousands of agents in virtual time: time over the bound, decisions a second, memory.
 
-Run by ``python -m benchmarks.swarm --simulate``. Every link carries the same rate both ways, the origin's too, divided into lanes: one
-for each slot. A relay ends a slice after its source. The decisions are those of the real `Swarm`, in turns as the coordinator's; its CPU
-is measured, that of the network model is left out.
+Run by ``python -m benchmarks.swarm --simulate``. Every link carries the same rate both ways, the origin's too, divided into
+lanes: one for each slot. A relay ends a slice after its source. The decisions are those of the real `Swarm`, in turns as the
+coordinator's; its CPU is measured, that of the network model is left out.
 """
 
 from __future__ import annotations

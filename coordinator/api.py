@@ -113,8 +113,9 @@ class CoordinatorApi(Protocol):
     async def manifest(
         self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
     ) -> tuple[list[ObjectSpec], int | None]:
-        """Finished objects of a job by ascending id, after an id, with size and digest as published; unfinished ones as well if
-        asked for, but no names that were refused. Returns at most limit of them, and after which id to ask for more. Raises NotFound."""
+        """Finished objects of a job by ascending id, after an id, with size and digest as published; unfinished and failed ones as well
+        if asked for, but no names that were refused. Returns at most limit of them, and after which id to ask for more. Raises
+        NotFound."""
         ...
 
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:

