@@ -148,3 +148,27 @@ def test_the_coordinator_is_killed_while_signatures_end(
     ended = fleet.ended(job)
     assert ended.objects_failed == 0
     assert delivered(tmp_path / "a") == {"big.bin": BIG}
+
+
+def test_two_profiles_replicated_to_four_agents(fleet: Fleet, stores: tuple[Store, Store], tmp_path: Path) -> None:
+    one, two = stores
+    names = ("n1", "n2", "n3", "n4")
+    fleet.coordinator.start()
+    for name in names:
+        fleet.add_agent(name, "--root", str(tmp_path / name))
+    fleet.until_alive(*names)
+    one.log.clear()
+    two.log.clear()
+    first = fleet.submit("s3://models/v1/", "--to", "/x", "--profile", "one", "--deliver", "replicate")
+    second = fleet.submit("s3://data/set/", "--to", "/y", "--profile", "two", "--deliver", "replicate")
+    fleet.ended(first, timeout_s=80)
+    fleet.ended(second, timeout_s=80)
+    for name in names:
+        assert (tmp_path / name / "x" / "big.bin").read_bytes() == BIG
+        for number in range(200):
+            assert (tmp_path / name / "y" / f"{number:03}.txt").read_bytes() == b"%d\n" % number * 20
+    assert one.log.bytes_served() <= len(BIG) * 1.02 + 100_000, "each byte leaves the store once"
+    assert len(two.log.objects) == 200, "so does each small file"
+    said = everything_said(fleet)
+    for _, secret in (FIRST, SECOND):
+        assert secret.encode() not in said

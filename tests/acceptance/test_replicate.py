@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from shoal.common.views import JobStatus, JobView, ReplicaStatus
 from support.cli import leftovers
 from support.contents import SyntheticFile, sha256_hex
-from support.fleet import Fleet, file_sha256_hex, until
+from support.fleet import Fleet, file_sha256_hex, free_port, until
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 from support.origin import FaultOrigin
@@ -158,3 +161,56 @@ def test_a_damaged_final_file_is_fetched_again_from_the_others(fleet: Fleet, hub
     check_copies(tmp_path, *AGENTS[:2])
     assert hub.log.bytes_served - served < 200_000
     assert hashlib.sha256(victim.read_bytes()).hexdigest() == sha256_hex(BIG)
+
+
+class FlippingProxy:
+    """Passes connections on to a port and flips a byte in what comes back, now and then."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._target))
+            threading.Thread(target=self._pump, args=(near, far, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(far, near, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, flips: bool) -> None:
+        with contextlib.suppress(OSError), source, sink:
+            while data := bytearray(source.recv(1 << 16)):
+                if flips and len(data) > 20_000:
+                    data[len(data) // 2] ^= 0xFF
+                sink.sendall(data)
+
+
+def test_an_agent_whose_bytes_are_flipped_on_the_way_is_named_and_the_others_end_with_right_ones(
+    fleet: Fleet, hub: StandInHub, tmp_path: Path
+) -> None:
+    port = free_port()
+    proxy = FlippingProxy(port)
+    try:
+        fleet.add_agent(
+            "bad", "--root", str(tmp_path / "bad"), "--peer-listen", f"127.0.0.1:{port}",
+            "--set", f"agent.peer_address=127.0.0.1:{proxy.port}",
+        )  # fmt: skip
+        start(fleet, tmp_path, "n2", "n3")
+        fleet.until_alive("bad")
+        job = fleet.ended(fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate"), timeout_s=100)
+    finally:
+        proxy.close()
+    check_copies(tmp_path, "bad", "n2", "n3")
+    agents = fleet.agents()
+    assert agents["bad"].bad_chunks > 0
+    assert agents["n2"].bad_chunks == agents["n3"].bad_chunks == 0
+    assert any(event["agent"] == "bad" for event in fleet.coordinator.events("agent.bad_chunk"))
+    assert job.objects_failed == 0
