@@ -2,7 +2,7 @@
 
 The event loop only waits for sockets (``add_reader``, ``add_writer``: uvloop has no ``sendfile`` of its own, and the loops' own streams
 would copy). What lies in the page cache is sent from the loop itself, without a hop to a thread; whether it does is asked with one byte
-and RWF_NOWAIT (preadv(2)). A part that must be read from a disk first, or that lies on a file system that cannot tell, is sent by one
+and RWF_NOWAIT (preadv(2)); tmpfs never waits. A part that must be read from a disk first, or whose file system cannot tell, is sent by one
 of a few threads, so that a slow disk never holds up the loop with the agent's heartbeats. Measured on loopback, see PART_BYTES.
 """
 
@@ -15,7 +15,10 @@ import socket
 import struct
 from collections.abc import Callable
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+
+from ..storage.filesystems import filesystem_type, is_memory
 
 if TYPE_CHECKING:
     import ssl
@@ -27,6 +30,7 @@ RECEIVE_BYTES: Final = 16 * 1024  # more than any good request
 _GONE: Final = ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 _NO_WAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)  # Linux; elsewhere files are always read by threads
 _CORK: Final[int | None] = getattr(socket, "TCP_CORK", None)
+_memory_devices: dict[int, bool] = {}  # by st_dev; as many as the agent's destinations have file systems
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: what was not sent is dropped (socket(7))
 
 _T = TypeVar("_T")
@@ -393,9 +397,20 @@ def _is_in_memory(fd: int, offset: int, count: int) -> bool:
         one = bytearray(1)
         return all(os.preadv(fd, [one], at, _NO_WAIT) >= 0 for at in (offset + count - 1, offset))
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+        if error.errno == errno.EOPNOTSUPP:
+            return _lies_in_memory(fd)
+        if error.errno == errno.EAGAIN:
             return False
         raise
+
+
+def _lies_in_memory(fd: int) -> bool:
+    """Whether the file's system is memory itself: tmpfs does not know RWF_NOWAIT, and never waits for a disk."""
+    device = os.fstat(fd).st_dev
+    known = _memory_devices.get(device)
+    if known is None:
+        known = _memory_devices[device] = is_memory(filesystem_type(Path(f"/proc/self/fd/{fd}")))
+    return known
 
 
 def _settle(future: asyncio.Future[None]) -> None:
