@@ -1,9 +1,9 @@
 """Bytes out of a file into a socket: by ``os.sendfile`` on a plain one, by reading and writing where TLS must see them.
 
-The event loop only waits for sockets (``add_reader``, ``add_writer``: uvloop has no ``sendfile`` of its own, and the loops' own streams
-would copy). What lies in the page cache is sent from the loop itself, without a hop to a thread; whether it does is asked with one byte
-and RWF_NOWAIT (preadv(2)); tmpfs never waits. A part that must be read from a disk first, or whose file system cannot tell, is sent by one
-of a few threads, so that a slow disk never holds up the loop with the agent's heartbeats. Measured on loopback, see PART_BYTES.
+The event loop only waits for sockets (``add_reader``, ``add_writer``: uvloop has no ``sendfile`` of its own, and the loops' own
+streams would copy). What lies in the page cache is sent from the loop itself, without a hop to a thread; whether it does is asked
+with one byte and RWF_NOWAIT (preadv(2)); tmpfs never waits. A part that must be read from a disk first, or whose file system cannot
+tell, is sent by one of a few threads, so that a slow disk never holds up the agent's heartbeats. Measured on loopback, see PART_BYTES.
 """
 
 from __future__ import annotations
