@@ -248,6 +248,8 @@ class ReplicaBook:
                 number=source.number, address=peer.address, capability=source.agent_id, tls=peer.tls
             )
         known = swarm.large_of(decision.chunk)
+        if known is None and source is None and not swarm.swarm.holders(decision.chunk):
+            swarm.digests[decision.chunk] = b""  # nobody is left whose copy the origin's would have to equal
         size = swarm.table.size(known.position) if known and known.object_id in swarm.unknown_sizes else None
         draft.fetch[decision.chunk] = FetchOrder(
             chunk=decision.chunk,
