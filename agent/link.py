@@ -28,6 +28,8 @@ from ..common.wire_work import decode_object_spec
 
 CONNECT_TIMEOUT_S = 20.0
 CALL_TIMEOUT_S = 30.0
+DOCUMENT_TIMEOUT_S = 600.0
+"""A batch's rows are some MB; a table's rejected rows may be many more, and the line slow."""
 GOODBYE_TIMEOUT_S = 5.0
 """How long the coordinator has to answer a Goodbye by ending the stream."""
 INCOMING_MAX = 64
@@ -103,6 +105,18 @@ class GrpcLink:
         except grpc.aio.AioRpcError as error:
             raise call_error(error, self._address) from None
         return each(decode_signed_url, answer.urls, "SignObjectsResponse.urls")
+
+    async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        """A file that the coordinator keeps for a job, block by block. Raises ShoalError."""
+        request = pb.ReadDocumentRequest(job_id=job_id, name=name)
+        call: Any = self._stub.ReadDocument(request, timeout=DOCUMENT_TIMEOUT_S, metadata=call_metadata(self._security))
+        try:
+            async for answer in call:
+                yield answer.data
+        except grpc.aio.AioRpcError as error:
+            raise call_error(error, self._address) from None
+        finally:
+            call.cancel()
 
     async def close(self) -> None:
         """End the session. After a Goodbye the coordinator is given time to read it."""

@@ -82,6 +82,10 @@ class Link(Protocol):
         """URLs of a job's objects that its origin accepts for a while."""
         ...
 
+    def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        """A file that the coordinator keeps for a job, block by block."""
+        ...
+
 
 class Worker(Protocol):
     """What does the work; see `worker.py`."""
@@ -181,6 +185,13 @@ class Agent:
             except Unreachable as error:
                 log.debug("agent.signing_waits", job=job_id, error=str(error))
             await asyncio.sleep(POLL_S)
+
+    async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        """A file that the coordinator keeps for a job, block by block. Raises ShoalError, Unreachable while it is away."""
+        if self._link is None:
+            raise Unreachable("coordinator", cause=f"it is not connected: {name} of job {job_id} cannot be read")
+        async for block in self._link.read_document(job_id, name):
+            yield block
 
     def stop(self) -> None:
         """Begin to drain: work is given back, then `run` returns."""

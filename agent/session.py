@@ -301,6 +301,8 @@ class SessionCore:
                     etag=report.etag,
                     skipped=report.skipped,
                     failure=report.failure,
+                    tally=report.tally,
+                    profile=report.profile,
                 )
             )
             self.unreported[self._next_seq] = results[-1]

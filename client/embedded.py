@@ -75,6 +75,11 @@ class LocalLink:
         """URLs of a job's objects that its origin accepts for a while."""
         return await self._coordinator.sign_objects(job_id, object_ids)
 
+    async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        """A file that the coordinator keeps for a job, block by block."""
+        async for block in self._coordinator.read_document(job_id, name):
+            yield block
+
     def _closed(self, reason: str) -> None:
         raise ShoalError("embedded session", cause=reason)
 

@@ -33,6 +33,7 @@ from ..common.views import (
     Submitted,
     TokenView,
 )
+from ..common.wire_requests import encode_submit_request
 from ..common.wire_values import each
 from ..common.wire_views import (
     OBJECT_STATUS,
@@ -46,7 +47,6 @@ from ..common.wire_views import (
     decode_queued_job,
     decode_submitted,
     decode_token,
-    encode_submit_request,
 )
 
 CALL_TIMEOUT_S = 20.0

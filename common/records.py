@@ -15,7 +15,12 @@ from .chunks import ChunkSizes
 from .intervals import Interval
 
 if TYPE_CHECKING:
+    from .collect_records import CollectSpec, HostProfile, ToolSpec
     from .swarm_records import PeerOffer, SwarmInventory, SwarmOrders, SwarmReport
+
+
+Tally: TypeAlias = tuple[tuple[int, int], ...]
+"""Rows of a batch by code: (200, successes), (HTTP status or `ErrorCode`, errors with it)."""
 
 
 class Delivery(enum.StrEnum):
@@ -52,6 +57,9 @@ class UnitKind(enum.StrEnum):
     PUBLISH = "publish"  # object: verify the partial file and give it its final name
     FINALIZE = "finalize"  # job: write the manifest (and refs), remove what only the work needed
     REPLICA = "replica"  # job: a copy of all of it on this agent, by the orders of the swarm (`swarm_records.py`)
+    BATCH = "batch"  # object: collect the URLs of one batch of a table (`collect_records.py`)
+    TOOL_PLAN = "tool-plan"  # job: a tool's filter and schedule; its result's size is the number of units to run
+    TOOL_RUN = "tool-run"  # object: one unit of a tool's schedule
 
 
 class Outcome(enum.StrEnum):
@@ -102,6 +110,8 @@ class JobSpec:
     unpack_format: str = ""  # "": by name
     chunks: ChunkSizes | None = None  # of a replicated job
     verify_everywhere: bool = False  # every agent computes the publisher's digest itself
+    collect: CollectSpec | None = None  # of a dataset job that collects a URL table
+    tool: ToolSpec | None = None  # of a dataset job that runs a tool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +132,10 @@ class Lease:
     stop: int = 0
     remaining: int = 0  # bytes of the job that nobody holds yet: near the end an agent works in smaller pieces
     ttl_s: float = 30.0
+    profile: bool = False  # of a BATCH: measure its host first, and report what it is like
+    give_up_code: int = (
+        0  # of a BATCH: not 0: its host is waited for no longer, the rows that are left become errors with this code
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +171,8 @@ class Result:
     etag: str = ""  # validator that the origin gave
     skipped: bool = False  # it was there already
     failure: Failure | None = None
+    tally: Tally = ()  # of a BATCH that is done: rows by code
+    profile: HostProfile | None = None  # of a BATCH whose lease asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +347,8 @@ class WorkReport:
     etag: str = ""
     skipped: bool = False
     failure: Failure | None = None
+    tally: Tally = ()
+    profile: HostProfile | None = None
 
 
 AgentMessage: TypeAlias = "Hello | Heartbeat | Results | Goodbye | SwarmInventory | SwarmReport"

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from .settings_fields import Key, Section
 from .settings_sources import variable_name
-from .settings_table import SECTIONS, Key, Section
+from .settings_table import SECTIONS
 
 _SAMPLE_HEAD = """\
 # Configuration of Shoal. Every key is here with its default; remove the "# " before a line to set it.
@@ -49,7 +50,7 @@ Proxies are taken from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML writes it. Takes bool, int, float, str and lists of them."""
+    """A value as TOML writes it. Takes bool, int, float, str, lists and tables of them."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -59,6 +60,9 @@ def toml_value(value: object) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(toml_value(item) for item in cast('Sequence[object]', value))}]"
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, object]", value).items()
+        return f"{{{', '.join(f' {toml_value(name)} = {toml_value(item)}' for name, item in pairs)}{' ' if pairs else ''}}}"
     return repr(value)
 
 

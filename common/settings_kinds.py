@@ -214,6 +214,24 @@ def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
     )
 
 
+def text_map() -> Kind[Mapping[str, str]]:
+    """A TOML table of texts, or text with commas: ``uuid=id, identifier=image_url``."""
+
+    def parse(value: object, _context: Context) -> Mapping[str, str]:
+        if not isinstance(value, Mapping):
+            raise BadValue("must be a table of names and texts")
+        items = cast("Mapping[object, object]", value).items()
+        if not all(isinstance(name, str) and isinstance(text, str) and name and text for name, text in items):
+            raise BadValue("must hold nothing but names with a text each")
+        return cast("Mapping[str, str]", dict(items))
+
+    def from_text(text: str) -> object:
+        pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+    return Kind(label="table of text", parse=parse, from_text=from_text, show=dict)
+
+
 def _path(value: object, context: Context) -> Path:
     text = _text(value, context)
     if not text:

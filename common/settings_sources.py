@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from .errors import UsageError
-from .settings_table import SECTIONS, Key, Section
+from .settings_fields import Key, Section
+from .settings_table import SECTIONS
 
 CONFIG_FILE_BYTES_MAX = 1024 * 1024  # keeps a wrong --config (a model file) out of memory
 

@@ -10,11 +10,13 @@ add a section, add a class, an entry of SECTIONS and a field of ``settings.Setti
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
 from .secrets import SecretRef
+from .settings_collect import CollectSettings, ToolsSettings
+from .settings_fields import Alias, Section, setting
 from .settings_kinds import (
     ADDRESS,
     BOOLEAN,
@@ -26,8 +28,6 @@ from .settings_kinds import (
     SECRET,
     SIZE,
     TEXT,
-    Context,
-    Kind,
     auto_or,
     choice,
     integer,
@@ -35,52 +35,6 @@ from .settings_kinds import (
     number,
     url,
 )
-
-T = TypeVar("T")
-
-
-def _unchanged(text: str) -> object | None:
-    return text
-
-
-class Alias(NamedTuple):
-    """An honoured environment variable of another tool; ``read`` gives the value, or None for "says nothing"."""
-
-    name: str
-    read: Callable[[str], object | None] = _unchanged
-
-
-class Key(NamedTuple):
-    """One setting: ``default`` is a TOML value, as it is written in the file."""
-
-    name: str
-    kind: Kind[object]
-    default: object
-    help: str
-    aliases: tuple[Alias, ...]
-
-
-class Section(NamedTuple):
-    """A table of the file. A ``named`` section holds one table per name: ``[hosts."NAME"]``."""
-
-    name: str
-    cls: type
-    help: str
-    named: bool = False
-
-    def table(self) -> tuple[Key, ...]:
-        """The keys in the order of the fields."""
-        return tuple(Key(name=f.name, **f.metadata) for f in fields(self.cls))
-
-
-def setting(kind: Kind[T], default: object, help: str, *, aliases: tuple[Alias, ...] = ()) -> T:
-    """A dataclass field that is a setting. A class made without arguments has the defaults, without an environment."""
-
-    def parsed() -> T:
-        return kind.parse(default, Context(environ={}, base=Path.cwd()))
-
-    metadata = {"kind": kind, "default": default, "help": help, "aliases": aliases}
-    return field(default_factory=parsed, metadata=metadata)
 
 
 def _hub_of_home(home: str) -> object:
@@ -262,6 +216,13 @@ class SwarmSettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostSettings:
     rate: float = setting(number(0, 1e6), 0, "Requests per second of the whole fleet to this host. 0: no limit.")
+    connections: int = setting(integer(0, 10_000), 0, "Requests of the whole fleet to this host at once. 0: no limit.")
+    robots: bool | None = setting(
+        auto_or(BOOLEAN),
+        "auto",
+        "Obey this host's robots.txt when a URL table is collected. auto: as collect.robots says.",
+    )
+    ignore: bool = setting(BOOLEAN, False, "Ask nothing of this host when a URL table is collected.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,6 +281,8 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="s3", cls=S3Settings, help="S3-compatible stores: one table per profile.", named=True),
     Section(name="fetch", cls=FetchSettings, help="How bytes are fetched, whatever the source."),
     Section(name="swarm", cls=SwarmSettings, help="Copies for every agent: how chunks travel from agent to agent."),
+    Section(name="collect", cls=CollectSettings, help="URL tables that become datasets: shoal collect."),
+    Section(name="tools", cls=ToolsSettings, help="Post-processing of collected data: shoal tools."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),
     Section(name="security", cls=SecuritySettings, help="What is allowed, TLS, and credentials of the fleet."),
     Section(name="log", cls=LogSettings, help="Logs."),

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .intervals import Interval
-from .records import Capacity, Delivery, Failure, Layout
+from .records import Capacity, Delivery, Failure, Layout, Tally
 from .secrets import Secret
+
+if TYPE_CHECKING:
+    from .collect_records import CollectSpec, ToolSpec
 
 
 class JobStatus(enum.StrEnum):
@@ -96,6 +100,8 @@ class SubmitRequest:
     profile: str = ""  # the credentials by name that the origin is asked with
     unpack: str = ""  # "": nothing; "auto": archives, where they lie; otherwise the folder that they are unpacked into
     unpack_format: str = ""  # "": by name
+    collect: CollectSpec | None = None  # with delivery by dataset: the table, which takes the place of uris
+    tool: ToolSpec | None = None  # with delivery by dataset: what to run over the dataset at the destination
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +171,9 @@ class JobView:
     delivery: Delivery = Delivery.SPREAD
     bytes_from_peers: int = 0
     replicas: tuple[ReplicaView, ...] = ()  # of a replicated job, by agent
+    rows_total: int = 0  # of a dataset job's table, without those that were rejected
+    rows_rejected: int = 0
+    tally: Tally = ()  # of a dataset job: rows that have ended, by code (`collect_records.py`)
 
     @property
     def ended(self) -> bool:

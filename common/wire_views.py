@@ -9,7 +9,6 @@ from __future__ import annotations
 from shoal.v1 import fleet_admin_service_pb2 as admin
 from shoal.v1 import job_service_pb2 as jobs
 
-from .errors import UsageError
 from .records import Delivery
 from .secrets import Secret
 from .views import (
@@ -26,15 +25,17 @@ from .views import (
     ObjectView,
     QueueView,
     Role,
-    SubmitRequest,
     Submitted,
     TokenView,
 )
+from .wire_collect import (
+    decode_tally,
+    encode_tally,
+)
 from .wire_replicas import decode_replica, encode_replica
-from .wire_values import EnumCodec, amount, count, each, name, prose, texts, violation
+from .wire_values import EnumCodec, amount, count, each, name, prose, texts
 from .wire_work import (
     DELIVERY,
-    LAYOUT,
     decode_capacity,
     decode_failure,
     decode_interval,
@@ -50,58 +51,6 @@ OBJECT_STATUS = EnumCodec(ObjectStatus, jobs.ObjectStatus, "OBJECT_STATUS")
 ACTIVE_PHASE = EnumCodec(ActivePhase, jobs.ActivePhase, "ACTIVE_PHASE")
 AGENT_STATUS = EnumCodec(AgentStatus, admin.AgentStatus, "AGENT_STATUS")
 ROLE = EnumCodec(Role, admin.Role, "ROLE")
-
-URIS_MAX = 10_000
-"""URIs of one request: each becomes a job with a listing of its own."""
-
-
-# ---- requests -------------------------------------------------------------------------------------------------------
-
-
-def encode_submit_request(request: SubmitRequest) -> jobs.SubmitJobRequest:
-    """What to fetch, and where to."""
-    try:
-        return jobs.SubmitJobRequest(
-            uris=request.uris,
-            destination=request.destination,
-            layout=None if request.layout is None else LAYOUT.number(request.layout),
-            delivery=DELIVERY.number(request.delivery),
-            include=request.include,
-            exclude=request.exclude,
-            revision=request.revision,
-            force=request.force,
-            sha256=request.sha256,
-            priority=request.priority,
-            name=request.name,
-            profile=request.profile,
-            unpack=request.unpack,
-            unpack_format=request.unpack_format,
-        )
-    except ValueError as error:
-        raise UsageError("request", cause=f"it cannot be sent: {error}") from error
-
-
-def decode_submit_request(request: jobs.SubmitJobRequest) -> SubmitRequest:
-    """What to fetch, and where to. URIs and folders are judged by who uses them."""
-    if not 1 <= len(request.uris) <= URIS_MAX:
-        raise violation("SubmitJobRequest.uris", f"{len(request.uris)} URIs, not 1 to {URIS_MAX}")
-    return SubmitRequest(
-        uris=texts(request.uris, "SubmitJobRequest.uris"),
-        destination=request.destination,
-        layout=LAYOUT.optional(request.layout, "SubmitJobRequest.layout"),
-        delivery=DELIVERY.optional(request.delivery, "SubmitJobRequest.delivery") or Delivery.SPREAD,
-        include=texts(request.include, "SubmitJobRequest.include"),
-        exclude=texts(request.exclude, "SubmitJobRequest.exclude"),
-        revision=request.revision,
-        force=request.force,
-        sha256=request.sha256,
-        priority=request.priority,
-        name=request.name,
-        profile=request.profile,
-        unpack=request.unpack,
-        unpack_format=request.unpack_format,
-    )
-
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------
 
@@ -135,6 +84,9 @@ def encode_job(view: JobView) -> jobs.Job:
         delivery=DELIVERY.number(view.delivery),
         bytes_from_peers=view.bytes_from_peers,
         replicas=map(encode_replica, view.replicas),
+        rows_total=view.rows_total,
+        rows_rejected=view.rows_rejected,
+        tally=encode_tally(view.tally),
     )
 
 
@@ -167,6 +119,9 @@ def decode_job(job: jobs.Job) -> JobView:
         delivery=DELIVERY.optional(job.delivery, "Job.delivery") or Delivery.SPREAD,
         bytes_from_peers=count(job.bytes_from_peers, "Job.bytes_from_peers"),
         replicas=each(decode_replica, job.replicas, "Job.replicas"),
+        rows_total=count(job.rows_total, "Job.rows_total"),
+        rows_rejected=count(job.rows_rejected, "Job.rows_rejected"),
+        tally=decode_tally(job.tally, "Job.tally"),
     )
 
 

@@ -29,6 +29,16 @@ from .records import (
     Result,
     UnitKind,
 )
+from .wire_collect import (
+    decode_collect_spec,
+    decode_profile,
+    decode_tally,
+    decode_tool_spec,
+    encode_collect_spec,
+    encode_profile,
+    encode_tally,
+    encode_tool_spec,
+)
 from .wire_values import EnumCodec, amount, count, each, name, prose, texts, violation
 
 DELIVERY = EnumCodec(Delivery, work.Delivery, "DELIVERY")
@@ -37,7 +47,7 @@ ORIGIN_KIND = EnumCodec(OriginKind, work.OriginKind, "ORIGIN_KIND")
 UNIT_KIND = EnumCodec(UnitKind, work.UnitKind, "UNIT_KIND")
 OUTCOME = EnumCodec(Outcome, work.Outcome, "OUTCOME")
 
-JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE, UnitKind.REPLICA)
+JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE, UnitKind.REPLICA, UnitKind.TOOL_PLAN)
 """Leases on a job as a whole; all others are on an object."""
 
 _LAST_MOMENT_S = 253402300799
@@ -97,6 +107,8 @@ def encode_job_spec(spec: JobSpec) -> work.JobSpec:
         unpack_format=spec.unpack_format,
         chunks=None if spec.chunks is None else work.ChunkSizes(**asdict(spec.chunks)),
         verify_everywhere=spec.verify_everywhere,
+        collect=encode_collect_spec(spec.collect),
+        tool=encode_tool_spec(spec.tool),
     )
 
 
@@ -122,6 +134,8 @@ def decode_job_spec(spec: work.JobSpec) -> JobSpec:
         unpack_format=spec.unpack_format,
         chunks=_decode_chunk_sizes(spec.chunks) if spec.HasField("chunks") else None,
         verify_everywhere=spec.verify_everywhere,
+        collect=decode_collect_spec(spec.collect) if spec.HasField("collect") else None,
+        tool=decode_tool_spec(spec.tool) if spec.HasField("tool") else None,
     )
 
 
@@ -148,6 +162,8 @@ def encode_lease(lease: Lease) -> work.Lease:
         stop=lease.stop,
         remaining=lease.remaining,
         ttl_s=lease.ttl_s,
+        profile=lease.profile,
+        give_up_code=lease.give_up_code,
     )
 
 
@@ -169,6 +185,8 @@ def decode_lease(lease: work.Lease) -> Lease:
         stop=lease.stop,
         remaining=count(lease.remaining, "Lease.remaining"),
         ttl_s=amount(lease.ttl_s, "Lease.ttl_s"),
+        profile=lease.profile,
+        give_up_code=lease.give_up_code,
     )
 
 
@@ -199,6 +217,8 @@ def encode_result(result: Result) -> work.Result:
         etag=result.etag,
         skipped=result.skipped,
         failure=encode_failure(result.failure),
+        tally=encode_tally(result.tally),
+        profile=encode_profile(result.profile),
     )
 
 
@@ -221,6 +241,8 @@ def decode_result(result: work.Result) -> Result:
         etag=result.etag,
         skipped=result.skipped,
         failure=failure,
+        tally=decode_tally(result.tally, "Result.tally"),
+        profile=decode_profile(result.profile) if result.HasField("profile") else None,
     )
 
 

@@ -123,6 +123,11 @@ class CoordinatorApi(Protocol):
         UsageError for an origin that wants no signatures, Unauthenticated where the job's profile has no keys."""
         ...
 
+    def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        """A file that the coordinator keeps for a job, in blocks of at most 1 MiB: "batch/ID" of an object, "rejects.parquet",
+        "profiles.csv", "overview.json". Raises NotFound."""
+        ...
+
     # ---- credentials
 
     async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:

@@ -26,6 +26,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "/shoal.v1.FleetService/Session": AGENTS,
     "/shoal.v1.FleetService/ListManifest": AGENTS,
     "/shoal.v1.FleetService/SignObjects": AGENTS,
+    "/shoal.v1.FleetService/ReadDocument": AGENTS,
     "/shoal.v1.JobService/SubmitJob": ADMINS,
     "/shoal.v1.JobService/GetJob": ADMINS,
     "/shoal.v1.JobService/ListJobs": ADMINS,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..common.records import CoordinatorMessage, Failure, UnitKind
+from ..common.records import CoordinatorMessage, Failure, Tally, UnitKind
 from .model import JobRow
 
 
@@ -28,6 +28,7 @@ class ObjectDone:
     etag: str
     skipped: bool
     agent_id: str
+    tally: Tally = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

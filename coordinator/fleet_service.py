@@ -88,6 +88,11 @@ class FleetService(FleetServiceServicer):
             raise UsageError("object_ids", cause=f"{len(object_ids)} are asked for at once, {SIGN_MAX} are allowed")
         return pb.SignObjectsResponse(urls=map(encode_signed_url, await self._api.sign_objects(job_id, object_ids)))
 
+    async def ReadDocument(self, request: pb.ReadDocumentRequest, context: Context) -> None:
+        job_id, document = said(request.job_id, "job_id"), said(request.name, "name")
+        async for data in self._api.read_document(job_id, document):
+            await context.write(pb.ReadDocumentResponse(data=data))
+
     async def drain(self, reason: str) -> None:
         """Take no more sessions, tell all agents to come back later, and wait until all sessions have ended.
 

@@ -10,7 +10,8 @@ from shoal.v1 import job_service_pb2 as pb
 from shoal.v1.job_service_pb2_grpc import JobServiceServicer
 
 from ..common.views import Control
-from ..common.wire_views import OBJECT_STATUS, decode_submit_request, encode_job, encode_object, encode_submitted
+from ..common.wire_requests import decode_submit_request
+from ..common.wire_views import OBJECT_STATUS, encode_job, encode_object, encode_submitted
 from .api import CoordinatorApi
 from .requests import id_token, next_token, page_size, reading, said
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..common.intervals import IntervalSet
-from ..common.records import Capacity, Failure, JobSpec, ObjectSpec
+from ..common.records import Capacity, Failure, JobSpec, ObjectSpec, Tally
 from ..common.swarm_records import PeerOffer
 from ..common.views import JobStatus
 
@@ -66,6 +66,9 @@ class JobRow:
     ended_at: float | None = None
     bytes_from_peers: int = 0
     replicas: str = ""  # of a replicated job that has ended: its copies as JSON
+    rows_total: int = 0  # of a dataset job's table, without those that were rejected
+    rows_rejected: int = 0
+    tally: Tally = ()  # of a dataset job: rows that have ended, by code
 
 
 @dataclass(slots=True, kw_only=True)

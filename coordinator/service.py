@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from ..common.errors import Conflict, UsageError
+from ..common.errors import Conflict, NotFound, UsageError
 from ..common.logs import get_logger
 from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
@@ -39,6 +38,7 @@ from .notices import warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
+from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
 from .store.base import Cursor
 from .store.order import cursor_after
@@ -53,14 +53,6 @@ TURN_S = 1.0
 """Longest pause between turns: objects that wait for their next attempt have no event of their own."""
 
 log = get_logger("coordinator")
-
-
-@dataclass(slots=True)
-class _Session:
-    """One agent's session: how to speak to it."""
-
-    send: Send
-    close: Close
 
 
 class Coordinator:
@@ -94,7 +86,7 @@ class Coordinator:
         self._chunk_bytes = chunk_bytes
         self._verify_everywhere = verify_everywhere
         self._signer = signer or UrlSigner()
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
         self._committed: asyncio.Event = asyncio.Event()
@@ -350,14 +342,14 @@ class Coordinator:
         before = self._sessions.pop(hello.agent_id, None)
         if before is not None:
             before.close("a newer session of the same agent was opened")
-        session = _Session(send, close)
+        session = Session(send, close)
         self._sessions[hello.agent_id] = session
         self.core.receive(hello.agent_id, hello, self._now())
         self._wake.set()
         log.info("agent.joined", agent=hello.name, held=len(hello.held), unreported=len(hello.results))
-        return _OpenSession(self, hello.agent_id, session)
+        return OpenSession(self, hello.agent_id, session)
 
-    def received(self, agent_id: str, session: _Session, message: AgentMessage) -> None:
+    def received(self, agent_id: str, session: Session, message: AgentMessage) -> None:
         """A message of an open session; those of sessions that were replaced are dropped."""
         if self._sessions.get(agent_id) is session:
             if isinstance(message, Results):
@@ -368,7 +360,7 @@ class Coordinator:
                 log.info("agent.left", agent=self.core.agents[agent_id].name, reason=message.reason)
             self._wake.set()
 
-    def lost(self, agent_id: str, session: _Session) -> None:
+    def lost(self, agent_id: str, session: Session) -> None:
         """A session ended without goodbye."""
         if self._sessions.get(agent_id) is session:
             del self._sessions[agent_id]
@@ -387,6 +379,10 @@ class Coordinator:
         more = rows[-1].spec.object_id if len(rows) == limit else None
         return [row.spec for row in rows if not refused(row)], more
 
+    async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        raise NotFound(f"document {name} of job {job_id}", cause="the coordinator keeps no such file")
+        yield b""
+
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
         return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)
 
@@ -403,18 +399,3 @@ class Coordinator:
 
     def _view(self, job_id: str) -> JobView:
         return self._reader.job(job_id, self._meter.rate(job_id), active=False)
-
-
-class _OpenSession:
-    """The coordinator's end of a session; see `api.AgentSession`."""
-
-    def __init__(self, coordinator: Coordinator, agent_id: str, session: _Session) -> None:
-        self._coordinator = coordinator
-        self._agent_id = agent_id
-        self._session = session
-
-    def receive(self, message: AgentMessage) -> None:
-        self._coordinator.received(self._agent_id, self._session, message)
-
-    def lost(self) -> None:
-        self._coordinator.lost(self._agent_id, self._session)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...common.records import Failure, ObjectSpec
+from ...common.collect_records import HostProfile
+from ...common.records import Failure, ObjectSpec, Tally
 from ...common.views import ObjectStatus
 from ..effects import PutAgent, PutHostPolicy, PutLease, Write
 from ..model import JobRow
@@ -26,6 +27,7 @@ class ObjectRow:
     failure: Failure | None = None
     skipped: bool = False
     agent_id: str = ""
+    tally: Tally = ()  # of a batch that is done: rows by code
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,18 @@ class Store(Protocol):
 
     def host_policies(self) -> list[PutHostPolicy]:
         """Host limits that an administrator set."""
+        ...
+
+    def put_profile(self, job_id: str, profile: HostProfile) -> None:
+        """Store what a host of a dataset job was like; the latest word counts. Raises NotFound for a job that was never put."""
+        ...
+
+    def profiles(self, job_id: str) -> list[HostProfile]:
+        """What the hosts of a dataset job were like, by host."""
+        ...
+
+    def forget_profiles(self, job_id: str) -> None:
+        """The hosts of a job are measured anew."""
         ...
 
     # Credentials: only hashes are stored.

@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from ...common.collect_records import HostProfile
 from ...common.errors import NotFound
-from ...common.records import Failure, ObjectSpec
+from ...common.records import Failure, ObjectSpec, Tally
 from ..effects import (
     DropLease,
     FinishObjects,
@@ -41,6 +42,7 @@ class _Object:
     skipped: bool = False
     agent_id: str = ""
     refused: bool = False
+    tally: Tally = ()
 
     def row(self) -> ObjectRow:
         return ObjectRow(
@@ -51,6 +53,7 @@ class _Object:
             failure=self.failure,
             skipped=self.skipped,
             agent_id=self.agent_id,
+            tally=self.tally,
         )
 
 
@@ -58,6 +61,7 @@ class _Object:
 class _Job:
     row: JobRow
     ids: dict[str, int] = field(default_factory=dict[str, int])  # by path; ids ascend
+    profiles: dict[str, HostProfile] = field(default_factory=dict[str, HostProfile])
     order: list[tuple[int, int]] | None = None  # (-weight, id) of what was queued when it was sorted
 
 
@@ -121,7 +125,7 @@ class MemoryStore:
             digest, etag = write.digest or spec.digest, write.etag or spec.etag
             obj.spec = replace(spec, size=write.size, digest=digest, etag=etag)
             obj.status, obj.failure = ObjectStatus.DONE, None
-            obj.skipped, obj.agent_id = write.skipped, write.agent_id
+            obj.skipped, obj.agent_id, obj.tally = write.skipped, write.agent_id, write.tally
         else:
             obj.failures, obj.failure = write.failures, write.failure
             if isinstance(write, ObjectFailed):
@@ -246,6 +250,21 @@ class MemoryStore:
     def host_policies(self) -> list[PutHostPolicy]:
         """Host limits that an administrator set, by host."""
         return [self._policies[host] for host in sorted(self._policies)]
+
+    def put_profile(self, job_id: str, profile: HostProfile) -> None:
+        """Store what a host of a dataset job was like. Raises NotFound for a job that was never put."""
+        self._job(job_id).profiles[profile.host] = profile
+
+    def profiles(self, job_id: str) -> list[HostProfile]:
+        """What the hosts of a dataset job were like, by host."""
+        job = self._jobs.get(job_id)
+        return [] if job is None else [job.profiles[host] for host in sorted(job.profiles)]
+
+    def forget_profiles(self, job_id: str) -> None:
+        """The hosts of a job are measured anew."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.profiles.clear()
 
     def put_token(self, token_id: str, *, role: str, name: str, secret_hash: bytes, expires_at: float | None) -> None:
         """Store a credential's hash."""

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from ...common.chunks import ChunkSizes
-from ...common.records import Delivery, Failure, JobSpec, Layout, ObjectSpec, OriginKind, UnitKind
+from ...common.collect_records import HostProfile, collect_spec_from, tool_spec_from
+from ...common.records import Delivery, Failure, JobSpec, Layout, ObjectSpec, OriginKind, Tally, UnitKind
 from ..effects import ObjectDone, ObjectFailed, ObjectRetried, PutLease
 from ..model import JobRow, JobStatus
 from .base import ObjectRow, ObjectStatus, TokenRow
@@ -41,6 +42,10 @@ def spec_from_json(text: str | None) -> JobSpec | None:
     known["delivery"] = Delivery(known.get("delivery", Delivery.SPREAD))
     if known.get("chunks") is not None:
         known["chunks"] = ChunkSizes(**known["chunks"])
+    if known.get("collect") is not None:
+        known["collect"] = collect_spec_from(known["collect"])
+    if known.get("tool") is not None:
+        known["tool"] = tool_spec_from(known["tool"])
     return JobSpec(**known)
 
 
@@ -55,6 +60,7 @@ def job_to_row(row: JobRow) -> Row:
     """Values in the order of JOB_COLUMNS."""
     values = {name: getattr(row, name) for name in JOB_COLUMNS}
     values |= {"spec": spec_to_json(row.spec), "failure": failure_to_json(row.failure), "status": row.status.value}
+    values["tally"] = tally_to_json(row.tally)
     return tuple(values.values())
 
 
@@ -64,6 +70,7 @@ def job_from_row(values: Row) -> JobRow:
     row.status, row.paused = JobStatus(values[JOB_COLUMNS.index("status")]), bool(row.paused)
     row.spec = spec_from_json(values[JOB_COLUMNS.index("spec")])
     row.failure = failure_from_json(values[JOB_COLUMNS.index("failure")])
+    row.tally = tally_from_json(values[JOB_COLUMNS.index("tally")])
     return row
 
 
@@ -76,12 +83,12 @@ def object_spec_from_row(values: Row) -> ObjectSpec:
     return ObjectSpec(object_id=object_id, path=path, size=size, digest=digest, etag=etag, url=url)
 
 
-OBJECT_COLUMNS = (*SPEC_COLUMNS, "job_id", "status", "failures", "failure", "skipped", "agent_id")
+OBJECT_COLUMNS = (*SPEC_COLUMNS, "job_id", "status", "failures", "failure", "skipped", "agent_id", "tally")
 
 
 def object_from_row(values: Row) -> ObjectRow:
     """values in the order of OBJECT_COLUMNS."""
-    job_id, status, failures, failure, skipped, agent_id = values[len(SPEC_COLUMNS) :]
+    job_id, status, failures, failure, skipped, agent_id, tally = values[len(SPEC_COLUMNS) :]
     return ObjectRow(
         job_id=job_id,
         spec=object_spec_from_row(values[: len(SPEC_COLUMNS)]),
@@ -90,17 +97,39 @@ def object_from_row(values: Row) -> ObjectRow:
         failure=failure_from_json(failure),
         skipped=bool(skipped),
         agent_id=agent_id,
+        tally=tally_from_json(tally),
     )
 
 
 def done_to_row(done: ObjectDone) -> Row:
     """Parameters of OBJECT_DONE."""
-    return (done.size, done.digest, done.etag, int(done.skipped), done.agent_id, done.object_id)
+    facts = (done.size, done.digest, done.etag, int(done.skipped), done.agent_id)
+    return (*facts, tally_to_json(done.tally), done.object_id)
+
+
+def tally_to_json(tally: Tally) -> str:
+    """Rows by code as compact JSON; nothing for none."""
+    return json.dumps(tally, separators=(",", ":")) if tally else ""
+
+
+def tally_from_json(text: str) -> Tally:
+    """The tally that `tally_to_json` wrote."""
+    return tuple((code, rows) for code, rows in json.loads(text)) if text else ()
 
 
 def failed_to_row(failed: ObjectFailed | ObjectRetried) -> Row:
     """Parameters of OBJECT_FAILED and OBJECT_RETRIED."""
     return (failed.failures, failure_to_json(failed.failure), failed.object_id)
+
+
+def profile_to_json(profile: HostProfile) -> str:
+    """A host's profile as compact JSON."""
+    return _dump(dataclasses.asdict(profile))
+
+
+def profile_from_json(text: str) -> HostProfile:
+    """The profile that `profile_to_json` wrote."""
+    return HostProfile(**json.loads(text))
 
 
 LEASE_COLUMNS = ("unit", "token", "agent_id", "kind", "job_id", "object_id", "start", "stop")

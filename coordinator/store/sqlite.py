@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ...common.collect_records import HostProfile
 from ...common.errors import Busy, NoSpace, NotFound, NotWritable, ShoalError, StateDamaged, UsageError
 from ...common.records import Failure, ObjectSpec
 from ..effects import (
@@ -44,6 +45,8 @@ from .rows import (
     lease_to_row,
     object_from_row,
     object_spec_from_row,
+    profile_from_json,
+    profile_to_json,
     storable,
     token_from_row,
 )
@@ -200,6 +203,18 @@ class SqliteStore:
         with self._transaction() as connection:
             connection.execute(sql.FORGET_OBJECTS, (job_id,))
 
+    def put_profile(self, job_id: str, profile: HostProfile) -> None:
+        """Store what a host of a dataset job was like."""
+        with self._transaction() as connection:
+            if connection.execute(sql.JOB_EXISTS, (job_id,)).fetchone() is None:
+                raise NotFound(f"job {job_id}", cause="the store holds no such job")
+            connection.execute(sql.PUT_PROFILE, (job_id, profile.host, profile_to_json(profile)))
+
+    def forget_profiles(self, job_id: str) -> None:
+        """The hosts of a job are measured anew."""
+        with self._transaction() as connection:
+            connection.execute(sql.FORGET_PROFILES, (job_id,))
+
     def put_token(self, token_id: str, *, role: str, name: str, secret_hash: bytes, expires_at: float | None) -> None:
         """Store a credential's hash."""
         with self._transaction() as connection:
@@ -262,6 +277,10 @@ class SqliteStore:
     def tokens(self) -> list[TokenRow]:
         """All credentials, by id."""
         return [token_from_row(row) for row in self._all(sql.TOKENS)]
+
+    def profiles(self, job_id: str) -> list[HostProfile]:
+        """What the hosts of a dataset job were like, by host."""
+        return [profile_from_json(text) for (text,) in self._all(sql.PROFILES, (job_id,))]
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 

@@ -38,13 +38,20 @@ PUT_TOKEN = _put("tokens", "token_id", TOKEN_COLUMNS)
 DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
 TOKENS = f"SELECT {', '.join(TOKEN_COLUMNS)} FROM tokens ORDER BY token_id"
 
+PUT_PROFILE = """
+INSERT INTO host_profiles (job_id, host, profile) VALUES (?, ?, ?)
+ON CONFLICT (job_id, host) DO UPDATE SET profile = excluded.profile
+"""
+PROFILES = "SELECT profile FROM host_profiles WHERE job_id = ? ORDER BY host"
+FORGET_PROFILES = "DELETE FROM host_profiles WHERE job_id = ?"
+
 # ---- objects ------------------------------------------------------------------------------------------------------------
 
 ADD_OBJECT = """
 INSERT INTO objects (job_id, path, size, digest, etag, url, status, failure, refused) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (job_id, path) DO UPDATE SET
     size = excluded.size, digest = excluded.digest, etag = excluded.etag, url = excluded.url, status = excluded.status,
-    failure = excluded.failure, refused = excluded.refused, failures = 0, skipped = 0, agent_id = ''
+    failure = excluded.failure, refused = excluded.refused, failures = 0, skipped = 0, agent_id = '', tally = ''
 """
 """Add an object, or begin anew with the one at that path, which keeps its id."""
 
@@ -55,7 +62,7 @@ COUNT_OBJECTS = "SELECT count(*), coalesce(sum(size), 0) FROM objects WHERE job_
 OBJECT_DONE = """
 UPDATE objects
 SET status = 'done', failure = NULL, size = ?, digest = coalesce(nullif(?, ''), digest),
-    etag = coalesce(nullif(?, ''), etag), skipped = ?, agent_id = ?
+    etag = coalesce(nullif(?, ''), etag), skipped = ?, agent_id = ?, tally = ?
 WHERE object_id = ?
 """
 """An object is complete. What the agent did not compute stays as the publisher named it."""

@@ -15,7 +15,7 @@ from shoal.common.settings_sources import variable_name
 from shoal.common.settings_table import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("common", "coordinator", "agent", "client")
+PARTS = ("common", "coordinator", "agent", "client", "tools")
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
 MODULE_LINES_MAX = 420
@@ -25,8 +25,9 @@ FUNCTION_LINES_MAX = 75
 MAY_IMPORT = {
     "common": {"common"},
     "coordinator": {"coordinator", "common"},
-    "agent": {"agent", "common"},
-    "client": {"client", "common"},
+    "agent": {"agent", "tools", "common"},
+    "client": {"client", "tools", "common"},
+    "tools": {"tools", "common"},
 }
 """The arrows of architecture.md. v1 is the protocol, the one thing that is imported by its full name, as generated code does:
 on disk it lies elsewhere (protos/shoal/v1). In common, only what translates to and from it may know it."""
@@ -90,7 +91,7 @@ def imports(path: Path) -> Iterator[tuple[int, str, bool]]:
 
 def test_there_is_something_to_read() -> None:
     for part in PARTS:
-        assert len(sources(part)) > 5
+        assert len(sources(part)) > (5 if part != "tools" else 0)
     for pattern in CORE:
         assert list(ROOT.glob(pattern)), pattern
 

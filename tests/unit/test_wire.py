@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal.common
-from shoal.common import wire_views, wire_work
+from shoal.common import wire_requests, wire_views, wire_work
 from shoal.common.chunks import ChunkSizes
 from shoal.common.errors import (
     HttpStatus,
@@ -591,12 +591,12 @@ def test_bad_words_of_coordinators_are_refused_by_name(message: pb.SessionRespon
 )
 def test_bad_requests_are_refused_by_name(request_: jobs.SubmitJobRequest, field: str) -> None:
     with pytest.raises(ProtocolViolation) as caught:
-        wire_views.decode_submit_request(over_the_wire(request_))
+        wire_requests.decode_submit_request(over_the_wire(request_))
     assert caught.value.thing == field
 
 
 def test_unsaid_layout_and_delivery_are_the_defaults() -> None:
-    request = wire_views.decode_submit_request(jobs.SubmitJobRequest(uris=["hf://a/b"]))
+    request = wire_requests.decode_submit_request(jobs.SubmitJobRequest(uris=["hf://a/b"]))
     assert request == SubmitRequest(uris=("hf://a/b",), layout=None, delivery=Delivery.SPREAD)
 
 

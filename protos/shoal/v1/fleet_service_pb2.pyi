@@ -199,3 +199,17 @@ class SignObjectsResponse(_message.Message):
     URLS_FIELD_NUMBER: _ClassVar[int]
     urls: _containers.RepeatedCompositeFieldContainer[SignedUrl]
     def __init__(self, urls: _Optional[_Iterable[_Union[SignedUrl, _Mapping]]] = ...) -> None: ...
+
+class ReadDocumentRequest(_message.Message):
+    __slots__ = ("job_id", "name")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    name: str
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ReadDocumentResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

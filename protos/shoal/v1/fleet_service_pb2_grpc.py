@@ -50,6 +50,11 @@ class FleetServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsResponse.FromString,
                 _registered_method=True)
+        self.ReadDocument = channel.unary_stream(
+                '/shoal.v1.FleetService/ReadDocument',
+                request_serializer=shoal_dot_v1_dot_fleet__service__pb2.ReadDocumentRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_fleet__service__pb2.ReadDocumentResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer(object):
@@ -79,6 +84,13 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadDocument(self, request, context):
+        """A file that the coordinator keeps for a job: the rows of a batch, the rejected rows, the overview. In order, as it is now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.SignObjects,
                     request_deserializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_fleet__service__pb2.SignObjectsResponse.SerializeToString,
+            ),
+            'ReadDocument': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadDocument,
+                    request_deserializer=shoal_dot_v1_dot_fleet__service__pb2.ReadDocumentRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_fleet__service__pb2.ReadDocumentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +197,33 @@ class FleetService(object):
             '/shoal.v1.FleetService/SignObjects',
             shoal_dot_v1_dot_fleet__service__pb2.SignObjectsRequest.SerializeToString,
             shoal_dot_v1_dot_fleet__service__pb2.SignObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.FleetService/ReadDocument',
+            shoal_dot_v1_dot_fleet__service__pb2.ReadDocumentRequest.SerializeToString,
+            shoal_dot_v1_dot_fleet__service__pb2.ReadDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

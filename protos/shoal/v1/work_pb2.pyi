@@ -37,6 +37,9 @@ class UnitKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UNIT_KIND_PUBLISH: _ClassVar[UnitKind]
     UNIT_KIND_FINALIZE: _ClassVar[UnitKind]
     UNIT_KIND_REPLICA: _ClassVar[UnitKind]
+    UNIT_KIND_BATCH: _ClassVar[UnitKind]
+    UNIT_KIND_TOOL_PLAN: _ClassVar[UnitKind]
+    UNIT_KIND_TOOL_RUN: _ClassVar[UnitKind]
 
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -45,6 +48,35 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_PARTIAL: _ClassVar[Outcome]
     OUTCOME_RETURNED: _ClassVar[Outcome]
     OUTCOME_FAILED: _ClassVar[Outcome]
+
+class Content(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTENT_UNSPECIFIED: _ClassVar[Content]
+    CONTENT_IMAGE: _ClassVar[Content]
+    CONTENT_ANY: _ClassVar[Content]
+
+class ImageEncoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMAGE_ENCODING_UNSPECIFIED: _ClassVar[ImageEncoding]
+    IMAGE_ENCODING_JPEG: _ClassVar[ImageEncoding]
+    IMAGE_ENCODING_WEBP: _ClassVar[ImageEncoding]
+    IMAGE_ENCODING_PNG: _ClassVar[ImageEncoding]
+    IMAGE_ENCODING_ORIGINAL: _ClassVar[ImageEncoding]
+    IMAGE_ENCODING_RAW_BGR: _ClassVar[ImageEncoding]
+
+class DatasetFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATASET_FORMAT_UNSPECIFIED: _ClassVar[DatasetFormat]
+    DATASET_FORMAT_PARQUET: _ClassVar[DatasetFormat]
+    DATASET_FORMAT_WEBDATASET: _ClassVar[DatasetFormat]
+    DATASET_FORMAT_FILES: _ClassVar[DatasetFormat]
+
+class Restart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESTART_UNSPECIFIED: _ClassVar[Restart]
+    RESTART_PARTITIONING: _ClassVar[Restart]
+    RESTART_PROFILING: _ClassVar[Restart]
+    RESTART_FAILED: _ClassVar[Restart]
 DELIVERY_UNSPECIFIED: Delivery
 DELIVERY_SPREAD: Delivery
 DELIVERY_REPLICATE: Delivery
@@ -65,11 +97,31 @@ UNIT_KIND_RANGE: UnitKind
 UNIT_KIND_PUBLISH: UnitKind
 UNIT_KIND_FINALIZE: UnitKind
 UNIT_KIND_REPLICA: UnitKind
+UNIT_KIND_BATCH: UnitKind
+UNIT_KIND_TOOL_PLAN: UnitKind
+UNIT_KIND_TOOL_RUN: UnitKind
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_DONE: Outcome
 OUTCOME_PARTIAL: Outcome
 OUTCOME_RETURNED: Outcome
 OUTCOME_FAILED: Outcome
+CONTENT_UNSPECIFIED: Content
+CONTENT_IMAGE: Content
+CONTENT_ANY: Content
+IMAGE_ENCODING_UNSPECIFIED: ImageEncoding
+IMAGE_ENCODING_JPEG: ImageEncoding
+IMAGE_ENCODING_WEBP: ImageEncoding
+IMAGE_ENCODING_PNG: ImageEncoding
+IMAGE_ENCODING_ORIGINAL: ImageEncoding
+IMAGE_ENCODING_RAW_BGR: ImageEncoding
+DATASET_FORMAT_UNSPECIFIED: DatasetFormat
+DATASET_FORMAT_PARQUET: DatasetFormat
+DATASET_FORMAT_WEBDATASET: DatasetFormat
+DATASET_FORMAT_FILES: DatasetFormat
+RESTART_UNSPECIFIED: Restart
+RESTART_PARTITIONING: Restart
+RESTART_PROFILING: Restart
+RESTART_FAILED: Restart
 
 class Interval(_message.Message):
     __slots__ = ("start", "stop")
@@ -96,7 +148,7 @@ class ObjectSpec(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere")
+    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere", "collect", "tool")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +168,8 @@ class JobSpec(_message.Message):
     UNPACK_FORMAT_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_EVERYWHERE_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     source: str
     origin: OriginKind
@@ -135,7 +189,149 @@ class JobSpec(_message.Message):
     unpack_format: str
     chunks: ChunkSizes
     verify_everywhere: bool
-    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ...) -> None: ...
+    collect: CollectSpec
+    tool: ToolSpec
+    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ..., collect: _Optional[_Union[CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[ToolSpec, _Mapping]] = ...) -> None: ...
+
+class Pair(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class HostRobots(_message.Message):
+    __slots__ = ("host", "obey")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    OBEY_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    obey: bool
+    def __init__(self, host: _Optional[str] = ..., obey: bool = ...) -> None: ...
+
+class CollectSpec(_message.Message):
+    __slots__ = ("tables", "columns", "carry", "batch_size", "content", "image_size", "image_encoding", "image_quality", "format", "row_group_bytes", "request_timeout_s", "idle_timeout_s", "attempts", "redirects_max", "body_bytes_max", "pixels_max", "decode_timeout_s", "decode_memory_bytes", "robots", "respect_ai_opt_out", "allow_private_addresses", "user_agent", "rate", "rate_multiplier", "connections", "backoff_initial_s", "backoff_cap_s", "host_patience_s", "robots_of", "ignored", "restart", "restart_codes")
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    CARRY_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_ENCODING_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_QUALITY_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROW_GROUP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    REDIRECTS_MAX_FIELD_NUMBER: _ClassVar[int]
+    BODY_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_MAX_FIELD_NUMBER: _ClassVar[int]
+    DECODE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROBOTS_FIELD_NUMBER: _ClassVar[int]
+    RESPECT_AI_OPT_OUT_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_PRIVATE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    USER_AGENT_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    RATE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_INITIAL_S_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_CAP_S_FIELD_NUMBER: _ClassVar[int]
+    HOST_PATIENCE_S_FIELD_NUMBER: _ClassVar[int]
+    ROBOTS_OF_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    RESTART_CODES_FIELD_NUMBER: _ClassVar[int]
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    columns: _containers.RepeatedCompositeFieldContainer[Pair]
+    carry: _containers.RepeatedScalarFieldContainer[str]
+    batch_size: int
+    content: Content
+    image_size: int
+    image_encoding: ImageEncoding
+    image_quality: int
+    format: DatasetFormat
+    row_group_bytes: int
+    request_timeout_s: float
+    idle_timeout_s: float
+    attempts: int
+    redirects_max: int
+    body_bytes_max: int
+    pixels_max: int
+    decode_timeout_s: float
+    decode_memory_bytes: int
+    robots: bool
+    respect_ai_opt_out: bool
+    allow_private_addresses: bool
+    user_agent: str
+    rate: float
+    rate_multiplier: float
+    connections: int
+    backoff_initial_s: float
+    backoff_cap_s: float
+    host_patience_s: float
+    robots_of: _containers.RepeatedCompositeFieldContainer[HostRobots]
+    ignored: _containers.RepeatedScalarFieldContainer[str]
+    restart: Restart
+    restart_codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tables: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Pair, _Mapping]]] = ..., carry: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., content: _Optional[_Union[Content, str]] = ..., image_size: _Optional[int] = ..., image_encoding: _Optional[_Union[ImageEncoding, str]] = ..., image_quality: _Optional[int] = ..., format: _Optional[_Union[DatasetFormat, str]] = ..., row_group_bytes: _Optional[int] = ..., request_timeout_s: _Optional[float] = ..., idle_timeout_s: _Optional[float] = ..., attempts: _Optional[int] = ..., redirects_max: _Optional[int] = ..., body_bytes_max: _Optional[int] = ..., pixels_max: _Optional[int] = ..., decode_timeout_s: _Optional[float] = ..., decode_memory_bytes: _Optional[int] = ..., robots: bool = ..., respect_ai_opt_out: bool = ..., allow_private_addresses: bool = ..., user_agent: _Optional[str] = ..., rate: _Optional[float] = ..., rate_multiplier: _Optional[float] = ..., connections: _Optional[int] = ..., backoff_initial_s: _Optional[float] = ..., backoff_cap_s: _Optional[float] = ..., host_patience_s: _Optional[float] = ..., robots_of: _Optional[_Iterable[_Union[HostRobots, _Mapping]]] = ..., ignored: _Optional[_Iterable[str]] = ..., restart: _Optional[_Union[Restart, str]] = ..., restart_codes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ToolSpec(_message.Message):
+    __slots__ = ("name", "load", "load_digest", "allow_unregistered", "reset", "options", "workers")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    LOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_UNREGISTERED_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    load: str
+    load_digest: str
+    allow_unregistered: bool
+    reset: str
+    options: _containers.RepeatedCompositeFieldContainer[Pair]
+    workers: int
+    def __init__(self, name: _Optional[str] = ..., load: _Optional[str] = ..., load_digest: _Optional[str] = ..., allow_unregistered: bool = ..., reset: _Optional[str] = ..., options: _Optional[_Iterable[_Union[Pair, _Mapping]]] = ..., workers: _Optional[int] = ...) -> None: ...
+
+class HostProfile(_message.Message):
+    __slots__ = ("host", "reachable", "protocol", "status", "latency_s", "bytes_per_s", "content_type", "size", "ranges", "robots", "crawl_delay_s", "server", "error")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    ROBOTS_FIELD_NUMBER: _ClassVar[int]
+    CRAWL_DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    reachable: bool
+    protocol: str
+    status: int
+    latency_s: float
+    bytes_per_s: float
+    content_type: str
+    size: int
+    ranges: bool
+    robots: str
+    crawl_delay_s: float
+    server: str
+    error: str
+    def __init__(self, host: _Optional[str] = ..., reachable: bool = ..., protocol: _Optional[str] = ..., status: _Optional[int] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., content_type: _Optional[str] = ..., size: _Optional[int] = ..., ranges: bool = ..., robots: _Optional[str] = ..., crawl_delay_s: _Optional[float] = ..., server: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class CodeCount(_message.Message):
+    __slots__ = ("code", "rows")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    rows: int
+    def __init__(self, code: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class ChunkSizes(_message.Message):
     __slots__ = ("chunk_bytes", "small_bytes_max", "bundle_bytes_max", "bundle_objects_max")
@@ -150,7 +346,7 @@ class ChunkSizes(_message.Message):
     def __init__(self, chunk_bytes: _Optional[int] = ..., small_bytes_max: _Optional[int] = ..., bundle_bytes_max: _Optional[int] = ..., bundle_objects_max: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s")
+    __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s", "profile", "give_up_code")
     UNIT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +356,8 @@ class Lease(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     REMAINING_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    GIVE_UP_CODE_FIELD_NUMBER: _ClassVar[int]
     unit: str
     token: int
     kind: UnitKind
@@ -169,7 +367,9 @@ class Lease(_message.Message):
     stop: int
     remaining: int
     ttl_s: float
-    def __init__(self, unit: _Optional[str] = ..., token: _Optional[int] = ..., kind: _Optional[_Union[UnitKind, str]] = ..., job_id: _Optional[str] = ..., object: _Optional[_Union[ObjectSpec, _Mapping]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., remaining: _Optional[int] = ..., ttl_s: _Optional[float] = ...) -> None: ...
+    profile: bool
+    give_up_code: int
+    def __init__(self, unit: _Optional[str] = ..., token: _Optional[int] = ..., kind: _Optional[_Union[UnitKind, str]] = ..., job_id: _Optional[str] = ..., object: _Optional[_Union[ObjectSpec, _Mapping]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., remaining: _Optional[int] = ..., ttl_s: _Optional[float] = ..., profile: bool = ..., give_up_code: _Optional[int] = ...) -> None: ...
 
 class LeaseRef(_message.Message):
     __slots__ = ("unit", "token")
@@ -190,7 +390,7 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ..., retryable: bool = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("seq", "unit", "token", "outcome", "done", "released", "fetched", "size", "digest", "etag", "skipped", "failure")
+    __slots__ = ("seq", "unit", "token", "outcome", "done", "released", "fetched", "size", "digest", "etag", "skipped", "failure", "tally", "profile")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +403,8 @@ class Result(_message.Message):
     ETAG_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    TALLY_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     seq: int
     unit: str
     token: int
@@ -215,7 +417,9 @@ class Result(_message.Message):
     etag: str
     skipped: bool
     failure: Failure
-    def __init__(self, seq: _Optional[int] = ..., unit: _Optional[str] = ..., token: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., done: _Optional[_Iterable[_Union[Interval, _Mapping]]] = ..., released: _Optional[_Iterable[_Union[Interval, _Mapping]]] = ..., fetched: _Optional[int] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., skipped: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    tally: _containers.RepeatedCompositeFieldContainer[CodeCount]
+    profile: HostProfile
+    def __init__(self, seq: _Optional[int] = ..., unit: _Optional[str] = ..., token: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., done: _Optional[_Iterable[_Union[Interval, _Mapping]]] = ..., released: _Optional[_Iterable[_Union[Interval, _Mapping]]] = ..., fetched: _Optional[int] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., skipped: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., tally: _Optional[_Iterable[_Union[CodeCount, _Mapping]]] = ..., profile: _Optional[_Union[HostProfile, _Mapping]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("seq", "accepted")

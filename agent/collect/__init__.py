@@ -1,0 +1,1 @@
+"""Collecting the URLs of a table: fetch, decode, resize, encode, write, within the hosts' budgets."""
