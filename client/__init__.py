@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import FetchedFile, Result, download
+    from .collecting import Collected
+    from .collecting import collect_api as collect
     from .distributed import async_download_distributed, download_distributed
     from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
     from .sdk import AsyncClient, AsyncJob, JobResult
     from .sdk_sync import Client, Job
 
 _HOMES = {
+    "collecting": ("Collected",),
     "api": ("FetchedFile", "Result", "download"),
     "distributed": ("async_download_distributed", "download_distributed"),
     "requests": ("DeliveryFailed", "DistributedResult", "DownloadRequest", "FailedRequest"),
@@ -30,6 +33,7 @@ __all__ = [
     "AsyncClient",
     "AsyncJob",
     "Client",
+    "Collected",
     "DeliveryFailed",
     "DistributedResult",
     "DownloadRequest",
@@ -39,6 +43,7 @@ __all__ = [
     "JobResult",
     "Result",
     "async_download_distributed",
+    "collect",
     "download",
     "download_distributed",
 ]
@@ -46,6 +51,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # The API pulls in both daemons; `shoal --help` imports this package too and must not pay for them.
+    if name == "collect":
+        from .collecting import collect_api
+
+        return collect_api
     for module, names in _HOMES.items():
         if name in names:
             from importlib import import_module

@@ -97,6 +97,11 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",
         "data": "agent.data",
+        "image_size": "collect.image_size",
+        "content": "collect.content",
+        "image_encoding": "collect.image_encoding",
+        "format": "collect.format",
+        "robots": "collect.robots",
     }
     for flag, name in flags.items():
         if getattr(options, flag, None) is not None:
@@ -105,6 +110,8 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         given["security.insecure"] = True
     if options.command == "agent" and options.name:
         given["agent.name"] = options.name
+    if options.command == "collect" and options.rate is not None:
+        given["collect.default_rate_limit"] = options.rate
     if getattr(options, "state", None):
         given["coordinator.state"] = options.state
     return given
@@ -115,6 +122,10 @@ def _command(name: str) -> Command:
         from . import transfer
 
         return transfer.get if name == "get" else transfer.submit
+    if name == "collect":
+        from . import collecting
+
+        return collecting.collect
     if name in ("coordinator", "agent"):
         from . import daemons
 

@@ -7,6 +7,8 @@ import functools
 import os
 from typing import Any
 
+from .options_datasets import add_dataset_commands
+
 EXAMPLES = """\
 examples:
   shoal get hf://ORG/NAME --to models/NAME         a Hub repo into a folder
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     _add_transfer(command)
+    add_dataset_commands(command)
     _add_lists(command)
     _add_control(command)
     _add_local(command)

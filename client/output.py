@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from ..common.collect_records import SUCCESS
+from ..common.records import Delivery
 from ..common.secrets import Secret
 from ..common.units import format_duration, format_rate, format_size
 from ..common.views import AgentView, JobStatus, JobView, ObjectView, ReplicaStatus
@@ -70,6 +72,8 @@ def percent(job: JobView) -> str:
     """How much of a job has arrived."""
     if job.status is JobStatus.DONE:
         return "100%"
+    if job.rows_total:
+        return f"{min(99, 100 * job.rows_done // job.rows_total)}%"
     if not job.bytes_total:
         return "-"
     return f"{min(99, 100 * job.bytes_arrived // job.bytes_total)}%"
@@ -87,6 +91,8 @@ def agent_state(agent: AgentView) -> str:
 
 def progress_line(job: JobView) -> str:
     """A running job in one line."""
+    if job.delivery is Delivery.DATASET and job.rows_total:
+        return _rows_line(job)
     parts = [
         f"{printable(job.uri)}: {state(job)}",
         f"{job.objects_done}/{job.objects_total} files",
@@ -98,6 +104,18 @@ def progress_line(job: JobView) -> str:
         parts.append(f"{format_duration(job.eta_s)} left")
     if job.objects_failed:
         parts.append(f"{job.objects_failed} failed")
+    return ", ".join(parts)
+
+
+def _rows_line(job: JobView) -> str:
+    errors = sum(rows for code, rows in job.tally if code != SUCCESS)
+    parts = [f"{printable(job.uri)}: {state(job)}", f"{job.rows_done:,} of {job.rows_total:,} rows"]
+    if job.rows_per_s:
+        parts.append(f"{job.rows_per_s:.1f} rows/s")
+    if job.eta_s is not None:
+        parts.append(f"{format_duration(job.eta_s)} left")
+    if errors:
+        parts.append(f"{errors:,} errors")
     return ", ".join(parts)
 
 

@@ -113,10 +113,10 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
     remote = bool(settings.coordinator.address)
     if not remote:  # every agent is this one
         requests = [replace(request, delivery=Delivery.SPREAD) for request in requests]
-    async with _transfers(settings) as transfers:
-        submitted = [job for request in requests for job in await transfers.submit(request)]
-        jobs = await follow(transfers, [each.job.job_id for each in submitted], detach=remote)
-        failed = [await _failed_objects(transfers, job) for job in jobs]
+    async with transfers(settings) as coordinator:
+        submitted = [job for request in requests for job in await coordinator.submit(request)]
+        jobs = await follow(coordinator, [each.job.job_id for each in submitted], detach=remote)
+        failed = [await _failed_objects(coordinator, job) for job in jobs]
     report(jobs, failed, sys.stderr)
     if options.json:
         documents = [job_document(job, objects) for job, objects in zip(jobs, failed, strict=True)]
@@ -129,7 +129,8 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
 
 
 @asynccontextmanager
-async def _transfers(settings: Settings) -> AsyncGenerator[Transfers]:
+async def transfers(settings: Settings) -> AsyncGenerator[Transfers]:
+    """The configured coordinator, or one in this process."""
     if settings.coordinator.address:
         from .remote import connect
 
@@ -285,8 +286,8 @@ async def _dry_run(options: argparse.Namespace, settings: Settings, requests: li
 
 
 async def _submit(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
-    async with _transfers(settings) as transfers:
-        submitted = [job for request in requests for job in await transfers.submit(request)]
+    async with transfers(settings) as coordinator:
+        submitted = [job for request in requests for job in await coordinator.submit(request)]
     if options.json:
         documents = [{**to_document(each.job), "created": each.created} for each in submitted]
         print(json.dumps({"jobs": documents}, indent=2))

@@ -173,6 +173,8 @@ class JobView:
     replicas: tuple[ReplicaView, ...] = ()  # of a replicated job, by agent
     rows_total: int = 0  # of a dataset job's table, without those that were rejected
     rows_rejected: int = 0
+    rows_done: int = 0  # that have ended, those of unfinished batches included
+    rows_per_s: float = 0.0
     tally: Tally = ()  # of a dataset job: rows that have ended, by code (`collect_records.py`)
 
     @property

@@ -86,6 +86,8 @@ def encode_job(view: JobView) -> jobs.Job:
         replicas=map(encode_replica, view.replicas),
         rows_total=view.rows_total,
         rows_rejected=view.rows_rejected,
+        rows_done=view.rows_done,
+        rows_per_s=view.rows_per_s,
         tally=encode_tally(view.tally),
     )
 
@@ -121,6 +123,8 @@ def decode_job(job: jobs.Job) -> JobView:
         replicas=each(decode_replica, job.replicas, "Job.replicas"),
         rows_total=count(job.rows_total, "Job.rows_total"),
         rows_rejected=count(job.rows_rejected, "Job.rows_rejected"),
+        rows_done=count(job.rows_done, "Job.rows_done"),
+        rows_per_s=amount(job.rows_per_s, "Job.rows_per_s"),
         tally=decode_tally(job.tally, "Job.tally"),
     )
 

@@ -33,6 +33,8 @@ from ..common.records import (
 )
 from ..common.swarm_records import SwarmInventory, SwarmReport
 from .assigner import Assigner
+from .dataset_model import BatchRow
+from .datasets import DatasetBook
 from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
 from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
@@ -81,6 +83,16 @@ class Core:
             attempts=self.limits.attempts,
             limits=self.limits.swarm,
         )
+        self._datasets = DatasetBook(
+            self.jobs,
+            self.agents,
+            self.leases,
+            self.hosts,
+            self._effects,
+            assigner=self._assigner,
+            reports=self._reports,
+            attempts=self.limits.attempts,
+        )
         self._connected = 0
         self._budgeted_agents = 0
 
@@ -99,6 +111,7 @@ class Core:
         """A job was submitted (or, after a restart, found in the store)."""
         job = self.jobs[row.job_id] = JobState(row)
         self._replicas.begin(job)
+        self._datasets.begin(job)
 
     def job_listed(self, job_id: str, spec: JobSpec, objects: int, total_bytes: int) -> None:
         """The job's source is resolved and all its objects are in the store. What the row counts as failed are refused names."""
@@ -111,10 +124,15 @@ class Core:
         job.row.status = JobStatus.PREPARING
         job.changed = True
         self._replicas.begin(job)
+        self._datasets.begin(job)
 
     def table_loaded(self, job_id: str, rows: Sequence[TableRow]) -> None:
         """The store's answer to `LoadTable`: all objects of a replicated job but those that failed, by ascending id."""
         self._replicas.table_loaded(job_id, rows)
+
+    def batches_loaded(self, job_id: str, rows: Sequence[BatchRow], profiled: Sequence[str]) -> None:
+        """The store's answer to `LoadBatches`: all batches of a dataset job, and the hosts that were measured before."""
+        self._datasets.loaded(job_id, rows, profiled)
 
     def job_failed(self, job_id: str, failure: Failure, now: float) -> None:
         """The job as a whole cannot go on: its source cannot be listed, its destination cannot be written."""
@@ -160,7 +178,10 @@ class Core:
         self.leases.restore(lease)
         if lease.kind is UnitKind.REPLICA:
             self._replicas.restored(lease)
-        if spec is None:
+        if lease.kind is UnitKind.BATCH:
+            lease.weight = UNIT_WEIGHT
+            self._datasets.restored(lease)
+        if spec is None or lease.kind is UnitKind.BATCH:
             return
         obj = job.objects.get(spec.object_id)
         if obj is None:
@@ -205,6 +226,7 @@ class Core:
         job.row.status = JobStatus.PREPARING if job.row.spec else JobStatus.PLANNING
         job.changed = True
         self._replicas.begin(job)
+        self._datasets.begin(job)
 
     def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float, now: float) -> None:
         """Limit the fleet's rate at a host, from now on and after restarts."""
@@ -311,7 +333,7 @@ class Core:
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
             if lease is not None and progress.arrived > lease.arrived:
-                agent.rate_bytes += progress.arrived - lease.arrived
+                agent.rate_bytes += progress.arrived - lease.arrived if lease.kind is not UnitKind.BATCH else 0
                 lease.arrived = progress.arrived
         agent.measure(now)
         blocked = [seen.host for seen in beat.hosts if self.hosts.observe(seen, now)]
@@ -327,6 +349,8 @@ class Core:
                 continue
             if lease.kind is UnitKind.REPLICA:
                 ended = self._replicas.result(agent, lease, result, now)
+            elif lease.kind is UnitKind.BATCH:
+                ended = self._datasets.result(agent, lease, result, now)
             else:
                 ended = self._reports.take(agent, lease, result, now)
             if ended:
@@ -360,6 +384,7 @@ class Core:
     def assign(self, now: float) -> None:
         """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
         self._replicas.assign(now)
+        self._datasets.assign(now)
         self._assigner.assign(now)
 
     def next_wakeup(self, now: float) -> float:
@@ -380,6 +405,8 @@ class Core:
             agent.bytes_held -= lease.weight
         if lease.kind is UnitKind.REPLICA:
             self._replicas.lease_gone(lease)
+        elif lease.kind is UnitKind.BATCH:
+            self._datasets.lease_gone(lease)
         self._effects.writes.append(DropLease(lease.unit))
 
     def _revoke_all(self, job: JobState) -> None:

@@ -65,7 +65,10 @@ class Meter:
 
 
 def arrived_bytes(core: Core, job: JobState) -> int:
-    """Bytes of finished objects and of unfinished ones so far."""
+    """Bytes of finished objects and of unfinished ones so far; of a job that collects a table, its rows."""
+    if job.row.spec is not None and job.row.spec.collect is not None:
+        ended = sum(rows for _, rows in job.row.tally)
+        return ended + sum(lease.arrived for lease in core.leases.of_job(job.row.job_id))
     if job.replication is not None and not job.row.status.ended:
         return job.replication.bytes_done()
     arrived = job.row.bytes_done
@@ -118,7 +121,9 @@ class Reader:
         job = self._core.jobs[job_id]
         row = job.row
         arrived = arrived_bytes(self._core, job)
-        left = max(0, row.bytes_total - arrived)
+        rows = row.spec is not None and row.spec.collect is not None
+        left = max(0, (row.rows_total if rows else row.bytes_total) - arrived)
+        rate = 0.0 if row.status.ended else rate
         asked = json.loads(row.request)
         return JobView(
             job_id=row.job_id,
@@ -139,14 +144,19 @@ class Reader:
             bytes_total=row.bytes_total,
             bytes_done=row.bytes_done,
             bytes_fetched=row.bytes_fetched,
-            bytes_arrived=arrived,
-            rate_bytes_per_s=0.0 if row.status.ended else rate,
-            eta_s=left / rate if rate > 0 and not row.status.ended else None,
+            bytes_arrived=row.bytes_fetched if rows else arrived,
+            rate_bytes_per_s=0.0 if rows else rate,
+            eta_s=left / rate if rate > 0 else None,
             failure=row.failure,
             active=self._active(job) if active else (),
             delivery=Delivery(asked.get("delivery", Delivery.SPREAD)),
             bytes_from_peers=row.bytes_from_peers,
             replicas=replica_views(job) if active else (),
+            rows_total=row.rows_total,
+            rows_rejected=row.rows_rejected,
+            rows_done=arrived if rows else 0,
+            rows_per_s=rate if rows else 0.0,
+            tally=row.tally,
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
