@@ -13,7 +13,7 @@ import io
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,16 @@ class Collections:
     """All dataset jobs of one coordinator that collect a table."""
 
     def __init__(
-        self, store: StoreRunner, *, work_folder: WorkFolder, policy: Policy, wall_clock: Callable[[], float]
+        self,
+        store: StoreRunner,
+        *,
+        work_folder: WorkFolder,
+        dataset_of: Callable[[str], Path | None],
+        policy: Policy,
+        wall_clock: Callable[[], float],
     ) -> None:
+        """dataset_of: the folder of a destination where this process sees it, else None."""
+        self._dataset_of = dataset_of
         self._store = store
         self._work_folder = work_folder
         self._policy = policy
@@ -69,17 +77,18 @@ class Collections:
         """
         spec = collect_spec_from(asked["collect"])
         work = self._work_folder(spec, asked["destination"])
-        plan = await self._partition(row, spec, work)
+        plan = await self._partition(row, spec, work, self._dataset_of(asked["destination"]))
         self._plans[row.job_id] = plan
         await self._store.run(self._store.store.forget_objects, row.job_id)
         batches = _objects(plan)
-        count = 0
+        count = rows = 0
         while page := await asyncio.to_thread(lambda: list(islice(batches, PAGE_OBJECTS))):
             await self._store.run(self._store.store.add_objects, row.job_id, page)
             count += len(page)
+            rows += sum(batch.size or 0 for batch in page)
         if spec.restart is Restart.PROFILING:
             await self._store.run(self._store.store.apply, [ForgetHostProfiles(row.job_id)])
-        row.rows_total, row.rows_rejected = plan.rows_total - plan.rows_rejected, plan.rows_rejected
+        row.rows_total, row.rows_rejected = rows, plan.rows_rejected
         log.info("job.partitioned", job=row.job_id, rows=plan.rows_total, rejected=plan.rows_rejected, batches=count)
         return JobSpec(
             job_id=row.job_id,
@@ -94,8 +103,8 @@ class Collections:
             collect=spec,
         )
 
-    async def _partition(self, row: JobRow, spec: CollectSpec, work: Path) -> Plan:
-        from .collect.plan import make_plan
+    async def _partition(self, row: JobRow, spec: CollectSpec, work: Path, dataset: Path | None) -> Plan:
+        from .collect.partition import make_plan
 
         stop = threading.Event()
 
@@ -104,7 +113,13 @@ class Collections:
 
         making = asyncio.ensure_future(
             asyncio.to_thread(
-                make_plan, spec, work=work, policy=self._policy, should_stop=stop.is_set, progress=progress
+                make_plan,
+                spec,
+                work=work,
+                policy=self._policy,
+                should_stop=stop.is_set,
+                progress=progress,
+                dataset=dataset,
             )
         )
         try:
@@ -179,8 +194,9 @@ class Collections:
 
 def _objects(plan: Plan) -> Iterator[ObjectSpec]:
     """The batches of a plan as objects: their size is their rows."""
-    for number, batch in enumerate(plan.batches(), start=1):
-        yield ObjectSpec(object_id=number, path=batch_path(batch.host, batch.partition), size=batch.rows)
+    listed = chain(plan.finished(), ((batch.host, batch.partition, batch.rows) for batch in plan.batches()))
+    for number, (host, partition, rows) in enumerate(listed, start=1):
+        yield ObjectSpec(object_id=number, path=batch_path(host, partition), size=rows)
 
 
 def profiles_csv(profiles: list[HostProfile]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
@@ -93,11 +93,11 @@ def dataset_row(request: SubmitRequest, *, created_at: float, job_id: str) -> Jo
         "profile": request.profile,
     }
     if request.collect is not None:
-        if not request.collect.tables:
+        tables: Sequence[str] = request.collect.tables
+        if not tables:
             raise UsageError("shoal collect", cause="no table was given", remedy="name a file, a glob or a folder")
         asked["collect"] = asdict(request.collect)
-        more = f" and {len(request.collect.tables) - 1} more" if len(request.collect.tables) > 1 else ""
-        uri = f"{request.collect.tables[0]}{more}"
+        uri = f"{tables[0]} and {len(tables) - 1} more" if len(tables) > 1 else tables[0]
     else:
         assert request.tool is not None
         asked["tool"] = asdict(request.tool)

@@ -111,6 +111,7 @@ def make_coordinator(
         collections=Collections(
             store,
             work_folder=work_folder or (lambda spec, to: fingerprint_folder(tables, spec, to)),
+            dataset_of=lambda to: None if "://" in to else settings.agent.root / to.lstrip("/"),
             policy=policy_of(settings),
             wall_clock=time.time,
         ),

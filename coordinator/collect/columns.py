@@ -74,7 +74,9 @@ def present(thing: str, available: Sequence[str], columns: Columns) -> list[tupl
         if count == 1:
             found.append((ours, theirs))
         elif count > 1:
-            raise UsageError(thing, cause=f"it has the column {theirs!r} {count} times", remedy="give them different names")
+            raise UsageError(
+                thing, cause=f"it has the column {theirs!r} {count} times", remedy="give them different names"
+            )
         elif theirs not in columns.is_optional:
             raise _missing(thing, ours, theirs, available)
     return found
@@ -87,7 +89,9 @@ def _missing(thing: str, ours: str, theirs: str, available: Sequence[str]) -> Us
     more = ", ..." if len(available) > _NAMES_SHOWN_MAX else ""
     hint = f"nearest: {', '.join(repr(name[:100]) for name in nearest)}; " if nearest else ""
     is_carried = ours == theirs and ours not in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
-    remedy = "name it as the table does in collect.carry" if is_carried else f"set collect.columns = {{ {ours} = 'NAME' }}"
+    remedy = (
+        "name it as the table does in collect.carry" if is_carried else f"set collect.columns = {{ {ours} = 'NAME' }}"
+    )
     return UsageError(thing, cause=f"it has no column {theirs!r}; {hint}it has {shown}{more}", remedy=remedy)
 
 
@@ -113,7 +117,9 @@ def check_type(thing: str, ours: str, theirs: str, kind: Any) -> None:
     if ours not in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
         if "dictionary<" in str(plain) or types.is_run_end_encoded(plain):
             remedy = "write it as a plain column, or do not carry it"
-            raise UsageError(thing, cause=f"its column {theirs!r} is of the type {kind}, which cannot be carried", remedy=remedy)
+            raise UsageError(
+                thing, cause=f"its column {theirs!r} is of the type {kind}, which cannot be carried", remedy=remedy
+            )
         return
     is_text = types.is_string(plain) or types.is_binary(plain) or types.is_null(plain)
     if is_text or (ours != "identifier" and _becomes_text(ours, plain)):

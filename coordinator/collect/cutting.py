@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -57,8 +58,11 @@ def container_name(number: int) -> str:
 class Cutter:
     """Writes the containers. sizes are the bytes of those that are there, by number."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, *, batch_size: int) -> None:
-        """schema is that of a batch; batch_size is in rows."""
+    def __init__(
+        self, folder: Path, schema: pa.Schema, *, batch_size: int, free: Mapping[str, int] | None = None
+    ) -> None:
+        """schema is that of a batch; batch_size is in rows; free is the first partition number of servers where it is not 0."""
+        self._free = free or {}
         self._folder = folder
         self._schema = schema
         self._head = stream_head(schema)
@@ -136,11 +140,12 @@ class Cutter:
         batch = self._open
         if batch and batch.host == host and batch.rows < self._batch_size:
             return batch
-        partition = batch.partition + 1 if batch and batch.host == host else 0
+        is_next = batch is not None and batch.host == host
+        partition = batch.partition + 1 if batch is not None and is_next else self._free.get(host, 0)
         self._finish()
         if self.sizes[-1] >= _CONTAINER_BYTES_AIMED:
             self._next_container()
-        self.hosts += partition == 0
+        self.hosts += not is_next
         self._open = _Open(host, partition, container=len(self.sizes) - 1, offset=self.sizes[-1])
         return self._open
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BUCKET_BYTES_MAX: Final = 96 << 20  # grouping takes about three times as much
+_FINISHED: Final = -1
+"""The ordinal of all finished rows: below that of every row of the tables."""
 _POSITIVE: Final = (1 << 63) - 1
 
 
@@ -30,6 +32,13 @@ class Duplicates:
         self._schema = pa.schema([("uuid", pa.string()), ("ordinal", pa.int64())])
         self._spill = Spill(folder / "level-0", self._schema, buckets=buckets)
         self.count = 0
+        self.finished = 0
+
+    def known(self, uuids: pa.StringArray) -> None:
+        """Uuids of rows that are finished, before all rows of the tables: rows that have them are left out too."""
+        pa = arrow()
+        single = uuids.unique()
+        self.add(single, pa.array([_FINISHED], pa.int64()).take(pa.array([0] * len(single), pa.int32())))
 
     def first_of_block(self, uuids: pa.StringArray, ordinals: pa.Int64Array) -> pa.BooleanArray | None:
         """Which rows of a block are the first with their uuid within it; None: all are. Only these may be given to `add`."""
@@ -42,13 +51,13 @@ class Duplicates:
         rows = arrow().RecordBatch.from_arrays([uuids, ordinals], schema=self._schema)
         self._spill.add(rows, _hashes(uuids))
 
-    def find(self, rows: int, check: Callable[[], None]) -> pa.BooleanArray | None:
-        """One bit for each ordinal below rows, set for those whose uuid came before; None: there are none.
+    def find(self, rows: int, check: Callable[[], None]) -> tuple[pa.BooleanArray | None, pa.BooleanArray | None]:
+        """A bit for each ordinal below rows, twice: set for those whose uuid an earlier row has, and for those that are finished;
+        None: there are none. A row that is both counts as finished.
 
         check is called between buckets and may raise.
         """
-        pa = arrow()
-        bits = bytearray((rows + 7) // 8)
+        bits, finished = bytearray((rows + 7) // 8), bytearray((rows + 7) // 8)
         pending = self._spill.buckets[::-1]
         while pending:
             check()
@@ -56,11 +65,9 @@ class Duplicates:
             if bucket.bytes > _BUCKET_BYTES_MAX and bucket.level + 1 < LEVELS_MAX:
                 pending += self._split(bucket)
             elif bucket.rows:
-                self._find_in(bucket, bits)
+                self._find_in(bucket, bits, finished)
             bucket.remove()
-        if not self.count:
-            return None
-        return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(bits)])
+        return _as_bits(bits, rows) if self.count else None, _as_bits(finished, rows) if self.finished else None
 
     def _split(self, bucket: Bucket) -> list[Bucket]:
         folder = self._folder / f"{bucket.path.parent.name}-{bucket.path.name}"
@@ -69,16 +76,27 @@ class Duplicates:
             spill.add(block, _hashes(block.column("uuid")))
         return spill.buckets
 
-    def _find_in(self, bucket: Bucket, bits: bytearray) -> None:
+    def _find_in(self, bucket: Bucket, bits: bytearray, finished: bytearray) -> None:
         pc = arrow_part("compute")
         table = bucket.table().combine_chunks()
         uuids, ordinals = (table.column(name).chunk(0) for name in ("uuid", "ordinal"))
         if len(uuids.unique()) == len(uuids):
             return
-        later = ordinals.filter(pc.invert(pc.is_in(ordinals, value_set=_firsts(uuids, ordinals))))
+        repeated = pc.invert(pc.is_in(ordinals, value_set=_firsts(uuids, ordinals)))
+        known = uuids.filter(pc.equal(ordinals, _FINISHED))
+        done = pc.is_in(uuids, value_set=known)
+        later = ordinals.filter(pc.and_(repeated, pc.invert(done)))
+        again = ordinals.filter(pc.and_(repeated, done))
         self.count += len(later)
-        for ordinal in later.to_pylist():
-            bits[ordinal >> 3] |= 1 << (ordinal & 7)
+        self.finished += len(again)
+        for ordinals_of, field in ((later, bits), (again, finished)):
+            for ordinal in ordinals_of.to_pylist():
+                field[ordinal >> 3] |= 1 << (ordinal & 7)
+
+
+def _as_bits(bits: bytearray, rows: int) -> Any:
+    pa = arrow()
+    return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(bits)])
 
 
 def _firsts(uuids: Any, ordinals: Any) -> Any:

@@ -65,7 +65,9 @@ def find_tables(patterns: Sequence[str], policy: Policy) -> list[TableFile]:
     Raises NotFound (nothing there), UsageError (no table, a form that is not known, an empty file), Refused (``security`` rules).
     """
     if not patterns:
-        raise UsageError("the input", cause="no table is named", remedy="name CSV, TSV or Parquet files, globs or folders")
+        raise UsageError(
+            "the input", cause="no table is named", remedy="name CSV, TSV or Parquet files, globs or folders"
+        )
     found: dict[str, TableFile] = {}
     for pattern in patterns:
         for path in _paths_of(pattern):
@@ -91,9 +93,7 @@ def look_at(path: str) -> TableFile:
         raise UsageError(f"table {path}", cause="it is not a regular file", remedy="name a file, a glob or a folder")
     if status.st_size == 0:
         raise UsageError(f"table {path}", cause="the file is empty", remedy="leave it out, or make it again")
-    return TableFile(
-        path=path, format=form[0], compression=form[1], size=status.st_size, mtime_ns=status.st_mtime_ns
-    )
+    return TableFile(path=path, format=form[0], compression=form[1], size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
 def unreadable(path: str, error: OSError | str) -> UsageError:
@@ -110,7 +110,9 @@ def _paths_of(pattern: str) -> Iterator[str]:
     if "\0" in pattern:
         raise UsageError(f"table {pattern!r}", cause="a path cannot hold a NUL", remedy="check the path")
     if "://" in pattern and not pattern.startswith("file://"):
-        raise UsageError(f"table {pattern}", cause="only local files are read as tables", remedy="bring the table here first")
+        raise UsageError(
+            f"table {pattern}", cause="only local files are read as tables", remedy="bring the table here first"
+        )
     text = os.path.expanduser(pattern.removeprefix("file://"))
     if os.path.isdir(text):
         yield from _files_below(Path(text), pattern)
@@ -121,7 +123,9 @@ def _paths_of(pattern: str) -> Iterator[str]:
         return
     matched = sorted(path for path in glob.glob(text, recursive=True) if not os.path.isdir(path))
     if not matched:
-        raise NotFound(f"tables {pattern}", cause="no file matches", remedy="quote the pattern, and check folder and suffix")
+        raise NotFound(
+            f"tables {pattern}", cause="no file matches", remedy="quote the pattern, and check folder and suffix"
+        )
     yield from matched
 
 

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 from ...common.collect_records import CollectSpec, Restart
 from ...common.dataset_rows import arrow_part, stream_head
 from ...common.dataset_schema import REJECTS, arrow
-from ...common.errors import Conflict, Interrupted, NoSpace, NotWritable, ShoalError, UsageError
+from ...common.errors import Conflict, Interrupted, NoSpace, NotWritable, ShoalError, StateDamaged, UsageError
 from ..sources.policy import Policy
 from .checking import RowChecker
 from .columns import Columns, carried_schema, columns_of
 from .cutting import Cutter
 from .duplicates import Duplicates
+from .finished import FINISHED, Finished, look_for_finished, write_finished
 from .index import write_index, write_run
 from .inputs import TableFile, find_tables, look_at
 from .plan import INDEX, PLAN, Plan, PlanRecord, fingerprint_of, open_plan, tables_of, write_plan
@@ -55,11 +56,13 @@ def make_plan(
     policy: Policy,
     should_stop: Callable[[], bool],
     progress: Callable[[int], None],
+    dataset: Path | None = None,
 ) -> Plan:
     """Partition the tables of a job, or open what an earlier call made of the same tables. Takes long: call it in a thread.
 
     Args: work (a folder of this job alone, on a disk with room for about three times the rows), should_stop (asked between blocks),
-    progress (told how many rows were read so far).
+    progress (told how many rows were read so far), dataset (the folder of the result: when tables are partitioned anew, rows that lie
+    there already are left out).
 
     Raises NotFound, UsageError (the tables), Refused (``security`` forbids one), Conflict (tables or settings are not those of the
     plan that is there), StateDamaged, Interrupted, NoSpace, NotWritable.
@@ -70,10 +73,13 @@ def make_plan(
         return _reuse(open_plan(work), files, fingerprint)
     with _told(work):
         work.mkdir(parents=True, exist_ok=True)
+        finished = _finished(work, dataset)
         _clear(work)
-        partition = _Partition(spec, work, policy, should_stop, progress)
+        partition = _Partition(spec, work, policy, should_stop, progress, finished)
         try:
             record = partition.run(files, fingerprint)
+            if finished is not None:
+                write_finished(work, finished)
             write_plan(work, record)
         except BaseException:
             partition.abandon()
@@ -93,7 +99,9 @@ class _Partition:
         policy: Policy,
         should_stop: Callable[[], bool],
         progress: Callable[[int], None],
+        finished: Finished | None,
     ) -> None:
+        self._finished = finished
         self._spec = spec
         self._work = work
         self._policy = policy
@@ -105,22 +113,29 @@ class _Partition:
         self._rejects: Rejects | None = None
         self._cutter: Cutter | None = None
         self._folders = count()
+        self._known: pa.BooleanArray | None = None  # rows that are finished
 
     def run(self, files: list[TableFile], fingerprint: str) -> PlanRecord:
         """All but plan.json itself."""
         readers = [TableReader(file, self._columns) for file in self._watched(files)]
         schema = carried_schema(_carried_types(readers, self._columns), self._columns)
+        finished = self._finished
         self._rejects = rejects = Rejects(self._work / REJECTS)
-        self._cutter = cutter = Cutter(self._work, schema, batch_size=self._spec.batch_size)
+        self._cutter = cutter = Cutter(
+            self._work, schema, batch_size=self._spec.batch_size, free=finished.free if finished else None
+        )
         checker = RowChecker(schema, self._policy, self._starts)
         buckets = buckets_for(sum(file.row_bytes_expected for file in files))
         spill = Spill(self._new_folder(), checker.schema, buckets=buckets)
         duplicates = Duplicates(self._new_folder(), buckets=buckets)
+        for uuids in finished.uuids() if finished is not None else ():
+            self._check()
+            duplicates.known(uuids)
         self._read(readers, checker, rejects, spill, duplicates)
         _check_unchanged(files)
         if not self._rows:
             raise UsageError("the input", cause="no table has a row", remedy="name tables that have rows")
-        later = duplicates.find(self._rows, self._check)
+        later, self._known = duplicates.find(self._rows, self._check)
         batches = self._cut(spill, later, checker, rejects, cutter)
         rejects.close()
         cutter.close()
@@ -229,7 +244,9 @@ class _Partition:
             yield rows.take(order.slice(at, _CHUNK_ROWS))
 
     def _without(self, rows: Any, later: Any, checker: RowChecker, rejects: Rejects) -> pa.RecordBatch:
-        """The rows without those whose uuid came before, which become rejects."""
+        """The rows without those that are finished, and without those whose uuid came before, which become rejects."""
+        if self._known is not None:
+            rows = rows.filter(arrow_part("compute").invert(self._known.take(rows.column("ordinal"))))
         if later is None:
             return rows
         mask = later.take(rows.column("ordinal"))
@@ -258,13 +275,29 @@ class _Partition:
             raise Interrupted("partitioning", cause="it was stopped", remedy="the next run begins it anew")
 
 
+def _finished(work: Path, dataset: Path | None) -> Finished | None:
+    """What must not be collected again, and which partition numbers are taken; None where nothing was collected."""
+    if dataset is None or not dataset.is_dir():
+        return None
+    found = look_for_finished(dataset)
+    if (work / PLAN).exists():
+        try:
+            for batch in open_plan(work).batches():
+                found.reserve(batch.host, batch.partition)
+        except StateDamaged:
+            pass  # its finished batches were found, and begun ones name the rows that they belong to
+    return found if found.free else None
+
+
 def _reuse(plan: Plan, files: list[TableFile], fingerprint: str) -> Plan:
     remedy = "make the partition anew with --restart partitioning; finished batches stay"
     if plan.record.tables != tables_of(files):
         before, now = set(plan.record.tables), set(tables_of(files))
         changed = sorted({path for path, _, _ in before ^ now})
         shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-        raise Conflict("the input", cause=f"it changed since it was partitioned: {shown or 'another order'}", remedy=remedy)
+        raise Conflict(
+            "the input", cause=f"it changed since it was partitioned: {shown or 'another order'}", remedy=remedy
+        )
     if plan.record.fingerprint != fingerprint:
         what = "columns, carry, batch_size or the rules of security"
         raise Conflict("the input", cause=f"it was partitioned with other settings ({what})", remedy=remedy)
@@ -326,7 +359,7 @@ def _clear(work: Path) -> None:
     """Remove what a run leaves, plan.json first; other files of the folder stay."""
     (work / PLAN).unlink(missing_ok=True)
     shutil.rmtree(work / _SPILL, ignore_errors=True)
-    for name in (f"{PLAN}.new", INDEX, REJECTS):
+    for name in (f"{PLAN}.new", INDEX, REJECTS, FINISHED):
         (work / name).unlink(missing_ok=True)
     for path in work.glob("batches-*.arrows"):
         path.unlink()

@@ -24,6 +24,7 @@ from ...common.errors import NotFound, StateDamaged
 from ..sources.policy import Policy
 from .columns import columns_of
 from .cutting import container_name
+from .finished import read_finished
 from .index import Entry, Index
 from .inputs import TableFile
 
@@ -95,7 +96,9 @@ def open_plan(work: Path) -> Plan:
     try:
         record = _parse(path.read_bytes())
     except FileNotFoundError:
-        raise NotFound(f"plan {path}", cause="the partition was never finished", remedy="partition the tables first") from None
+        raise NotFound(
+            f"plan {path}", cause="the partition was never finished", remedy="partition the tables first"
+        ) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StateDamaged(f"plan {path}", cause=f"it cannot be read: {error}", remedy=_REMEDY) from None
     return Plan(work, record)
@@ -159,6 +162,10 @@ class Plan:
         for entry in self._index:
             yield BatchInfo(host=entry.host, partition=entry.partition, rows=entry.rows, bytes=entry.row_bytes)
 
+    def finished(self) -> list[tuple[str, int, int]]:
+        """Batches of earlier partitions that are complete and whose rows are therefore in none of this one: server, partition, rows."""
+        return read_finished(self._work)
+
     def read_batch(self, host: str, partition: int) -> pa.Table:
         """The rows of a batch in the order of the tables. Raises NotFound, StateDamaged."""
         return read_rows(b"".join(self.batch_bytes(host, partition)))
@@ -170,7 +177,9 @@ class Plan:
         """
         entry = self._index.find(host, partition)
         if entry is None:
-            raise NotFound(f"batch {partition} of {host}", cause="the plan has no such batch", remedy="list the batches")
+            raise NotFound(
+                f"batch {partition} of {host}", cause="the plan has no such batch", remedy="list the batches"
+            )
         yield self.record.head
         yield from self._stored(entry)
         yield END_OF_STREAM

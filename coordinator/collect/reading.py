@@ -65,7 +65,9 @@ class TableReader:
         on_broken is called at once, and may have been called for rows behind those of the block that comes next.
         """
         with _told(self.file.path):
-            yield from self._parquet_blocks() if self.file.format is TableFormat.PARQUET else self._text_blocks(on_broken)
+            yield from (
+                self._parquet_blocks() if self.file.format is TableFormat.PARQUET else self._text_blocks(on_broken)
+            )
 
     def _text_header(self) -> tuple[list[str], dict[str, Any]]:
         with self._open_text(lambda row: "skip", convert=None) as reader:
@@ -161,7 +163,9 @@ def _told(path: str) -> Generator[None]:
                 remedy="mend the row",
             ) from None
         if "Empty CSV" in text:
-            raise UsageError(f"table {path}", cause="it has no header", remedy="leave it out, or make it again") from None
+            raise UsageError(
+                f"table {path}", cause="it has no header", remedy="leave it out, or make it again"
+            ) from None
         raise unreadable(path, text) from None
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise unreadable(path, (str(error).splitlines() or ["damaged"])[0]) from None
