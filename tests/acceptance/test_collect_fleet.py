@@ -167,7 +167,7 @@ def test_the_result_goes_into_a_store(site: ImageSite, fleet: Fleet, tmp_path: P
         keys = {
             "AWS_ACCESS_KEY_ID": "AK1",
             "AWS_SECRET_ACCESS_KEY": "SK1",
-            "AWS_ENDPOINT_URL": store.url,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.backend_port}",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         write_csv(tmp_path / "t.csv", urls_of(host, 12))
