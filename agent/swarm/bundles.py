@@ -24,6 +24,20 @@ class Bundles:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._committing = 0  # threads that give files their names, waited for or not
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def quiet(self) -> None:
+        """Wait until no thread gives a file its name."""
+        await self._idle.wait()
+
+    def _commits(self, change: int) -> None:
+        self._committing += change
+        if self._committing:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     async def from_origin(self, errand: Errand, order: FetchOrder) -> Arrival:
         """Its objects are fetched, verified and published one by one."""
@@ -61,6 +75,7 @@ class Bundles:
         replica = self._replica
         spec = replica.catalog[position]
         heard: asyncio.Future[WorkReport | BaseException] = asyncio.get_running_loop().create_future()
+        is_late = False
         holding = own_lease(replica, f"s{replica.job_id}.o{spec.object_id}", UnitKind.WHOLE, spec)
 
         def hear(result: WorkReport | BaseException) -> None:
@@ -71,11 +86,20 @@ class Bundles:
                 errand.arrived += result.size or 0
             if not heard.done():
                 heard.set_result(result)
+            if is_late:
+                self._commits(-1)
 
         holding.heard = hear
         replica.shop.units.fetch_small(holding)
         try:
             result = await heard
+        except asyncio.CancelledError:
+            if holding.committing and heard.cancelled():  # else it has been heard already
+                is_late = True
+                self._commits(+1)
+            if not holding.committing:
+                holding.ended = True  # nor is it given a name from now on
+            raise
         finally:
             if holding.lane is not None:
                 holding.lane.remove(holding)
@@ -98,6 +122,7 @@ class Bundles:
         lent = pooled
 
         def done(job: Job[BundlePlaced]) -> None:
+            self._commits(-1)
             if pooled:
                 shop.buffers.give(buffer)
             if job.error is None:
@@ -113,6 +138,7 @@ class Bundles:
             data, expected = buffer[:size], expected_digest(replica, order)
             publish = partial(publish_bundle, replica.context.destination, specs, wanted, data, expected)
             job, lent = shop.disk.run(publish, done), False
+            self._commits(+1)
         finally:
             if lent:
                 shop.buffers.give(buffer)

@@ -68,10 +68,11 @@ class Errands:
         stop = UNKNOWN_STOP if part.stop is None else part.stop
         return sum(b - a for a, b in kept.transfer.have.present(part.start, stop))
 
-    def cancel_all(self) -> None:
-        """Stop everything."""
-        for errand in self._errands.values():
-            self._cancel(errand)
+    async def quiet(self) -> None:
+        """Wait until nobody brings anything and no thread gives a file its name: attempts that were cancelled leave such ones."""
+        while tasks := [task for errand in self._errands.values() for task in errand.tasks if not task.done()]:
+            await asyncio.wait(tasks)
+        await self._bundles.quiet()
 
     def _cancel(self, errand: Errand) -> list[asyncio.Task[None]]:
         errand.tasks = [task for task in errand.tasks if not task.done()]

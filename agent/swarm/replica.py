@@ -166,6 +166,7 @@ class Replica:
         self.is_over = True
         if self.is_ready:
             self.objects.cut_all()
+        await self._errands.quiet()
         try:
             await self.context.close()
         except (ShoalError, OSError) as error:
@@ -343,9 +344,8 @@ class Replica:
 
     async def _finish(self) -> None:
         try:
-            for kept in self.objects:  # of objects that were given up
-                await kept.earlier()
-                await kept.transfer.close()
+            await self._errands.quiet()
+            await self.objects.seal()
             await self._finalize()
             await self._unpack()
         except Exception as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shoal.common.views import JobStatus, JobView, ReplicaStatus
-from support.cli import leftovers
+from support.cli import until_tidy
 from support.contents import SyntheticFile, sha256_hex
 from support.fleet import Fleet, file_sha256_hex, free_port, until
 from support.hub import StandInHub, hub_in_thread
@@ -52,7 +52,7 @@ def check_copies(tmp_path: Path, *names: str, folder: str = "x") -> None:
         assert file_sha256_hex(root / "model.safetensors") == sha256_hex(BIG), name
         for path, content in SMALL.items():
             assert (root / path).read_bytes() == content, (name, path)
-        until("its work folder to be tidy", lambda root=root: leftovers(root) == [])
+        until_tidy(root)
 
 
 def by_name(job: JobView) -> dict[str, ReplicaStatus]:
