@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.common.records import Failure, Outcome
+from shoal.common.swarm_records import ORIGIN
 from shoal.common.views import JobStatus, ReplicaStatus
 from shoal.coordinator.replica_model import replica_views
 from support.swarm_fleet import JOB, MIB, SwarmFleet
@@ -86,6 +87,24 @@ def test_when_the_last_holder_is_gone_the_origin_serves_again() -> None:
     fleet.join("b")
     assert fleet.run() is JobStatus.DONE
     fleet.check_copies()
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["who-comes-after", "who-was-asking-it"])
+def test_a_bundle_whose_last_holder_is_gone_may_be_another_at_the_origin_by_now(waits: bool) -> None:
+    fleet = SwarmFleet(*SIZES)
+    gone = fleet.join("gone")
+    heir = fleet.join("heir") if waits else None
+    while 0 not in gone.have or (heir is not None and 0 not in heir.orders):
+        fleet.step()
+    if heir is not None:
+        assert heir.orders[0].peer != ORIGIN and heir.orders[0].digest == gone.have[0]
+    fleet.kill("gone")
+    fleet.version = "2"
+    if heir is None:
+        fleet.join("heir")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert not fleet.core.agents["heir"].bad_chunks
 
 
 def test_a_coordinator_that_restarts_continues_from_the_inventories() -> None:
