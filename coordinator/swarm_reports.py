@@ -7,6 +7,7 @@ met                                                    then
 =====================================================  ====================================================================
 the receiver differs, its source's copy was confirmed  the receiver forgets the chunk, the source has sent a bad one
 the receiver differs, its source is receiving itself   the receiver forgets it; the source is judged when its own copy comes
+the receiver differs, its source had a wrong copy too  nobody is judged: the source passed on what it was sent
 two receivers agree, with different sources            the witness of the digest is doubted: the object begins anew
 two fetches from the origin differ                     the origin changed: the object begins anew
 the whole object's digest is wrong                     the object begins anew
@@ -98,7 +99,7 @@ class SwarmReports:
             member.download_slots = 0  # a seed brings nothing any more
         for chunk in report.lost:
             if chunk < len(swarm.table):
-                swarm.swarm.lost(replica.agent_id, chunk)
+                self._lost(swarm, replica, chunk)
         for arrival in report.arrived:
             if arrival.chunk < len(swarm.table) and not _overtaken(swarm.large_of(arrival.chunk), replica, report):
                 self._arrived(job, swarm, replica, arrival)
@@ -121,6 +122,19 @@ class SwarmReports:
                 if known.voucher == replica.agent_id and not known.vouched:
                     known.voucher = ""
                     swarm.unvouched.add(known.object_id)
+
+    def _lost(self, swarm: ReplicaJob, replica: ReplicaState, chunk: int) -> None:
+        known = swarm.large_of(chunk)
+        if known is not None:
+            replica.published.discard(known.object_id)  # it is placed anew when all of it is there again
+        self._excuse(swarm, replica.agent_id, chunk)
+        swarm.swarm.lost(replica.agent_id, chunk)
+
+    def _excuse(self, swarm: ReplicaJob, agent_id: str, chunk: int) -> None:
+        """The agent's own copy was wrong: whoever received of it meanwhile has what the agent was sent, not what it made of it."""
+        swarm.had_wrong.setdefault(chunk, set()).add(agent_id)
+        if chunk in swarm.suspects:
+            swarm.suspects[chunk] = [doubt for doubt in swarm.suspects[chunk] if doubt[1] != agent_id]
 
     # ---- chunks that came -------------------------------------------------------------------------------------------
 
@@ -177,6 +191,9 @@ class SwarmReports:
         self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, chunk: int, source: str, digest: bytes
     ) -> None:
         """A receiver's copy is not the witness's. digest is empty where the receiver compared it itself."""
+        self._excuse(swarm, replica.agent_id, chunk)
+        if source in swarm.had_wrong[chunk]:
+            return  # so what this receiver got says nothing of the source, nor of the witness
         known = swarm.large_of(chunk)
         doubts = swarm.suspects.setdefault(chunk, [])
         others = {
@@ -282,6 +299,7 @@ class SwarmReports:
         for chunk in known.chunks:
             swarm.digests[chunk], swarm.witness[chunk] = b"", ""
             swarm.suspects.pop(chunk, None)
+            swarm.had_wrong.pop(chunk, None)
         for member in swarm.swarm:
             draft = swarm.draft(member.agent_id)
             for chunk in known.chunks:

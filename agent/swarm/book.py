@@ -35,6 +35,7 @@ from ...common.swarm_records import (
     SwarmReport,
     Vouch,
 )
+from .news import News
 from .steps import Bring, Compute, Finish, Follow, Forget, Place, Reset, Step, Stop
 
 
@@ -61,11 +62,7 @@ class Book:
         self._placing: set[int] = set()
         self._finished = False
         self._seen = 0
-        self._arrived: list[Arrival] = []
-        self._failed: list[FetchFailure] = []
-        self._lost: list[int] = []
-        self._vouched: list[Vouch] = []
-        self._published: list[int] = []
+        self._news = News()
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -147,8 +144,7 @@ class Book:
         self._active.clear()
         self._waiting.clear()
         self._vouch.clear()
-        for pending in (self._arrived, self._failed, self._lost, self._vouched, self._published):
-            pending.clear()
+        self._news.clear()
         return steps
 
     # ---- orders -----------------------------------------------------------------------------------------------------
@@ -184,7 +180,7 @@ class Book:
             return []  # a seed brings nothing any more
         if self.has(chunk):
             if chunk in self._digests:  # our word and the order have crossed
-                self._arrived.append(Arrival(chunk=chunk, digest=self._digests[chunk]))
+                self._news.arrived.append(Arrival(chunk=chunk, digest=self._digests[chunk]))
             return []
         part = self.table.chunk(chunk)
         if isinstance(part, Part) and part.position in self._given_up:
@@ -262,7 +258,7 @@ class Book:
                 self.table.learn_size(part.position, arrival.size)
         self._set(chunk)
         self._digests[chunk] = arrival.digest
-        self._arrived.append(arrival)
+        self._news.arrived.append(arrival)
         steps = self._begin()
         if isinstance(part, Part):
             steps += self._compute_if_whole(part.position)
@@ -272,7 +268,7 @@ class Book:
         """The chunk could not be brought from where it was ordered from."""
         if self._active.pop(failure.chunk, None) is None:
             return []
-        self._failed.append(failure)
+        self._news.failed.append(failure)
         return [*self._begin(), *self._finish_if_complete()]
 
     def computed(self, position: int, digest: str, failure: Failure | None) -> list[Step]:
@@ -294,7 +290,7 @@ class Book:
             return []  # it was reset meanwhile
         self._publish.pop(position, None)
         self._note_placed(position)
-        self._published.append(self.table.object_ids[position])
+        self._news.published.append(self.table.object_ids[position])
         return self._finish_if_complete()
 
     def small_placed(self, positions: Iterable[int]) -> None:
@@ -305,12 +301,18 @@ class Book:
     def lost(self, position: int) -> list[Step]:
         """What was there of the object is not there any more, or not right any more."""
         gone = [chunk for chunk in self.table.chunks_of(position) if self.has(chunk)]
-        self._lost += gone
+        self._news.take_back(gone, self.table.object_ids[position])
+        self._news.lost += gone
         if self._finished:
             for chunk in gone:
                 self._clear(chunk)
             return []
         return self._reset(position)
+
+    def spoiled(self, chunk: int) -> list[Step]:
+        """What has come of a chunk under way was wrong, nobody knows by whose fault: all of it comes again."""
+        self._news.lost.append(chunk)
+        return []
 
     def missing_of(self, chunk: int) -> list[int]:
         """Positions of a bundle's objects that are not in place."""
@@ -329,24 +331,11 @@ class Book:
     @property
     def has_news(self) -> bool:
         """Whether something happened that the coordinator waits for."""
-        return bool(self._arrived or self._failed or self._lost or self._vouched or self._published)
+        return bool(self._news)
 
     def report(self, job_id: str, token: int, progress: Iterable[ChunkProgress] = ()) -> SwarmReport:
         """What happened since the last report."""
-        report = SwarmReport(
-            job_id=job_id,
-            token=token,
-            arrived=tuple(self._arrived),
-            failed=tuple(self._failed),
-            lost=tuple(self._lost),
-            vouched=tuple(self._vouched),
-            published=tuple(self._published),
-            progress=tuple(progress),
-            seen=self._seen,
-        )
-        for told in (self._arrived, self._failed, self._lost, self._vouched, self._published):
-            told.clear()
-        return report
+        return self._news.take(job_id, token, progress, seen=self._seen)
 
     # ---- how --------------------------------------------------------------------------------------------------------
 
@@ -373,7 +362,7 @@ class Book:
         if self._placed[position]:
             del self._publish[position]
             if anew:
-                self._published.append(order.object_id)
+                self._news.published.append(order.object_id)
             return []
         if not self.is_whole(position):
             del self._publish[position]  # a chunk of it was dropped meanwhile: it is ordered again
@@ -386,7 +375,7 @@ class Book:
         return [Place(position, order)]
 
     def _tell_vouch(self, position: int, digest: str, failure: Failure | None) -> None:
-        self._vouched.append(Vouch(object_id=self.table.object_ids[position], digest=digest, failure=failure))
+        self._news.vouched.append(Vouch(object_id=self.table.object_ids[position], digest=digest, failure=failure))
 
     def _finish_if_complete(self) -> list[Step]:
         if self._open_objects or self._finished:

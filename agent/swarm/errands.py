@@ -163,6 +163,7 @@ class Errands:
             errand.hash = None
             errand.sources.clear()
             if was_mixed:
+                self._replica.perform(self._replica.book.spoiled(order.chunk))
                 return None  # nobody knows whose bytes were wrong: all of it from one source tells
             name = part_name(transfer.spec, order.chunk)
             raise VerificationFailed(name, cause="what came is not what the first agent had that fetched it")

@@ -224,6 +224,25 @@ async def test_an_order_moves_to_another_source(tmp_path: Path) -> None:
             assert arrival.peer == 1 and arrival.from_peers > MIB // 2 and arrival.from_origin > 0
 
 
+async def test_who_begins_a_chunk_of_two_sources_again_tells_so(tmp_path: Path) -> None:
+    files: dict[str, object] = {"big.bin": BIG}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path / "1", specs) as one, node(2, tmp_path / "2", specs) as two:
+            await asyncio.gather(one.join(), two.join())
+            one.fetch(0)
+            await one.until_has(0)
+            origin.put("big.bin", SyntheticFile(BIG.size, seed=9))
+            origin.faults.add(Drip(rate=256 * KIB))
+            two.meet(one)
+            two.fetch(0)
+            await two.until(lambda: two.arrived(0) > 0)
+            two.fetch(0, peer=1, digest=one.digests[0])
+            await two.until_has(0)
+            assert two.digests == one.digests
+            assert two.lost == [0], "others may have got of it what was wrong: that is not this agent's fault"
+
+
 async def test_a_finished_copy_serves_its_files(tmp_path: Path) -> None:
     files: dict[str, object] = {"big.bin": BIG, **small_files(5)}
     async with FaultOrigin(files) as origin:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shoal.common.records import Failure, Outcome
-from shoal.common.swarm_records import ORIGIN
+from shoal.common.swarm_records import ORIGIN, Arrival, FetchFailure, SwarmReport
 from shoal.common.views import JobStatus, ReplicaStatus
 from shoal.coordinator.replica_model import replica_views
-from support.swarm_fleet import JOB, MIB, SwarmFleet
+from support.swarm_fleet import JOB, MIB, SwarmFleet, digest_of
 
 NOT_FOUND = Failure(code="not-found", text="404", retryable=False)
 TIMEOUT = Failure(code="timeout", text="silent")
@@ -126,6 +126,62 @@ def test_an_agent_that_sends_flipped_bytes_is_named_and_cut_off_and_the_others_e
     fleet.check_copies()
     assert fleet.core.agents["bad"].cut_off
     assert not any(fleet.core.agents[f"a{number}"].bad_chunks for number in range(3))
+
+
+def tell(fleet: SwarmFleet, name: str, **what: object) -> None:
+    lease = fleet.copies[name].lease
+    assert lease is not None
+    report = SwarmReport(job_id=JOB, token=lease.token, **what)  # type: ignore[arg-type]
+    fleet.core.receive(name, report, fleet.now)
+
+
+@pytest.mark.parametrize("told", ["failure", "loss", "nothing"])
+@pytest.mark.parametrize("at", range(3))
+def test_who_passed_on_what_it_was_sent_is_not_to_blame(told: str, at: int) -> None:
+    """The bytes go from a by b to c, and are flipped on the way to b. c tells of it before b does, after, or when b is right again."""
+    fleet = SwarmFleet(*SIZES)
+    for name in "abc":
+        fleet.join(name)
+    replication = fleet.core.jobs[JOB].replication
+    assert replication is not None and replication.swarm is not None
+    numbers = {agent_id: number for number, agent_id in replication.swarm.numbers.items()}
+    chunk = fleet.table.bundles
+    right = Arrival(chunk=chunk, digest=digest_of(chunk), peer=ORIGIN)
+    fleet.copies["a"].have[chunk] = fleet.copies["b"].have[chunk] = digest_of(chunk)  # in the end
+    tell(fleet, "a", arrived=(right,))
+
+    def wrong(source: str) -> FetchFailure:
+        return FetchFailure(chunk=chunk, peer=numbers[source], failure=Failure(code="verification", text="it differs"))
+
+    of_b: list[dict[str, object]] = [{"arrived": (right,)}]
+    if told == "failure":
+        of_b.insert(0, {"failed": (wrong("a"),)})
+    elif told == "loss":
+        of_b.insert(0, {"lost": (chunk,)})  # half of it came from elsewhere: it cannot say whose bytes were wrong
+    for number, what in enumerate(of_b):
+        if number == at:
+            tell(fleet, "c", failed=(wrong("b"),))
+        tell(fleet, "b", **what)
+    if at >= len(of_b):
+        tell(fleet, "c", failed=(wrong("b"),))
+    bad = {name: fleet.core.agents[name].bad_chunks for name in "abc"}
+    assert bad == {"a": told == "failure", "b": told == "nothing", "c": 0}
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+
+
+def test_a_published_file_that_is_lost_is_brought_and_published_again() -> None:
+    fleet = fleet_of(2)
+    copy = fleet.copies["a0"]
+    while 1 not in copy.published:
+        fleet.step()
+    assert not copy.is_complete()
+    chunk = fleet.table.chunks_of(0).start
+    del copy.have[chunk], copy.publish[1]
+    copy.published.discard(1)
+    tell(fleet, "a0", lost=(chunk,))
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
 
 
 def test_an_agent_that_answers_nobody_costs_only_time() -> None:

@@ -249,3 +249,13 @@ def test_a_catalog_gives_back_what_it_was_given(count: int) -> None:
         assert catalog[3].size == 77 and [spec.size for spec in catalog][3] == 77
         catalog.forget_size(3)
         assert catalog[3].size is None
+
+
+def test_what_is_lost_before_it_was_told_has_not_arrived() -> None:
+    made = book()
+    arrive(made, 1, 2, 3)
+    made.obey(orders(publish=(PublishOrder(object_id=3, digest="sha256:00"),)))
+    made.placed(2)
+    made.lost(2)
+    report = made.report("j", 1)
+    assert (report.arrived, report.published, set(report.lost)) == ((), (), {1, 2, 3})

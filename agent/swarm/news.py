@@ -1,0 +1,48 @@
+"""What the coordinator has not been told yet of a copy. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from ...common.swarm_records import Arrival, ChunkProgress, FetchFailure, SwarmReport, Vouch
+
+
+@dataclass(slots=True)
+class News:
+    """Lists that grow until `take`."""
+
+    arrived: list[Arrival] = field(default_factory=list[Arrival])
+    failed: list[FetchFailure] = field(default_factory=list[FetchFailure])
+    lost: list[int] = field(default_factory=list[int])
+    vouched: list[Vouch] = field(default_factory=list[Vouch])
+    published: list[int] = field(default_factory=list[int])
+
+    def __bool__(self) -> bool:
+        return bool(self.arrived or self.failed or self.lost or self.vouched or self.published)
+
+    def clear(self) -> None:
+        """Nothing of it is to be told."""
+        for told in (self.arrived, self.failed, self.lost, self.vouched, self.published):
+            told.clear()
+
+    def take_back(self, chunks: Container[int], object_id: int) -> None:
+        """These have arrived and this was published, but not any more: losses are read first, so that the rest would stand."""
+        self.arrived = [arrival for arrival in self.arrived if arrival.chunk not in chunks]
+        self.published = [published for published in self.published if published != object_id]
+
+    def take(self, job_id: str, token: int, progress: Iterable[ChunkProgress], *, seen: int) -> SwarmReport:
+        """All of it as a report. seen: the number of the orders that were obeyed last."""
+        report = SwarmReport(
+            job_id=job_id,
+            token=token,
+            arrived=tuple(self.arrived),
+            failed=tuple(self.failed),
+            lost=tuple(self.lost),
+            vouched=tuple(self.vouched),
+            published=tuple(self.published),
+            progress=tuple(progress),
+            seen=seen,
+        )
+        self.clear()
+        return report
