@@ -8,6 +8,7 @@ met                                                    then
 the receiver differs, its source's copy was confirmed  the receiver forgets the chunk, the source has sent a bad one
 the receiver differs, its source is receiving itself   the receiver forgets it; the source is judged when its own copy comes
 the receiver differs, its source had a wrong copy too  nobody is judged: the source passed on what it was sent
+the receiver has the chunk from several sources        the receiver forgets it, nobody is judged: of one source it tells
 two receivers agree, with different sources            the witness of the digest is doubted: the object begins anew
 two fetches from the origin differ                     the origin changed: the object begins anew
 the whole object's digest is wrong                     the object begins anew
@@ -22,7 +23,16 @@ from collections.abc import Callable, Mapping
 
 from ..common.errors import AccessDenied, Busy, Changed, NotFound, Unauthenticated, VerificationFailed
 from ..common.records import Failure, OriginKind
-from ..common.swarm_records import ORIGIN, Arrival, FetchFailure, PublishOrder, SwarmInventory, SwarmReport, Vouch
+from ..common.swarm_records import (
+    MIXED,
+    ORIGIN,
+    Arrival,
+    FetchFailure,
+    PublishOrder,
+    SwarmInventory,
+    SwarmReport,
+    Vouch,
+)
 from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
 from .model import AgentState, JobState
 from .replica_model import LargeObject, ReplicaJob, ReplicaState
@@ -154,7 +164,7 @@ class SwarmReports:
                 return
             swarm.table.learn_size(known.position, arrival.size)
             swarm.swarm.sizes[chunk] = arrival.size
-        if known is not None and arrival.peer == ORIGIN and arrival.etag and job.spec.origin is not OriginKind.HUB:
+        if known is not None and arrival.etag and job.spec.origin is not OriginKind.HUB:
             if known.etag and known.etag != arrival.etag:
                 self._begin_anew(job, swarm, known, _failure(Changed(str(known.object_id))))
                 return
@@ -164,7 +174,8 @@ class SwarmReports:
             self._differs(job, swarm, replica, arrival)
             return
         if not fixed:
-            swarm.digests[chunk], swarm.witness[chunk] = arrival.digest, replica.agent_id
+            swarm.digests[chunk] = arrival.digest
+            swarm.witness[chunk] = replica.agent_id if arrival.peer != MIXED else ""
         swarm.swarm.arrived(replica.agent_id, chunk)
         if arrival.peer == ORIGIN and known is not None:
             known.failures = 0
@@ -179,6 +190,10 @@ class SwarmReports:
     def _differs(self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, arrival: Arrival) -> None:
         chunk = arrival.chunk
         swarm.draft(replica.agent_id).drop.append(chunk)
+        if arrival.peer == MIXED:
+            self._excuse(swarm, replica.agent_id, chunk)
+            swarm.swarm.again(replica.agent_id, chunk)
+            return
         source = swarm.source(arrival.peer) if arrival.peer != ORIGIN else None
         known = swarm.large_of(chunk)
         if arrival.peer == ORIGIN and known is not None:

@@ -203,6 +203,7 @@ class Book:
     def _drop(self, chunk: int) -> list[Step]:
         steps = self._stop(chunk)
         self._clear(chunk)
+        self._news.take_back((chunk,))
         part = self.table.chunk(chunk)
         positions = part.positions if isinstance(part, Bundle) else (part.position,)
         for position in positions:
@@ -222,6 +223,7 @@ class Book:
         self._publish.pop(position, None)
         self._note_unplaced(position)
         chunks = self.table.chunks_of(position)
+        self._news.take_back(chunks, self.table.object_ids[position])
         return [*steps, Reset(position) if chunks.start >= self.table.bundles else Forget(chunks.start)]
 
     def _give_up(self, position: int) -> list[Step]:

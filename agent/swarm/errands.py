@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ...common.chunks import Bundle, Part
 from ...common.errors import Changed, ShoalError, TransferError, VerificationFailed
 from ...common.records import UnitKind
-from ...common.swarm_records import ORIGIN, Arrival, FetchFailure, FetchOrder
+from ...common.swarm_records import MIXED, ORIGIN, Arrival, FetchFailure, FetchOrder
 from ..engine.crew import Job
 from ..engine.filling import FillSize
 from ..engine.reporting import failure_of
@@ -171,7 +171,7 @@ class Errands:
         return Arrival(
             chunk=order.chunk,
             digest=digest,
-            peer=order.peer,
+            peer=order.peer if errand.sources <= {order.peer} else MIXED,
             from_origin=errand.from_origin,
             from_peers=errand.from_peers,
             etag=transfer.etag if order.peer == ORIGIN else "",

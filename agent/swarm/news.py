@@ -26,9 +26,11 @@ class News:
         for told in (self.arrived, self.failed, self.lost, self.vouched, self.published):
             told.clear()
 
-    def take_back(self, chunks: Container[int], object_id: int) -> None:
-        """These have arrived and this was published, but not any more: losses are read first, so that the rest would stand."""
+    def take_back(self, chunks: Container[int], object_id: int = 0) -> None:
+        """What became of these is not so any more: told later, it would be taken for news of what comes next."""
         self.arrived = [arrival for arrival in self.arrived if arrival.chunk not in chunks]
+        self.failed = [failure for failure in self.failed if failure.chunk not in chunks]
+        self.vouched = [vouch for vouch in self.vouched if vouch.object_id != object_id]
         self.published = [published for published in self.published if published != object_id]
 
     def take(self, job_id: str, token: int, progress: Iterable[ChunkProgress], *, seen: int) -> SwarmReport:

@@ -195,6 +195,16 @@ class Books:
         self._orphan(flow)
         return True
 
+    def again(self, agent_id: str, chunk: int) -> None:
+        """The agent must begin the chunk again, by no fault of its present source."""
+        member = self._members.get(agent_id)
+        flow = member.flows.get(chunk) if member is not None else None
+        if flow is not None:
+            flow.arrived = flow.arrived_before = 0
+            self._orphan(flow)
+        if member is not None:
+            self._hungry[member.index] = member
+
     def lost(self, agent_id: str, chunk: int) -> None:
         """The agent does not hold the chunk any more, or never rightly did."""
         member = self._members.get(agent_id)

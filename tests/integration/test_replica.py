@@ -19,7 +19,7 @@ from blake3 import blake3
 from shoal.agent.storage.destination import Destination
 from shoal.common.chunks import ChunkSizes
 from shoal.common.records import ObjectSpec, Outcome
-from shoal.common.swarm_records import ORIGIN, FetchOrder, PublishOrder
+from shoal.common.swarm_records import MIXED, ORIGIN, FetchOrder, PublishOrder
 from support.contents import SyntheticFile, read_all
 from support.engine import leftovers, open_files, poll, same
 from support.fake_swarm import KIB, MIB, all_chunks, have, node, replica_job, specs_of
@@ -221,7 +221,7 @@ async def test_an_order_moves_to_another_source(tmp_path: Path) -> None:
             two.fetch(0, peer=1, digest=one.digests[0])
             await two.until_has(0)
             (arrival,) = two.arrivals
-            assert arrival.peer == 1 and arrival.from_peers > MIB // 2 and arrival.from_origin > 0
+            assert arrival.peer == MIXED and arrival.from_peers > MIB // 2 and arrival.from_origin > 0
 
 
 async def test_who_begins_a_chunk_of_two_sources_again_tells_so(tmp_path: Path) -> None:

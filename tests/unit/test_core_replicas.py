@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.common.records import Failure, Outcome
-from shoal.common.swarm_records import ORIGIN, Arrival, FetchFailure, SwarmReport
+from shoal.common.swarm_records import MIXED, ORIGIN, Arrival, FetchFailure, SwarmReport
 from shoal.common.views import JobStatus, ReplicaStatus
 from shoal.coordinator.replica_model import replica_views
 from support.swarm_fleet import JOB, MIB, SwarmFleet, digest_of
@@ -168,6 +168,27 @@ def test_who_passed_on_what_it_was_sent_is_not_to_blame(told: str, at: int) -> N
     assert bad == {"a": told == "failure", "b": told == "nothing", "c": 0}
     assert fleet.run() is JobStatus.DONE
     fleet.check_copies()
+
+
+def test_nobody_is_to_blame_for_a_chunk_of_several_sources_and_it_comes_again() -> None:
+    fleet = SwarmFleet(*SIZES)
+    for name in "abc":
+        fleet.join(name)
+    for copy in fleet.copies.values():
+        copy.orders.clear()
+    replication = fleet.core.jobs[JOB].replication
+    assert replication is not None and replication.swarm is not None
+    chunk = next(
+        chunk for chunk in range(fleet.table.bundles, len(fleet.table)) if replication.swarm.swarm.holders(chunk) == 0
+    )
+    right, wrong = (Arrival(chunk=chunk, digest=digest_of(chunk, version), peer=MIXED) for version in ("", "wrong"))
+    fleet.copies["a"].have[chunk] = digest_of(chunk)
+    fleet.copies["b"].have[chunk] = digest_of(chunk, "wrong")
+    tell(fleet, "a", arrived=(right,))
+    tell(fleet, "b", arrived=(wrong,))
+    fleet.settle()
+    assert chunk not in fleet.copies["b"].have, "it is told to forget it"
+    assert not any(agent.bad_chunks for agent in fleet.core.agents.values())
 
 
 def test_a_published_file_that_is_lost_is_brought_and_published_again() -> None:

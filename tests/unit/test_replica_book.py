@@ -259,3 +259,20 @@ def test_what_is_lost_before_it_was_told_has_not_arrived() -> None:
     made.lost(2)
     report = made.report("j", 1)
     assert (report.arrived, report.published, set(report.lost)) == ((), (), {1, 2, 3})
+
+
+@pytest.mark.parametrize("order", ["reset", "drop"])
+def test_what_happened_before_an_object_begins_anew_is_not_told_after(order: str) -> None:
+    """It would be read as what came of the bytes that are fetched from now on."""
+    made = book()
+    made.obey(orders(vouch=(4,)))
+    arrive(made, 4)
+    made.computed(3, "sha256:00", None)
+    made.obey(fetch(1))
+    made.failed(FetchFailure(chunk=1, peer=0, failure=WRONG))
+    made.obey(orders(reset=(3, 4), seq=2) if order == "reset" else orders(drop=(1, 4), seq=2))
+    report = made.report("j", 1)
+    assert (report.arrived, report.failed) == ((), ())
+    assert len(report.vouched) == (order == "drop"), (
+        "whether that still stands the coordinator sees: it knows who holds what"
+    )
