@@ -8,7 +8,8 @@ met                                                    then
 the receiver differs, its source's copy was confirmed  the receiver forgets the chunk, the source has sent a bad one
 the receiver differs, its source is receiving itself   the receiver forgets it; the source is judged when its own copy comes
 the receiver differs, its source had a wrong copy too  nobody is judged: the source passed on what it was sent
-the receiver has the chunk from several sources        the receiver forgets it, nobody is judged: of one source it tells
+the receiver has the chunk from several sources        the receiver forgets it, nobody is judged; then all of one
+the receiver's disk cannot have the file's name        it is ordered there no more, nobody is judged
 two receivers agree, with different sources            the witness of the digest is doubted: the object begins anew
 two fetches from the origin differ                     the origin changed: the object begins anew
 the whole object's digest is wrong                     the object begins anew
@@ -21,7 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..common.errors import AccessDenied, Busy, Changed, NotFound, Unauthenticated, VerificationFailed
+from ..common.errors import (
+    AccessDenied,
+    Busy,
+    Changed,
+    Conflict,
+    NotFound,
+    Unauthenticated,
+    UnsafeName,
+    VerificationFailed,
+)
 from ..common.records import Failure, OriginKind
 from ..common.swarm_records import (
     MIXED,
@@ -237,6 +247,9 @@ class SwarmReports:
     def _failed(
         self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, failed: FetchFailure, now: float
     ) -> None:
+        if failed.failure.code in (Conflict.code, UnsafeName.code):
+            swarm.swarm.forgo(replica.agent_id, failed.chunk)  # of its own disk: no fault of whoever was asked
+            return
         if failed.peer == ORIGIN:
             self._origin_failed(job, swarm, replica, failed, now)
             return

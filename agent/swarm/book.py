@@ -10,7 +10,7 @@ A chunk::
 A large object::
 
     incomplete --last chunk there--> complete --PublishOrder (and its own digest, where that is asked for)--> placed
-    any        --reset--> incomplete        any --give_up--> given up
+    any        --reset--> incomplete        any --give_up, forgo--> given up
 
 A bundle's objects are placed one by one, before the bundle is there. The copy is complete when every object is placed or given up.
 After `readmit` nothing is ordered: a new session's coordinator learns all from the inventory and orders what is missing.
@@ -18,14 +18,14 @@ After `readmit` nothing is ordered: a new session's coordinator learns all from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from ...common.chunks import Bundle, ChunkTable, Part
 from ...common.records import Failure
 from ...common.swarm_records import (
+    ORIGIN,
     Arrival,
-    ChunkDigest,
     ChunkProgress,
     FetchFailure,
     FetchOrder,
@@ -33,9 +33,8 @@ from ...common.swarm_records import (
     SwarmInventory,
     SwarmOrders,
     SwarmReport,
-    Vouch,
 )
-from .news import News
+from .news import News, inventory
 from .steps import Bring, Compute, Finish, Follow, Forget, Place, Reset, Step, Stop
 
 
@@ -52,6 +51,7 @@ class Book:
         self._placed = bytearray(len(table.object_ids))
         self._open_objects = len(table.object_ids)  # neither placed nor given up
         self._given_up: set[int] = set()
+        self._forgone: dict[int, Failure] = {}  # cannot have their names here; others have them
         self._digests: dict[int, bytes] = {}
         self._waiting: dict[int, FetchOrder] = {}
         self._active: dict[int, FetchOrder] = {}
@@ -79,6 +79,22 @@ class Book:
         return self._active.get(chunk)
 
     @property
+    def forgone(self) -> Sequence[Failure]:
+        """Why objects cannot have their names here: with any of them the copy fails in the end."""
+        return tuple(self._forgone.values())
+
+    def unable(self, chunk: int, peer: int = ORIGIN) -> FetchFailure | None:
+        """Why the chunk cannot become complete here, wherever it is ordered from."""
+        part = self.table.chunk(chunk)
+        positions = (part.position,) if isinstance(part, Part) else () if self.missing_of(chunk) else part.positions
+        found = next((position for position in positions if position in self._forgone), None)
+        return None if found is None else self._unable(chunk, peer, found)
+
+    def _unable(self, chunk: int, peer: int, position: int) -> FetchFailure:
+        failure, object_id = self._forgone[position], self.table.object_ids[position]
+        return FetchFailure(chunk=chunk, peer=peer, failure=failure, object_id=object_id)
+
+    @property
     def active(self) -> Iterable[int]:
         """Chunks under way."""
         return tuple(self._active)
@@ -86,10 +102,6 @@ class Book:
     def is_placed(self, position: int) -> bool:
         """Whether the object has its name."""
         return bool(self._placed[position])
-
-    def is_given_up(self, position: int) -> bool:
-        """Whether the copy does without the object."""
-        return position in self._given_up
 
     def wants_digest(self, position: int) -> bool:
         """Whether the object's digest is to be computed here."""
@@ -117,26 +129,13 @@ class Book:
             if not self.missing_of(chunk):
                 self._set(chunk)
         for position in self.table.large:
-            if self._placed[position]:
-                for chunk in self.table.chunks_of(position):
-                    self._set(chunk)
+            for chunk in self.table.chunks_of(position) if self._placed[position] else ():
+                self._set(chunk)
         return self._finish_if_complete()
 
     def inventory(self, job_id: str, token: int) -> SwarmInventory:
         """All that is there."""
-        digests = (
-            ChunkDigest(chunk=chunk, digest=digest)
-            for chunk, digest in sorted(self._digests.items())
-            if self._counts(chunk)
-        )
-        return SwarmInventory(
-            job_id=job_id,
-            token=token,
-            chunks=len(self.table),
-            have=bytes(self._have),
-            published=tuple(self.table.object_ids[at] for at in self.table.large if self._placed[at]),
-            digests=tuple(digests),
-        )
+        return inventory(job_id, token, self.table, bytes(self._have), self._placed, self._digests)
 
     def readmit(self) -> list[Step]:
         """A new session stands: earlier orders are void, and reports that were not sent are told by the inventory."""
@@ -185,6 +184,9 @@ class Book:
         part = self.table.chunk(chunk)
         if isinstance(part, Part) and part.position in self._given_up:
             return []
+        if (unable := self.unable(chunk, order.peer)) is not None:
+            self._news.failed.append(unable)
+            return []
         before = self._active.get(chunk)
         if before is None:
             self._waiting[chunk] = order
@@ -229,9 +231,9 @@ class Book:
     def _give_up(self, position: int) -> list[Step]:
         if position in self._given_up:
             return []
-        self._given_up.add(position)
-        if not self._placed[position]:
+        if not self._placed[position] and not self._is_without(position):
             self._open_objects -= 1
+        self._given_up.add(position)
         self._vouch.discard(position)
         self._publish.pop(position, None)
         chunks = self.table.chunks_of(position)
@@ -243,7 +245,7 @@ class Book:
         self._vouch.add(position)
         done = self._computed.get(position)
         if done is not None:
-            self._tell_vouch(position, *done)
+            self._news.vouch(self.table.object_ids[position], *done)
             return []
         return self._compute_if_whole(position) or [Follow(position)]
 
@@ -273,6 +275,21 @@ class Book:
         self._news.failed.append(failure)
         return [*self._begin(), *self._finish_if_complete()]
 
+    def forgo(self, position: int, failure: Failure) -> list[Step]:
+        """The object cannot have its name here. The copy goes on without it; what is ordered of it is answered with the reason."""
+        if self._placed[position] or self._is_without(position):
+            return []
+        self._forgone[position] = failure
+        self._open_objects -= 1
+        self._publish.pop(position, None)
+        steps: list[Step] = []
+        chunks = self.table.chunks_of(position)
+        for chunk in chunks if chunks.start >= self.table.bundles else ():
+            if order := self._active.get(chunk) or self._waiting.get(chunk):
+                self._news.failed.append(self._unable(chunk, order.peer, position))
+                steps += self._stop(chunk)
+        return [*steps, *self._begin(), *self._finish_if_complete()]
+
     def computed(self, position: int, digest: str, failure: Failure | None) -> list[Step]:
         """An object's digest was computed here. A failure says that it is not the publisher's."""
         self._computing.discard(position)
@@ -280,7 +297,7 @@ class Book:
             return []  # of bytes that were dropped meanwhile
         self._computed[position] = digest, failure
         if position in self._vouch:
-            self._tell_vouch(position, digest, failure)
+            self._news.vouch(self.table.object_ids[position], digest, failure)
         elif failure is not None:
             return self.lost(position)  # what was right when it came is not any more
         return self._place_if_right(position)
@@ -311,16 +328,15 @@ class Book:
             return []
         return self._reset(position)
 
-    def spoiled(self, chunk: int) -> list[Step]:
+    def spoiled(self, chunk: int) -> None:
         """What has come of a chunk under way was wrong, nobody knows by whose fault: all of it comes again."""
         self._news.lost.append(chunk)
-        return []
 
     def missing_of(self, chunk: int) -> list[int]:
         """Positions of a bundle's objects that are not in place."""
         part = self.table.chunk(chunk)
         assert isinstance(part, Bundle)
-        return [at for at in part.positions if not self._placed[at] and at not in self._given_up]
+        return [at for at in part.positions if not self._placed[at] and not self._is_without(at)]
 
     def present_of(self, chunk: int) -> list[int]:
         """Positions of the objects that a bundle consists of: those that were given up are left out."""
@@ -341,10 +357,8 @@ class Book:
 
     # ---- how --------------------------------------------------------------------------------------------------------
 
-    def _counts(self, chunk: int) -> bool:
-        """Whether the chunk's digest belongs into the inventory."""
-        part = self.table.chunk(chunk)
-        return self.has(chunk) and (isinstance(part, Bundle) or not self._placed[part.position])
+    def _is_without(self, position: int) -> bool:
+        return position in self._given_up or position in self._forgone
 
     def _stop(self, chunk: int) -> list[Step]:
         self._waiting.pop(chunk, None)
@@ -376,9 +390,6 @@ class Book:
         self._placing.add(position)
         return [Place(position, order)]
 
-    def _tell_vouch(self, position: int, digest: str, failure: Failure | None) -> None:
-        self._news.vouched.append(Vouch(object_id=self.table.object_ids[position], digest=digest, failure=failure))
-
     def _finish_if_complete(self) -> list[Step]:
         if self._open_objects or self._finished:
             return []
@@ -389,12 +400,12 @@ class Book:
     def _note_placed(self, position: int) -> None:
         if not self._placed[position]:
             self._placed[position] = 1
-            self._open_objects -= position not in self._given_up
+            self._open_objects -= not self._is_without(position)
 
     def _note_unplaced(self, position: int) -> None:
         if self._placed[position]:
             self._placed[position] = 0
-            self._open_objects += position not in self._given_up
+            self._open_objects += not self._is_without(position)
 
     def _set(self, chunk: int) -> None:
         if not self.has(chunk):

@@ -12,8 +12,8 @@ from ...common.records import ObjectSpec, UnitKind, WorkReport
 from ...common.swarm_records import ORIGIN, Arrival, FetchOrder
 from ..engine.crew import Job
 from ..engine.units import Lapsed
-from .errand import Errand, ObjectFailed, cut_short, expected_digest, own_lease, peer_of
-from .looking import BundlePlaced, digest_of_files, is_ours, publish_bundle
+from .errand import Errand, ObjectFailed, Unable, cut_short, expected_digest, own_lease, peer_of
+from .looking import NAME_ERRORS, BundlePlaced, digest_of_files, is_ours, publish_bundle
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -46,9 +46,15 @@ class Bundles:
         results = await asyncio.gather(*(self._small(errand, position) for position in positions))
         if replica.lapsed():
             raise Lapsed
-        failures = [failure for failure in results if failure is not None]
+        failures: list[ObjectFailed] = []
+        for position, failure in zip(positions, results, strict=True):
+            if failure is not None and isinstance(failure.error, NAME_ERRORS):
+                replica.forgo(position, failure.error)
+            elif failure is not None:
+                failures.append(failure)
         if failures:
             raise min(failures, key=lambda failure: (not is_ours(failure.error), failure.is_retryable))
+        self._check_able(order.chunk)
         digest = await self._digest(order.chunk)
         expected = expected_digest(replica, order)
         if expected and digest != expected:
@@ -56,6 +62,12 @@ class Bundles:
         return Arrival(
             chunk=order.chunk, digest=digest, peer=ORIGIN, from_origin=errand.from_origin, from_peers=errand.from_peers
         )
+
+    def _check_able(self, chunk: int) -> None:
+        """Raises ObjectFailed when all is done that can be, but an object cannot have its name: so it is no bundle to pass on."""
+        unable = self._replica.book.unable(chunk)
+        if unable is not None:
+            raise ObjectFailed(unable.object_id, Unable(unable.failure))
 
     async def _digest(self, chunk: int) -> bytes:
         replica = self._replica
@@ -116,7 +128,8 @@ class Bundles:
         positions = replica.book.present_of(order.chunk)
         specs = [replica.catalog[position] for position in positions]
         size = sum(spec.size or 0 for spec in specs)
-        wanted = [not replica.book.is_placed(position) for position in positions]
+        missing = set(replica.book.missing_of(order.chunk))
+        wanted = [position in missing for position in positions]
         pooled = 0 < size <= shop.buffers.buffer_bytes
         buffer = await shop.buffers.take() if pooled else memoryview(bytearray(size))
         lent = pooled
@@ -126,9 +139,11 @@ class Bundles:
             if pooled:
                 shop.buffers.give(buffer)
             if job.error is None:
-                for position, digest in zip(positions, job.result().digests, strict=True):
+                placed = job.result()
+                there = [at for place, at in enumerate(positions) if wanted[place] and place not in placed.refused]
+                for position, digest in zip(positions, placed.digests, strict=True):
                     replica.objects.named(position, digest, "")
-                replica.book.small_placed(positions)
+                replica.book.small_placed(there)
 
         try:
             if size:
@@ -143,6 +158,9 @@ class Bundles:
             if lent:
                 shop.buffers.give(buffer)
         placed = await job.wait()
+        for place, error in placed.refused.items():
+            replica.forgo(positions[place], error)
+        self._check_able(order.chunk)
         return Arrival(
             chunk=order.chunk,
             digest=placed.digest,

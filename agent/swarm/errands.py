@@ -21,8 +21,8 @@ from ..engine.streams import finish_writing
 from ..engine.transfer import Transfer, Written
 from ..engine.units import Lapsed
 from .bundles import Bundles
-from .errand import RESUMED, UNKNOWN_STOP, Errand, ObjectFailed, cut_short, expected_digest, own_lease, peer_of
-from .looking import ChunkHash, is_ours
+from .errand import RESUMED, UNKNOWN_STOP, Errand, ObjectFailed, Unable, cut_short, expected_digest, own_lease, peer_of
+from .looking import NAME_ERRORS, ChunkHash, is_ours
 from .objects import Kept, part_name
 
 if TYPE_CHECKING:
@@ -104,10 +104,11 @@ class Errands:
             if is_ours(error):
                 replica.fail(error)
                 return
-            failure = FetchFailure(
-                chunk=order.chunk, peer=order.peer, failure=failure_of(error), object_id=object_id
-            )  # fmt: skip
+            told = error.failure if isinstance(error, Unable) else failure_of(error)
+            failure = FetchFailure(chunk=order.chunk, peer=order.peer, failure=told, object_id=object_id)
             replica.perform(replica.book.failed(failure))
+            if isinstance(part, Part) and isinstance(error, NAME_ERRORS):
+                replica.forgo(part.position, error)
             replica.objects.close_idle()
             return
         self._errands.pop(order.chunk, None)
@@ -163,7 +164,8 @@ class Errands:
             errand.hash = None
             errand.sources.clear()
             if was_mixed:
-                self._replica.perform(self._replica.book.spoiled(order.chunk))
+                self._replica.book.spoiled(order.chunk)
+                self._replica.perform(())
                 return None  # nobody knows whose bytes were wrong: all of it from one source tells
             name = part_name(transfer.spec, order.chunk)
             raise VerificationFailed(name, cause="what came is not what the first agent had that fetched it")

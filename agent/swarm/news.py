@@ -1,11 +1,21 @@
-"""What the coordinator has not been told yet of a copy. Pure: no I/O, no clock."""
+"""What the coordinator is told of a copy: all of it at first, then what happens. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...common.swarm_records import Arrival, ChunkProgress, FetchFailure, SwarmReport, Vouch
+from ...common.chunks import Bundle, ChunkTable
+from ...common.records import Failure
+from ...common.swarm_records import (
+    Arrival,
+    ChunkDigest,
+    ChunkProgress,
+    FetchFailure,
+    SwarmInventory,
+    SwarmReport,
+    Vouch,
+)
 
 
 @dataclass(slots=True)
@@ -25,6 +35,10 @@ class News:
         """Nothing of it is to be told."""
         for told in (self.arrived, self.failed, self.lost, self.vouched, self.published):
             told.clear()
+
+    def vouch(self, object_id: int, digest: str, failure: Failure | None) -> None:
+        """An object's digest was computed."""
+        self.vouched.append(Vouch(object_id=object_id, digest=digest, failure=failure))
 
     def take_back(self, chunks: Container[int], object_id: int = 0) -> None:
         """What became of these is not so any more: told later, it would be taken for news of what comes next."""
@@ -48,3 +62,23 @@ class News:
         )
         self.clear()
         return report
+
+
+def inventory(
+    job_id: str, token: int, table: ChunkTable, have: bytes, placed: Sequence[int], digests: Mapping[int, bytes]
+) -> SwarmInventory:
+    """All that is there. have: a bit a chunk; placed: by position; digests: of chunks. Those of placed objects are not told."""
+
+    def counts(chunk: int) -> bool:
+        part = table.chunk(chunk)
+        return bool(have[chunk >> 3] >> (chunk & 7) & 1) and (isinstance(part, Bundle) or not placed[part.position])
+
+    known = (ChunkDigest(chunk=chunk, digest=digest) for chunk, digest in sorted(digests.items()) if counts(chunk))
+    return SwarmInventory(
+        job_id=job_id,
+        token=token,
+        chunks=len(table),
+        have=have,
+        published=tuple(table.object_ids[at] for at in table.large if placed[at]),
+        digests=tuple(known),
+    )

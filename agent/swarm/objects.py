@@ -131,9 +131,9 @@ class Objects:
         tasks: asyncio.TaskGroup,
         transfer_of: Callable[[JobContext, ObjectSpec], Transfer],
         wants_digest: Callable[[int], bool],
-        failed: Callable[[BaseException], None],
+        failed: Callable[[int, BaseException], None],
     ) -> None:
-        """wants_digest: whether an object's digest is computed here; failed: the disk lets nothing more be done."""
+        """wants_digest: whether an object's digest is computed here; failed: the disk lets nothing more be done with it."""
         self._job = job
         self._catalog = catalog
         self._tasks = tasks
@@ -336,7 +336,7 @@ class Objects:
                     await asyncio.wait(before)
                 await act()
             except Exception as error:
-                self._failed(error)
+                self._failed(kept.position, error)
 
         task = self._tasks.create_task(run(), name=f"shoal-object-{kept.position}")
         kept.pending = [*(task for task in kept.pending if not task.done()), task]

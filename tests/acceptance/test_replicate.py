@@ -148,6 +148,20 @@ def test_a_copy_that_cannot_be_written_does_not_spoil_the_others(fleet: Fleet, t
     check_copies(tmp_path, "n2", "n3")
 
 
+def test_one_name_that_cannot_be_written_costs_that_copy_nothing_else(fleet: Fleet, tmp_path: Path) -> None:
+    blocked = tmp_path / "n1" / "x" / "data" / "part-003.txt"
+    (blocked / "in the way").mkdir(parents=True)
+    start(fleet, tmp_path, *AGENTS[:3])
+    job_id = fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate")
+    job = fleet.ended(job_id, JobStatus.FAILED, timeout_s=100)
+    assert job.failure and "n1" in job.failure.text and "part-003.txt" in job.failure.text
+    assert by_name(job) == {"n1": ReplicaStatus.FAILED, "n2": ReplicaStatus.DONE, "n3": ReplicaStatus.DONE}
+    (blocked / "in the way").rmdir()
+    blocked.rmdir()
+    fleet.ended(fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate"), timeout_s=100)
+    check_copies(tmp_path, *AGENTS[:3])
+
+
 def test_a_damaged_final_file_is_fetched_again_from_the_others(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
     start(fleet, tmp_path, *AGENTS[:2])
     submit = ("hf://acme/model", "--to", "/x", "--deliver", "replicate")

@@ -628,3 +628,33 @@ async def test_a_copy_is_not_complete_while_a_thread_still_names_files_of_it(
             assert leftovers(two.to) == [] and [path.name for path in (two.to / ".shoal").iterdir()] == [
                 "manifest.json"
             ]
+
+
+@pytest.mark.parametrize("way", ["origin", "peer"])
+async def test_names_that_cannot_be_written_fail_the_copy_when_all_else_is_there(tmp_path: Path, way: str) -> None:
+    files: dict[str, object] = {"big.bin": BIG, "other.bin": SyntheticFile(MIB + 5, seed=2), **small_files(4)}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path / "1", specs) as one, node(2, tmp_path / "2", specs) as two:
+            for blocked in ("small/001.bin", "other.bin"):
+                (two.to / blocked / "in the way").mkdir(parents=True)
+            await asyncio.gather(one.join(), two.join())
+            one.fetch(*all_chunks([one]))
+            await one.until_has(*all_chunks([one]))
+            two.meet(one)
+            for chunk in all_chunks([one]):
+                two.fetch(chunk, peer=0 if way == "origin" else 1, digest=one.digests[chunk])
+            await two.until_has(*range(1, len(one.table)))
+            await two.until(lambda: bool(two.failures))
+            (failed,) = two.failures
+            assert (failed.chunk, failed.object_id, failed.failure.code) == (0, 13, "conflict")
+            two.obey(publish=tuple(PublishOrder(object_id=spec.object_id, digest=spec.digest) for spec in specs[:2]))
+            report = await two.ended()
+            assert report.outcome is Outcome.FAILED and report.failure is not None and not report.failure.retryable
+            assert report.failure.code == "conflict" and "small/001.bin" in report.failure.text
+            assert "1 more" in report.failure.text
+            await poll(lambda: not two.worker._replicas)  # pyright: ignore[reportPrivateUsage]
+            for path in ("big.bin", "small/000.bin", "small/002.bin", "small/003.bin"):
+                assert same(two.to / path, files[path])  # type: ignore[arg-type]
+            assert leftovers(two.to) == []
+            await one.publish_all()

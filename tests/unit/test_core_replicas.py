@@ -305,3 +305,23 @@ def test_whatever_happens_who_stays_ends_with_all_of_it(seed: int) -> None:
         fleet.join("last")
     fleet.run()
     fleet.check_copies()
+
+
+@pytest.mark.parametrize("chunk", [0, 4], ids=["bundle", "part"])
+def test_what_one_agent_cannot_write_is_ordered_there_no_more_and_nobody_else_goes_without(chunk: int) -> None:
+    fleet = fleet_of(3)
+    blocked = Failure(code="conflict", text="a folder is in the way", retryable=False)
+    copy = fleet.copies["a1"]
+    asked = 0
+    for _ in range(60):
+        if chunk in copy.orders:
+            asked += 1
+            order = copy.orders.pop(chunk)
+            tell(fleet, "a1", failed=(FetchFailure(chunk=chunk, peer=order.peer, failure=blocked, object_id=2),))
+        fleet.step()
+    assert asked == 1 and len(copy.have) == len(fleet.table) - 1
+    fleet.report(copy, Outcome.FAILED, blocked)
+    assert fleet.run() is JobStatus.FAILED
+    fleet.check_copies(but=["a1"])
+    assert statuses(fleet) == {"a0": ReplicaStatus.DONE, "a1": ReplicaStatus.FAILED, "a2": ReplicaStatus.DONE}
+    assert not fleet.failed_objects and not any(agent.bad_chunks for agent in fleet.core.agents.values())

@@ -276,3 +276,25 @@ def test_what_happened_before_an_object_begins_anew_is_not_told_after(order: str
     assert len(report.vouched) == (order == "drop"), (
         "whether that still stands the coordinator sees: it knows who holds what"
     )
+
+
+BLOCKED = Failure(code="conflict", text="a folder of that name is in the way", retryable=False)
+
+
+def test_an_object_that_cannot_have_its_name_is_answered_with_the_reason_and_the_rest_goes_on() -> None:
+    made = book()
+    made.obey(fetch(1, 2))
+    assert made.forgo(2, BLOCKED) == [Stop(1), Stop(2)]
+    assert made.obey(fetch(3, peer=7)) == []
+    told = [(failure.chunk, failure.peer, failure.object_id) for failure in made.report("j", 1).failed]
+    assert told == [(1, 0, 3), (2, 0, 3), (3, 7, 3)]
+    assert made.forgo(0, BLOCKED) == [] and brought(made.obey(fetch(0))) == [0], (
+        "the other object of the bundle may come"
+    )
+    made.small_placed([1])
+    unable = made.unable(0)
+    assert unable is not None and (unable.object_id, unable.failure) == (1, BLOCKED)
+    arrive(made, 4)
+    made.obey(orders(give_up=(1,), publish=(PublishOrder(object_id=4, digest="sha256:00"),)))
+    assert made.placed(3) == [Finish()]
+    assert made.forgone == (BLOCKED, BLOCKED)
