@@ -12,6 +12,8 @@ from .records import Failure
 
 ORIGIN = 0
 """The number of a source that is no peer."""
+MIXED = -1
+"""In place of a source: the bytes are of several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +98,7 @@ class Arrival:
 
     chunk: int
     digest: bytes
-    peer: int = ORIGIN  # who sent its last byte
+    peer: int = ORIGIN  # whose bytes they are; MIXED where they are not of one alone
     from_origin: int = 0  # bytes taken from the origin for it
     from_peers: int = 0  # bytes taken from peers for it
     etag: str = ""  # the origin's validator

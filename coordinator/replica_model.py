@@ -142,6 +142,7 @@ class ReplicaJob:
         for row in rows:
             if row.given_up:
                 self.forgo(row.object_id)
+        self.had_wrong: dict[int, set[str]] = {}  # chunk: agents whose own copy was wrong once, and was passed on maybe
         self.drafts: dict[str, Draft] = {}
         self.numbers: dict[int, str] = {}  # peer number -> agent id
 

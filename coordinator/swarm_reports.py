@@ -7,6 +7,9 @@ met                                                    then
 =====================================================  ====================================================================
 the receiver differs, its source's copy was confirmed  the receiver forgets the chunk, the source has sent a bad one
 the receiver differs, its source is receiving itself   the receiver forgets it; the source is judged when its own copy comes
+the receiver differs, its source had a wrong copy too  nobody is judged: the source passed on what it was sent
+the receiver has the chunk from several sources        the receiver forgets it, nobody is judged; then all of one
+the receiver's disk cannot have the file's name        it is ordered there no more, nobody is judged
 two receivers agree, with different sources            the witness of the digest is doubted: the object begins anew
 two fetches from the origin differ                     the origin changed: the object begins anew
 the whole object's digest is wrong                     the object begins anew
@@ -19,9 +22,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..common.errors import AccessDenied, Busy, Changed, NotFound, Unauthenticated, VerificationFailed
+from ..common.errors import (
+    AccessDenied,
+    Busy,
+    Changed,
+    Conflict,
+    NotFound,
+    Unauthenticated,
+    UnsafeName,
+    VerificationFailed,
+)
 from ..common.records import Failure, OriginKind
-from ..common.swarm_records import ORIGIN, Arrival, FetchFailure, PublishOrder, SwarmInventory, SwarmReport, Vouch
+from ..common.swarm_records import (
+    MIXED,
+    ORIGIN,
+    Arrival,
+    FetchFailure,
+    PublishOrder,
+    SwarmInventory,
+    SwarmReport,
+    Vouch,
+)
 from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
 from .model import AgentState, JobState
 from .replica_model import LargeObject, ReplicaJob, ReplicaState
@@ -98,7 +119,7 @@ class SwarmReports:
             member.download_slots = 0  # a seed brings nothing any more
         for chunk in report.lost:
             if chunk < len(swarm.table):
-                swarm.swarm.lost(replica.agent_id, chunk)
+                self._lost(swarm, replica, chunk)
         for arrival in report.arrived:
             if arrival.chunk < len(swarm.table) and not _overtaken(swarm.large_of(arrival.chunk), replica, report):
                 self._arrived(job, swarm, replica, arrival)
@@ -122,6 +143,19 @@ class SwarmReports:
                     known.voucher = ""
                     swarm.unvouched.add(known.object_id)
 
+    def _lost(self, swarm: ReplicaJob, replica: ReplicaState, chunk: int) -> None:
+        known = swarm.large_of(chunk)
+        if known is not None:
+            replica.published.discard(known.object_id)  # it is placed anew when all of it is there again
+        self._excuse(swarm, replica.agent_id, chunk)
+        swarm.swarm.lost(replica.agent_id, chunk)
+
+    def _excuse(self, swarm: ReplicaJob, agent_id: str, chunk: int) -> None:
+        """The agent's own copy was wrong: whoever received of it meanwhile has what the agent was sent, not what it made of it."""
+        swarm.had_wrong.setdefault(chunk, set()).add(agent_id)
+        if chunk in swarm.suspects:
+            swarm.suspects[chunk] = [doubt for doubt in swarm.suspects[chunk] if doubt[1] != agent_id]
+
     # ---- chunks that came -------------------------------------------------------------------------------------------
 
     def _arrived(self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, arrival: Arrival) -> None:
@@ -140,7 +174,7 @@ class SwarmReports:
                 return
             swarm.table.learn_size(known.position, arrival.size)
             swarm.swarm.sizes[chunk] = arrival.size
-        if known is not None and arrival.peer == ORIGIN and arrival.etag and job.spec.origin is not OriginKind.HUB:
+        if known is not None and arrival.etag and job.spec.origin is not OriginKind.HUB:
             if known.etag and known.etag != arrival.etag:
                 self._begin_anew(job, swarm, known, _failure(Changed(str(known.object_id))))
                 return
@@ -150,7 +184,8 @@ class SwarmReports:
             self._differs(job, swarm, replica, arrival)
             return
         if not fixed:
-            swarm.digests[chunk], swarm.witness[chunk] = arrival.digest, replica.agent_id
+            swarm.digests[chunk] = arrival.digest
+            swarm.witness[chunk] = replica.agent_id if arrival.peer != MIXED else ""
         swarm.swarm.arrived(replica.agent_id, chunk)
         if arrival.peer == ORIGIN and known is not None:
             known.failures = 0
@@ -165,6 +200,10 @@ class SwarmReports:
     def _differs(self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, arrival: Arrival) -> None:
         chunk = arrival.chunk
         swarm.draft(replica.agent_id).drop.append(chunk)
+        if arrival.peer == MIXED:
+            self._excuse(swarm, replica.agent_id, chunk)
+            swarm.swarm.again(replica.agent_id, chunk)
+            return
         source = swarm.source(arrival.peer) if arrival.peer != ORIGIN else None
         known = swarm.large_of(chunk)
         if arrival.peer == ORIGIN and known is not None:
@@ -177,6 +216,9 @@ class SwarmReports:
         self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, chunk: int, source: str, digest: bytes
     ) -> None:
         """A receiver's copy is not the witness's. digest is empty where the receiver compared it itself."""
+        self._excuse(swarm, replica.agent_id, chunk)
+        if source in swarm.had_wrong[chunk]:
+            return  # so what this receiver got says nothing of the source, nor of the witness
         known = swarm.large_of(chunk)
         doubts = swarm.suspects.setdefault(chunk, [])
         others = {
@@ -205,6 +247,9 @@ class SwarmReports:
     def _failed(
         self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, failed: FetchFailure, now: float
     ) -> None:
+        if failed.failure.code in (Conflict.code, UnsafeName.code):
+            swarm.swarm.forgo(replica.agent_id, failed.chunk)  # of its own disk: no fault of whoever was asked
+            return
         if failed.peer == ORIGIN:
             self._origin_failed(job, swarm, replica, failed, now)
             return
@@ -282,6 +327,7 @@ class SwarmReports:
         for chunk in known.chunks:
             swarm.digests[chunk], swarm.witness[chunk] = b"", ""
             swarm.suspects.pop(chunk, None)
+            swarm.had_wrong.pop(chunk, None)
         for member in swarm.swarm:
             draft = swarm.draft(member.agent_id)
             for chunk in known.chunks:

@@ -10,7 +10,7 @@ A chunk::
 A large object::
 
     incomplete --last chunk there--> complete --PublishOrder (and its own digest, where that is asked for)--> placed
-    any        --reset--> incomplete        any --give_up--> given up
+    any        --reset--> incomplete        any --give_up, forgo--> given up
 
 A bundle's objects are placed one by one, before the bundle is there. The copy is complete when every object is placed or given up.
 After `readmit` nothing is ordered: a new session's coordinator learns all from the inventory and orders what is missing.
@@ -18,14 +18,14 @@ After `readmit` nothing is ordered: a new session's coordinator learns all from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from ...common.chunks import Bundle, ChunkTable, Part
 from ...common.records import Failure
 from ...common.swarm_records import (
+    ORIGIN,
     Arrival,
-    ChunkDigest,
     ChunkProgress,
     FetchFailure,
     FetchOrder,
@@ -33,8 +33,8 @@ from ...common.swarm_records import (
     SwarmInventory,
     SwarmOrders,
     SwarmReport,
-    Vouch,
 )
+from .news import News, inventory
 from .steps import Bring, Compute, Finish, Follow, Forget, Place, Reset, Step, Stop
 
 
@@ -51,6 +51,7 @@ class Book:
         self._placed = bytearray(len(table.object_ids))
         self._open_objects = len(table.object_ids)  # neither placed nor given up
         self._given_up: set[int] = set()
+        self._forgone: dict[int, Failure] = {}  # cannot have their names here; others have them
         self._digests: dict[int, bytes] = {}
         self._waiting: dict[int, FetchOrder] = {}
         self._active: dict[int, FetchOrder] = {}
@@ -61,11 +62,7 @@ class Book:
         self._placing: set[int] = set()
         self._finished = False
         self._seen = 0
-        self._arrived: list[Arrival] = []
-        self._failed: list[FetchFailure] = []
-        self._lost: list[int] = []
-        self._vouched: list[Vouch] = []
-        self._published: list[int] = []
+        self._news = News()
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -82,6 +79,22 @@ class Book:
         return self._active.get(chunk)
 
     @property
+    def forgone(self) -> Sequence[Failure]:
+        """Why objects cannot have their names here: with any of them the copy fails in the end."""
+        return tuple(self._forgone.values())
+
+    def unable(self, chunk: int, peer: int = ORIGIN) -> FetchFailure | None:
+        """Why the chunk cannot become complete here, wherever it is ordered from."""
+        part = self.table.chunk(chunk)
+        positions = (part.position,) if isinstance(part, Part) else () if self.missing_of(chunk) else part.positions
+        found = next((position for position in positions if position in self._forgone), None)
+        return None if found is None else self._unable(chunk, peer, found)
+
+    def _unable(self, chunk: int, peer: int, position: int) -> FetchFailure:
+        failure, object_id = self._forgone[position], self.table.object_ids[position]
+        return FetchFailure(chunk=chunk, peer=peer, failure=failure, object_id=object_id)
+
+    @property
     def active(self) -> Iterable[int]:
         """Chunks under way."""
         return tuple(self._active)
@@ -89,10 +102,6 @@ class Book:
     def is_placed(self, position: int) -> bool:
         """Whether the object has its name."""
         return bool(self._placed[position])
-
-    def is_given_up(self, position: int) -> bool:
-        """Whether the copy does without the object."""
-        return position in self._given_up
 
     def wants_digest(self, position: int) -> bool:
         """Whether the object's digest is to be computed here."""
@@ -120,26 +129,13 @@ class Book:
             if not self.missing_of(chunk):
                 self._set(chunk)
         for position in self.table.large:
-            if self._placed[position]:
-                for chunk in self.table.chunks_of(position):
-                    self._set(chunk)
+            for chunk in self.table.chunks_of(position) if self._placed[position] else ():
+                self._set(chunk)
         return self._finish_if_complete()
 
     def inventory(self, job_id: str, token: int) -> SwarmInventory:
         """All that is there."""
-        digests = (
-            ChunkDigest(chunk=chunk, digest=digest)
-            for chunk, digest in sorted(self._digests.items())
-            if self._counts(chunk)
-        )
-        return SwarmInventory(
-            job_id=job_id,
-            token=token,
-            chunks=len(self.table),
-            have=bytes(self._have),
-            published=tuple(self.table.object_ids[at] for at in self.table.large if self._placed[at]),
-            digests=tuple(digests),
-        )
+        return inventory(job_id, token, self.table, bytes(self._have), self._placed, self._digests)
 
     def readmit(self) -> list[Step]:
         """A new session stands: earlier orders are void, and reports that were not sent are told by the inventory."""
@@ -147,8 +143,7 @@ class Book:
         self._active.clear()
         self._waiting.clear()
         self._vouch.clear()
-        for pending in (self._arrived, self._failed, self._lost, self._vouched, self._published):
-            pending.clear()
+        self._news.clear()
         return steps
 
     # ---- orders -----------------------------------------------------------------------------------------------------
@@ -184,10 +179,13 @@ class Book:
             return []  # a seed brings nothing any more
         if self.has(chunk):
             if chunk in self._digests:  # our word and the order have crossed
-                self._arrived.append(Arrival(chunk=chunk, digest=self._digests[chunk]))
+                self._news.arrived.append(Arrival(chunk=chunk, digest=self._digests[chunk]))
             return []
         part = self.table.chunk(chunk)
         if isinstance(part, Part) and part.position in self._given_up:
+            return []
+        if (unable := self.unable(chunk, order.peer)) is not None:
+            self._news.failed.append(unable)
             return []
         before = self._active.get(chunk)
         if before is None:
@@ -207,6 +205,7 @@ class Book:
     def _drop(self, chunk: int) -> list[Step]:
         steps = self._stop(chunk)
         self._clear(chunk)
+        self._news.take_back((chunk,))
         part = self.table.chunk(chunk)
         positions = part.positions if isinstance(part, Bundle) else (part.position,)
         for position in positions:
@@ -226,14 +225,15 @@ class Book:
         self._publish.pop(position, None)
         self._note_unplaced(position)
         chunks = self.table.chunks_of(position)
+        self._news.take_back(chunks, self.table.object_ids[position])
         return [*steps, Reset(position) if chunks.start >= self.table.bundles else Forget(chunks.start)]
 
     def _give_up(self, position: int) -> list[Step]:
         if position in self._given_up:
             return []
-        self._given_up.add(position)
-        if not self._placed[position]:
+        if not self._placed[position] and not self._is_without(position):
             self._open_objects -= 1
+        self._given_up.add(position)
         self._vouch.discard(position)
         self._publish.pop(position, None)
         chunks = self.table.chunks_of(position)
@@ -245,7 +245,7 @@ class Book:
         self._vouch.add(position)
         done = self._computed.get(position)
         if done is not None:
-            self._tell_vouch(position, *done)
+            self._news.vouch(self.table.object_ids[position], *done)
             return []
         return self._compute_if_whole(position) or [Follow(position)]
 
@@ -262,7 +262,7 @@ class Book:
                 self.table.learn_size(part.position, arrival.size)
         self._set(chunk)
         self._digests[chunk] = arrival.digest
-        self._arrived.append(arrival)
+        self._news.arrived.append(arrival)
         steps = self._begin()
         if isinstance(part, Part):
             steps += self._compute_if_whole(part.position)
@@ -272,8 +272,23 @@ class Book:
         """The chunk could not be brought from where it was ordered from."""
         if self._active.pop(failure.chunk, None) is None:
             return []
-        self._failed.append(failure)
+        self._news.failed.append(failure)
         return [*self._begin(), *self._finish_if_complete()]
+
+    def forgo(self, position: int, failure: Failure) -> list[Step]:
+        """The object cannot have its name here. The copy goes on without it; what is ordered of it is answered with the reason."""
+        if self._placed[position] or self._is_without(position):
+            return []
+        self._forgone[position] = failure
+        self._open_objects -= 1
+        self._publish.pop(position, None)
+        steps: list[Step] = []
+        chunks = self.table.chunks_of(position)
+        for chunk in chunks if chunks.start >= self.table.bundles else ():
+            if order := self._active.get(chunk) or self._waiting.get(chunk):
+                self._news.failed.append(self._unable(chunk, order.peer, position))
+                steps += self._stop(chunk)
+        return [*steps, *self._begin(), *self._finish_if_complete()]
 
     def computed(self, position: int, digest: str, failure: Failure | None) -> list[Step]:
         """An object's digest was computed here. A failure says that it is not the publisher's."""
@@ -282,7 +297,7 @@ class Book:
             return []  # of bytes that were dropped meanwhile
         self._computed[position] = digest, failure
         if position in self._vouch:
-            self._tell_vouch(position, digest, failure)
+            self._news.vouch(self.table.object_ids[position], digest, failure)
         elif failure is not None:
             return self.lost(position)  # what was right when it came is not any more
         return self._place_if_right(position)
@@ -294,7 +309,7 @@ class Book:
             return []  # it was reset meanwhile
         self._publish.pop(position, None)
         self._note_placed(position)
-        self._published.append(self.table.object_ids[position])
+        self._news.published.append(self.table.object_ids[position])
         return self._finish_if_complete()
 
     def small_placed(self, positions: Iterable[int]) -> None:
@@ -305,18 +320,23 @@ class Book:
     def lost(self, position: int) -> list[Step]:
         """What was there of the object is not there any more, or not right any more."""
         gone = [chunk for chunk in self.table.chunks_of(position) if self.has(chunk)]
-        self._lost += gone
+        self._news.take_back(gone, self.table.object_ids[position])
+        self._news.lost += gone
         if self._finished:
             for chunk in gone:
                 self._clear(chunk)
             return []
         return self._reset(position)
 
+    def spoiled(self, chunk: int) -> None:
+        """What has come of a chunk under way was wrong, nobody knows by whose fault: all of it comes again."""
+        self._news.lost.append(chunk)
+
     def missing_of(self, chunk: int) -> list[int]:
         """Positions of a bundle's objects that are not in place."""
         part = self.table.chunk(chunk)
         assert isinstance(part, Bundle)
-        return [at for at in part.positions if not self._placed[at] and at not in self._given_up]
+        return [at for at in part.positions if not self._placed[at] and not self._is_without(at)]
 
     def present_of(self, chunk: int) -> list[int]:
         """Positions of the objects that a bundle consists of: those that were given up are left out."""
@@ -329,31 +349,16 @@ class Book:
     @property
     def has_news(self) -> bool:
         """Whether something happened that the coordinator waits for."""
-        return bool(self._arrived or self._failed or self._lost or self._vouched or self._published)
+        return bool(self._news)
 
     def report(self, job_id: str, token: int, progress: Iterable[ChunkProgress] = ()) -> SwarmReport:
         """What happened since the last report."""
-        report = SwarmReport(
-            job_id=job_id,
-            token=token,
-            arrived=tuple(self._arrived),
-            failed=tuple(self._failed),
-            lost=tuple(self._lost),
-            vouched=tuple(self._vouched),
-            published=tuple(self._published),
-            progress=tuple(progress),
-            seen=self._seen,
-        )
-        for told in (self._arrived, self._failed, self._lost, self._vouched, self._published):
-            told.clear()
-        return report
+        return self._news.take(job_id, token, progress, seen=self._seen)
 
     # ---- how --------------------------------------------------------------------------------------------------------
 
-    def _counts(self, chunk: int) -> bool:
-        """Whether the chunk's digest belongs into the inventory."""
-        part = self.table.chunk(chunk)
-        return self.has(chunk) and (isinstance(part, Bundle) or not self._placed[part.position])
+    def _is_without(self, position: int) -> bool:
+        return position in self._given_up or position in self._forgone
 
     def _stop(self, chunk: int) -> list[Step]:
         self._waiting.pop(chunk, None)
@@ -373,7 +378,7 @@ class Book:
         if self._placed[position]:
             del self._publish[position]
             if anew:
-                self._published.append(order.object_id)
+                self._news.published.append(order.object_id)
             return []
         if not self.is_whole(position):
             del self._publish[position]  # a chunk of it was dropped meanwhile: it is ordered again
@@ -385,9 +390,6 @@ class Book:
         self._placing.add(position)
         return [Place(position, order)]
 
-    def _tell_vouch(self, position: int, digest: str, failure: Failure | None) -> None:
-        self._vouched.append(Vouch(object_id=self.table.object_ids[position], digest=digest, failure=failure))
-
     def _finish_if_complete(self) -> list[Step]:
         if self._open_objects or self._finished:
             return []
@@ -398,12 +400,12 @@ class Book:
     def _note_placed(self, position: int) -> None:
         if not self._placed[position]:
             self._placed[position] = 1
-            self._open_objects -= position not in self._given_up
+            self._open_objects -= not self._is_without(position)
 
     def _note_unplaced(self, position: int) -> None:
         if self._placed[position]:
             self._placed[position] = 0
-            self._open_objects += position not in self._given_up
+            self._open_objects += not self._is_without(position)
 
     def _set(self, chunk: int) -> None:
         if not self.has(chunk):

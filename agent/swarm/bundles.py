@@ -12,8 +12,8 @@ from ...common.records import ObjectSpec, UnitKind, WorkReport
 from ...common.swarm_records import ORIGIN, Arrival, FetchOrder
 from ..engine.crew import Job
 from ..engine.units import Lapsed
-from .errand import Errand, ObjectFailed, cut_short, expected_digest, own_lease, peer_of
-from .looking import BundlePlaced, digest_of_files, is_ours, publish_bundle
+from .errand import Errand, ObjectFailed, Unable, cut_short, expected_digest, own_lease, peer_of
+from .looking import NAME_ERRORS, BundlePlaced, digest_of_files, is_ours, publish_bundle
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -24,6 +24,20 @@ class Bundles:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._committing = 0  # threads that give files their names, waited for or not
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def quiet(self) -> None:
+        """Wait until no thread gives a file its name."""
+        await self._idle.wait()
+
+    def _commits(self, change: int) -> None:
+        self._committing += change
+        if self._committing:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     async def from_origin(self, errand: Errand, order: FetchOrder) -> Arrival:
         """Its objects are fetched, verified and published one by one."""
@@ -32,9 +46,15 @@ class Bundles:
         results = await asyncio.gather(*(self._small(errand, position) for position in positions))
         if replica.lapsed():
             raise Lapsed
-        failures = [failure for failure in results if failure is not None]
+        failures: list[ObjectFailed] = []
+        for position, failure in zip(positions, results, strict=True):
+            if failure is not None and isinstance(failure.error, NAME_ERRORS):
+                replica.forgo(position, failure.error)
+            elif failure is not None:
+                failures.append(failure)
         if failures:
             raise min(failures, key=lambda failure: (not is_ours(failure.error), failure.is_retryable))
+        self._check_able(order.chunk)
         digest = await self._digest(order.chunk)
         expected = expected_digest(replica, order)
         if expected and digest != expected:
@@ -42,6 +62,12 @@ class Bundles:
         return Arrival(
             chunk=order.chunk, digest=digest, peer=ORIGIN, from_origin=errand.from_origin, from_peers=errand.from_peers
         )
+
+    def _check_able(self, chunk: int) -> None:
+        """Raises ObjectFailed when all is done that can be, but an object cannot have its name: so it is no bundle to pass on."""
+        unable = self._replica.book.unable(chunk)
+        if unable is not None:
+            raise ObjectFailed(unable.object_id, Unable(unable.failure))
 
     async def _digest(self, chunk: int) -> bytes:
         replica = self._replica
@@ -61,6 +87,7 @@ class Bundles:
         replica = self._replica
         spec = replica.catalog[position]
         heard: asyncio.Future[WorkReport | BaseException] = asyncio.get_running_loop().create_future()
+        is_late = False
         holding = own_lease(replica, f"s{replica.job_id}.o{spec.object_id}", UnitKind.WHOLE, spec)
 
         def hear(result: WorkReport | BaseException) -> None:
@@ -71,11 +98,20 @@ class Bundles:
                 errand.arrived += result.size or 0
             if not heard.done():
                 heard.set_result(result)
+            if is_late:
+                self._commits(-1)
 
         holding.heard = hear
         replica.shop.units.fetch_small(holding)
         try:
             result = await heard
+        except asyncio.CancelledError:
+            if holding.committing and heard.cancelled():  # else it has been heard already
+                is_late = True
+                self._commits(+1)
+            if not holding.committing:
+                holding.ended = True  # nor is it given a name from now on
+            raise
         finally:
             if holding.lane is not None:
                 holding.lane.remove(holding)
@@ -92,18 +128,22 @@ class Bundles:
         positions = replica.book.present_of(order.chunk)
         specs = [replica.catalog[position] for position in positions]
         size = sum(spec.size or 0 for spec in specs)
-        wanted = [not replica.book.is_placed(position) for position in positions]
+        missing = set(replica.book.missing_of(order.chunk))
+        wanted = [position in missing for position in positions]
         pooled = 0 < size <= shop.buffers.buffer_bytes
         buffer = await shop.buffers.take() if pooled else memoryview(bytearray(size))
         lent = pooled
 
         def done(job: Job[BundlePlaced]) -> None:
+            self._commits(-1)
             if pooled:
                 shop.buffers.give(buffer)
             if job.error is None:
-                for position, digest in zip(positions, job.result().digests, strict=True):
+                placed = job.result()
+                there = [at for place, at in enumerate(positions) if wanted[place] and place not in placed.refused]
+                for position, digest in zip(positions, placed.digests, strict=True):
                     replica.objects.named(position, digest, "")
-                replica.book.small_placed(positions)
+                replica.book.small_placed(there)
 
         try:
             if size:
@@ -113,10 +153,14 @@ class Bundles:
             data, expected = buffer[:size], expected_digest(replica, order)
             publish = partial(publish_bundle, replica.context.destination, specs, wanted, data, expected)
             job, lent = shop.disk.run(publish, done), False
+            self._commits(+1)
         finally:
             if lent:
                 shop.buffers.give(buffer)
         placed = await job.wait()
+        for place, error in placed.refused.items():
+            replica.forgo(positions[place], error)
+        self._check_able(order.chunk)
         return Arrival(
             chunk=order.chunk,
             digest=placed.digest,

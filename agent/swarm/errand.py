@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ...common.errors import ShoalError, TransferError, Truncated
-from ...common.records import Lease, ObjectSpec, UnitKind
+from ...common.records import Failure, Lease, ObjectSpec, UnitKind
 from ...common.swarm_records import ORIGIN, FetchOrder, PeerAddress
 from ..engine.holding import Holding
 from .looking import ChunkHash
@@ -61,6 +61,14 @@ def own_lease(replica: Replica, unit: str, kind: UnitKind, spec: ObjectSpec, sta
     token = replica.ref.token
     lease = Lease(unit=unit, token=token, kind=kind, job_id=replica.job_id, object=spec, start=start, stop=stop)
     return Holding(lease, replica.context, replica.deadline)
+
+
+class Unable(Exception):
+    """An object cannot have its name here, as was found before."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
 
 
 class ObjectFailed(Exception):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ...common.chunks import Bundle, Part
 from ...common.errors import Changed, ShoalError, TransferError, VerificationFailed
 from ...common.records import UnitKind
-from ...common.swarm_records import ORIGIN, Arrival, FetchFailure, FetchOrder
+from ...common.swarm_records import MIXED, ORIGIN, Arrival, FetchFailure, FetchOrder
 from ..engine.crew import Job
 from ..engine.filling import FillSize
 from ..engine.reporting import failure_of
@@ -21,8 +21,8 @@ from ..engine.streams import finish_writing
 from ..engine.transfer import Transfer, Written
 from ..engine.units import Lapsed
 from .bundles import Bundles
-from .errand import RESUMED, UNKNOWN_STOP, Errand, ObjectFailed, cut_short, expected_digest, own_lease, peer_of
-from .looking import ChunkHash, is_ours
+from .errand import RESUMED, UNKNOWN_STOP, Errand, ObjectFailed, Unable, cut_short, expected_digest, own_lease, peer_of
+from .looking import NAME_ERRORS, ChunkHash, is_ours
 from .objects import Kept, part_name
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ class Errands:
         stop = UNKNOWN_STOP if part.stop is None else part.stop
         return sum(b - a for a, b in kept.transfer.have.present(part.start, stop))
 
-    def cancel_all(self) -> None:
-        """Stop everything."""
-        for errand in self._errands.values():
-            self._cancel(errand)
+    async def quiet(self) -> None:
+        """Wait until nobody brings anything and no thread gives a file its name: attempts that were cancelled leave such ones."""
+        while tasks := [task for errand in self._errands.values() for task in errand.tasks if not task.done()]:
+            await asyncio.wait(tasks)
+        await self._bundles.quiet()
 
     def _cancel(self, errand: Errand) -> list[asyncio.Task[None]]:
         errand.tasks = [task for task in errand.tasks if not task.done()]
@@ -103,10 +104,11 @@ class Errands:
             if is_ours(error):
                 replica.fail(error)
                 return
-            failure = FetchFailure(
-                chunk=order.chunk, peer=order.peer, failure=failure_of(error), object_id=object_id
-            )  # fmt: skip
+            told = error.failure if isinstance(error, Unable) else failure_of(error)
+            failure = FetchFailure(chunk=order.chunk, peer=order.peer, failure=told, object_id=object_id)
             replica.perform(replica.book.failed(failure))
+            if isinstance(part, Part) and isinstance(error, NAME_ERRORS):
+                replica.forgo(part.position, error)
             replica.objects.close_idle()
             return
         self._errands.pop(order.chunk, None)
@@ -162,6 +164,8 @@ class Errands:
             errand.hash = None
             errand.sources.clear()
             if was_mixed:
+                self._replica.book.spoiled(order.chunk)
+                self._replica.perform(())
                 return None  # nobody knows whose bytes were wrong: all of it from one source tells
             name = part_name(transfer.spec, order.chunk)
             raise VerificationFailed(name, cause="what came is not what the first agent had that fetched it")
@@ -169,7 +173,7 @@ class Errands:
         return Arrival(
             chunk=order.chunk,
             digest=digest,
-            peer=order.peer,
+            peer=order.peer if errand.sources <= {order.peer} else MIXED,
             from_origin=errand.from_origin,
             from_peers=errand.from_peers,
             etag=transfer.etag if order.peer == ORIGIN else "",

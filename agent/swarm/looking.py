@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from ...common.chunks import Bundle, ChunkTable
 from ...common.digests import matches, new_hasher
-from ...common.errors import Changed, Conflict, NoSpace, NotShared, NotWritable, UnsafeName, VerificationFailed
+from ...common.errors import (
+    Changed,
+    Conflict,
+    NoSpace,
+    NotShared,
+    NotWritable,
+    ShoalError,
+    UnsafeName,
+    VerificationFailed,
+)
 from ...common.intervals import Interval
 from ...common.records import ObjectSpec
 from ..engine.pieces import MIB
@@ -20,6 +29,8 @@ if TYPE_CHECKING:
     from ..storage.destination import Destination, Published
 
 READ_BYTES = 2 * MIB
+NAME_ERRORS = (Conflict, UnsafeName)
+"""One object cannot have its name on this agent; what others have of it is as good as ever, and so are all other names."""
 LOOK_BATCH = 32
 """Small objects that one thread looks for in one go."""
 
@@ -73,11 +84,12 @@ def look(destination: Destination, objects: Iterable[tuple[ObjectSpec, Sequence[
     """Look for objects. With each come the bounds of its chunks; none for a small one. Raises what the disk raises."""
     seen: list[Seen] = []
     for spec, chunks in objects:
-        present = destination.find_present(spec)
-        if present is not None or not chunks or spec.size is None:
-            seen.append(Seen(present, {}))
-        else:
-            seen.append(Seen(None, _hash_partial(destination, spec, chunks)))
+        try:
+            present = destination.find_present(spec)
+            known = present is not None or not chunks or spec.size is None
+            seen.append(Seen(present, {} if known else _hash_partial(destination, spec, chunks)))
+        except NAME_ERRORS:
+            seen.append(Seen(None, {}))  # what is to be done of it will say why it cannot be
     return seen
 
 
@@ -127,10 +139,11 @@ def digest_of_files(open_file: OpenFile, specs: Iterable[ObjectSpec]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class BundlePlaced:
-    """A bundle that came from a peer: its digest, and those of its objects."""
+    """A bundle that came from a peer: its digest, those of its objects, and which of them could not have their names."""
 
     digest: bytes
     digests: tuple[str, ...]
+    refused: dict[int, ShoalError]  # by place in the bundle
 
 
 def publish_bundle(
@@ -138,7 +151,7 @@ def publish_bundle(
 ) -> BundlePlaced:
     """Verify a bundle and its files, then publish those that are wanted. data: of all of them, one after the other.
 
-    Raises VerificationFailed, and then nothing was published; what ``Destination.publish_bytes`` does.
+    Raises VerificationFailed, and then nothing was published; what ``Destination.publish_bytes`` does, but for `NAME_ERRORS`.
     """
     digest = digest_of(data)
     if expected and digest != expected:
@@ -155,15 +168,20 @@ def publish_bundle(
         if not matches(spec.digest, actual):
             raise wrong_digest(spec, actual)
         pieces.append((spec, piece, actual))
-    for (spec, piece, actual), want in zip(pieces, wanted, strict=True):
-        if want:
+    refused: dict[int, ShoalError] = {}
+    for place, ((spec, piece, actual), want) in enumerate(zip(pieces, wanted, strict=True)):
+        if not want:
+            continue
+        try:
             destination.publish_bytes(spec, (piece,), digest=actual, etag=spec.etag)
-    return BundlePlaced(digest, tuple(actual for _, _, actual in pieces))
+        except NAME_ERRORS as error:
+            refused[place] = error
+    return BundlePlaced(digest, tuple(actual for _, _, actual in pieces), refused)
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether the error is of this agent's own disk, so that no source can help."""
-    return isinstance(error, NoSpace | NotWritable | NotShared | Conflict | UnsafeName | OSError)
+    """Whether the error is of this agent's own disk, so that no source can help, and not of one name alone."""
+    return isinstance(error, NoSpace | NotWritable | NotShared | OSError)
 
 
 def batches(table: ChunkTable) -> Iterator[list[int]]:

@@ -2,6 +2,9 @@
 
 What touches a whole object (forget, reset, digest, publish, close) waits for what began before it, in order: so an errand that is
 ordered after a reset begins after it.
+
+An object that has its final name is not opened any more, not even for a peer that asked a moment before: that would make an empty
+partial file anew, which nobody fills and nobody removes.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ...common.digests import matches
@@ -37,6 +41,7 @@ class Kept:
         self.position = position
         self.transfer = transfer
         self.users = 0  # errands and readers
+        self.placed = ""  # the digest that it was published with, once it has its final name
         self.pending: list[asyncio.Task[None]] = []  # what is done to it as a whole
         self.computing: asyncio.Task[None] | None = None
         self.readers: set[PartialStretch] = set()
@@ -112,6 +117,7 @@ class PartialStretch:
         os.close(self._fd)
         self._kept.users -= 1
         self._kept.readers.discard(self)
+        self._kept.wake()
 
 
 class Objects:
@@ -125,9 +131,9 @@ class Objects:
         tasks: asyncio.TaskGroup,
         transfer_of: Callable[[JobContext, ObjectSpec], Transfer],
         wants_digest: Callable[[int], bool],
-        failed: Callable[[BaseException], None],
+        failed: Callable[[int, BaseException], None],
     ) -> None:
-        """wants_digest: whether an object's digest is computed here; failed: the disk lets nothing more be done."""
+        """wants_digest: whether an object's digest is computed here; failed: the disk lets nothing more be done with it."""
         self._job = job
         self._catalog = catalog
         self._tasks = tasks
@@ -135,6 +141,7 @@ class Objects:
         self._wants_digest = wants_digest
         self._failed = failed
         self._kept: dict[int, Kept] = {}
+        self._is_sealed = False
         self.names: dict[
             int, tuple[str, str]
         ] = {}  # digest and ETag that objects were published with, where not the listed ones
@@ -155,9 +162,20 @@ class Objects:
         return kept
 
     async def open(self, kept: Kept) -> None:
-        """Open its partial file, where it is not. Raises what the disk raises."""
-        await kept.earlier()
-        await kept.transfer.open(create=True)
+        """Open its partial file, where it is not and the object has not got its name meanwhile.
+
+        Raises NotFound when the copy is complete without the object, and what the disk raises.
+        """
+        while True:
+            await kept.earlier()
+            # From here to the caller nothing waits: what is open now is not just being renamed and closed by a thread.
+            if kept.placed:
+                return
+            if self._is_sealed:
+                raise NotFound(kept.transfer.spec.path, cause="the copy is complete without it")
+            if kept.transfer.is_open:
+                break
+            await kept.transfer.open(create=True)
         self.follow(kept.position)
 
     def follow(self, position: int) -> None:
@@ -187,6 +205,8 @@ class Objects:
 
     def forget(self, position: int, start: int, stop: int | None, errands: Iterable[asyncio.Task[None]]) -> None:
         """These bytes are not right. errands: that were stopped, but may not have ended."""
+        if self._is_sealed:
+            return
         kept = self.get(position)
         end = 1 << 62 if stop is None else stop
         kept.cut(start, end)
@@ -195,7 +215,7 @@ class Objects:
             if stop is None:
                 await kept.transfer.reset()
                 return
-            await kept.transfer.open(create=True)
+            await self._open_anew(kept)
             for at in [at for at in kept.transfer.listeners if start <= at <= stop]:
                 del kept.transfer.listeners[at]
             await kept.transfer.forget(start, stop)
@@ -204,11 +224,13 @@ class Objects:
 
     def reset(self, position: int, errands: Iterable[asyncio.Task[None]]) -> None:
         """Nothing of it is right."""
+        if self._is_sealed:
+            return
         kept = self.get(position)
         kept.cut()
 
         async def reset() -> None:
-            await kept.transfer.open(create=True)
+            await self._open_anew(kept)
             kept.transfer.listeners.clear()
             await kept.transfer.reset()
             self._catalog.forget_size(position)
@@ -222,6 +244,9 @@ class Objects:
         kept = self.get(position)
 
         async def compute() -> None:
+            if kept.placed:  # the order to place it and the one to compute its digest have crossed
+                then(position, kept.placed, None)
+                return
             await kept.transfer.open(create=True)
             kept.transfer.follow(all_of_it=True)
             actual = await kept.transfer.digest()
@@ -240,13 +265,16 @@ class Objects:
             await transfer.open(create=True)
             transfer.etag = order.etag or transfer.etag
             await transfer.publish(order.digest)
+            kept.placed = order.digest
             self.named(position, order.digest, transfer.spec.etag or transfer.etag)
-            if self._kept.get(position) is kept:
+            if (
+                kept.pending[-1] is task
+            ):  # else what comes after goes on with this one: there must not be two of an object
                 del self._kept[position]
                 self._job.transfers.pop(transfer.spec.object_id, None)
             then(position)
 
-        self._whole(kept, place)
+        task = self._whole(kept, place)
 
     def close_idle(self) -> None:
         """Close partial files that nobody needs at present, but for the last few."""
@@ -265,15 +293,30 @@ class Objects:
             if kept.transfer.is_open and kept.users:
                 await kept.transfer.settle()
 
-    async def quiet(self) -> None:
-        """Wait for all that is done to objects as a whole."""
+    async def seal(self) -> None:
+        """The copy is complete. What has no name was given up: it is closed, and from now on nothing is opened or begun anew."""
+        self._is_sealed = True
         for kept in self:
+            if not kept.placed:
+                kept.cut()
             await kept.earlier()
+            await kept.transfer.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ORDER_GRACE_S):
+                    while (
+                        kept.readers and not kept.placed
+                    ):  # their descriptors would keep the partial file from being removed
+                        await kept.change()
 
     def cut_all(self) -> None:
         """Nobody reads partial files any more."""
         for kept in self._kept.values():
             kept.cut()
+
+    async def _open_anew(self, kept: Kept) -> None:
+        """Also where it was placed: what has the name is not right, and is replaced in the end."""
+        kept.placed = ""
+        await kept.transfer.open(create=True)
 
     def _whole(
         self,
@@ -293,7 +336,7 @@ class Objects:
                     await asyncio.wait(before)
                 await act()
             except Exception as error:
-                self._failed(error)
+                self._failed(kept.position, error)
 
         task = self._tasks.create_task(run(), name=f"shoal-object-{kept.position}")
         kept.pending = [*(task for task in kept.pending if not task.done()), task]

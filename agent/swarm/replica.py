@@ -26,7 +26,7 @@ from ..engine.units import ListObjects, Units
 from .book import Book
 from .catalog import Catalog
 from .errands import Errands
-from .looking import Seen, batches, bounds_of, look
+from .looking import NAME_ERRORS, Seen, batches, bounds_of, look
 from .objects import Objects
 from .peers import PeerClient
 from .steps import Bring, Compute, Finish, Follow, Forget, Place, Reset, Step, Stop
@@ -123,6 +123,17 @@ class Replica:
                 log.warning("replica.seed_failed", job=self.job_id, error=str(error))
             self.stop()
 
+    def forgo(self, position: int, error: ShoalError) -> None:
+        """An object cannot have its name here. The rest of the copy goes on; in the end it fails with the reason."""
+        log.warning("replica.object_failed", job=self.job_id, error=str(error))
+        self.perform(self.book.forgo(position, failure_of(error)))
+
+    def _object_failed(self, position: int, error: BaseException) -> None:
+        if isinstance(error, NAME_ERRORS):
+            self.forgo(position, error)
+        else:
+            self.fail(error)
+
     def give_back(self) -> None:
         """The agent leaves: the lease is returned."""
         if not self.is_over:
@@ -166,6 +177,7 @@ class Replica:
         self.is_over = True
         if self.is_ready:
             self.objects.cut_all()
+        await self._errands.quiet()
         try:
             await self.context.close()
         except (ShoalError, OSError) as error:
@@ -203,7 +215,7 @@ class Replica:
             tasks=self.tasks,
             transfer_of=self.shop.units.transfer_of,
             wants_digest=self.book.wants_digest,
-            failed=self.fail,
+            failed=self._object_failed,
         )
         await self._look(table)
         steps = self.book.looked()
@@ -343,15 +355,19 @@ class Replica:
 
     async def _finish(self) -> None:
         try:
-            for kept in self.objects:  # of objects that were given up
-                await kept.earlier()
-                await kept.transfer.close()
+            await self._errands.quiet()
+            await self.objects.seal()
             await self._finalize()
             await self._unpack()
         except Exception as error:
             self.fail(error)
             return
         self._tell_news()
+        if reasons := self.book.forgone:
+            more = f" (and {len(reasons) - 1} more like it; everything else is there)" if len(reasons) > 1 else ""
+            self._report(Outcome.FAILED, replace(reasons[0], text=reasons[0].text + more, retryable=False))
+            self.stop()
+            return
         self.is_seed = True
         self._report(Outcome.DONE)
 

@@ -35,7 +35,7 @@ class Flow:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """An agent in the swarm. have and coming are sets of chunks."""
+    """An agent in the swarm. have, coming and unable are sets of chunks; the last are those that its disk cannot have."""
 
     agent_id: str
     index: int
@@ -46,6 +46,7 @@ class Member:
     have: int = 0
     held_bytes: int = 0
     coming: int = 0
+    unable: int = 0
     flows: dict[int, Flow] = field(default_factory=dict[int, Flow])
     uploads: dict[tuple[int, int], Flow] = field(default_factory=dict[tuple[int, int], Flow])  # (member, chunk)
     from_origin: int = 0  # flows from the origin
@@ -195,6 +196,29 @@ class Books:
         self._orphan(flow)
         return True
 
+    def again(self, agent_id: str, chunk: int) -> None:
+        """The agent must begin the chunk again, by no fault of its present source."""
+        member = self._members.get(agent_id)
+        flow = member.flows.get(chunk) if member is not None else None
+        if flow is not None:
+            flow.arrived = flow.arrived_before = 0
+            self._orphan(flow)
+        if member is not None:
+            self._hungry[member.index] = member
+
+    def forgo(self, agent_id: str, chunk: int) -> None:
+        """The agent's disk cannot have the chunk, wherever it comes from: it is ordered there no more."""
+        member = self._members.get(agent_id)
+        if member is None:
+            return
+        member.unable |= 1 << chunk
+        if (flow := member.flows.get(chunk)) is not None:
+            self._end(flow)
+            for upload in [upload for (_, what), upload in member.uploads.items() if what == chunk]:
+                upload.avoid = member
+                self._orphan(upload)
+        self._hungry[member.index] = member
+
     def lost(self, agent_id: str, chunk: int) -> None:
         """The agent does not hold the chunk any more, or never rightly did."""
         member = self._members.get(agent_id)
@@ -330,7 +354,7 @@ class Books:
         for member in self._members.values():
             assert self._by_index[member.index] is member
             assert member.coming == sum(1 << chunk for chunk in member.flows)
-            assert not member.coming & member.have
+            assert not member.coming & (member.have | member.unable)
             assert self._levels[len(member.uploads)] & member.bit, "level"
             assert sum(bool(level & member.bit) for level in self._levels) == 1
             assert len(member.uploads) <= member.upload_slots

@@ -115,7 +115,7 @@ class Swarm(Books):
         return decided
 
     def _next(self, member: Member, now: float) -> Decision | None:
-        lacks = self.everything & ~member.have & ~member.coming & ~self._held
+        lacks = self.everything & ~member.have & ~member.coming & ~member.unable & ~self._held
         if not lacks or len(member.flows) >= member.download_slots:
             return None
         if self._origin_is_free_for(member):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shoal.common.views import JobStatus, JobView, ReplicaStatus
-from support.cli import leftovers
+from support.cli import until_tidy
 from support.contents import SyntheticFile, sha256_hex
 from support.fleet import Fleet, file_sha256_hex, free_port, until
 from support.hub import StandInHub, hub_in_thread
@@ -52,7 +52,7 @@ def check_copies(tmp_path: Path, *names: str, folder: str = "x") -> None:
         assert file_sha256_hex(root / "model.safetensors") == sha256_hex(BIG), name
         for path, content in SMALL.items():
             assert (root / path).read_bytes() == content, (name, path)
-        until("its work folder to be tidy", lambda root=root: leftovers(root) == [])
+        until_tidy(root)
 
 
 def by_name(job: JobView) -> dict[str, ReplicaStatus]:
@@ -146,6 +146,20 @@ def test_a_copy_that_cannot_be_written_does_not_spoil_the_others(fleet: Fleet, t
     job = fleet.ended(job_id, JobStatus.FAILED, timeout_s=100)
     assert job.failure and "n1" in job.failure.text
     check_copies(tmp_path, "n2", "n3")
+
+
+def test_one_name_that_cannot_be_written_costs_that_copy_nothing_else(fleet: Fleet, tmp_path: Path) -> None:
+    blocked = tmp_path / "n1" / "x" / "data" / "part-003.txt"
+    (blocked / "in the way").mkdir(parents=True)
+    start(fleet, tmp_path, *AGENTS[:3])
+    job_id = fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate")
+    job = fleet.ended(job_id, JobStatus.FAILED, timeout_s=100)
+    assert job.failure and "n1" in job.failure.text and "part-003.txt" in job.failure.text
+    assert by_name(job) == {"n1": ReplicaStatus.FAILED, "n2": ReplicaStatus.DONE, "n3": ReplicaStatus.DONE}
+    (blocked / "in the way").rmdir()
+    blocked.rmdir()
+    fleet.ended(fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate"), timeout_s=100)
+    check_copies(tmp_path, *AGENTS[:3])
 
 
 def test_a_damaged_final_file_is_fetched_again_from_the_others(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from blake3 import blake3
 
+from shoal.agent.storage.destination import Destination
 from shoal.common.chunks import ChunkSizes
-from shoal.common.records import Outcome
-from shoal.common.swarm_records import ORIGIN, FetchOrder, PublishOrder
+from shoal.common.records import ObjectSpec, Outcome
+from shoal.common.swarm_records import MIXED, ORIGIN, FetchOrder, PublishOrder
 from support.contents import SyntheticFile, read_all
 from support.engine import leftovers, open_files, poll, same
 from support.fake_swarm import KIB, MIB, all_chunks, have, node, replica_job, specs_of
@@ -24,6 +31,36 @@ BIG = SyntheticFile(5 * MIB + 123, seed=1)
 
 def small_files(count: int) -> dict[str, object]:
     return {f"small/{n:03}.bin": SyntheticFile(10_000 + n, seed=n) for n in range(count)}
+
+
+class Gate:
+    """Where threads wait that are about to do something."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def pass_(self) -> None:
+        """In a thread."""
+        self.reached.set()
+        assert self.opened.wait(30.0)
+
+
+@contextmanager
+def gate_before(monkeypatch: pytest.MonkeyPatch, method: str, path: str) -> Iterator[Gate]:
+    """The first call of a method of `Destination` for the object of this path waits at the gate; it is open in the end."""
+    gate, original = Gate(), getattr(Destination, method)
+
+    def held_up(self: Destination, spec: ObjectSpec, *args: Any, **more: Any) -> object:
+        if spec.path == path and not gate.reached.is_set():
+            gate.pass_()
+        return original(self, spec, *args, **more)
+
+    monkeypatch.setattr(Destination, method, held_up)
+    try:
+        yield gate
+    finally:
+        gate.opened.set()
 
 
 async def test_one_copy_from_the_origin(tmp_path: Path) -> None:
@@ -184,7 +221,26 @@ async def test_an_order_moves_to_another_source(tmp_path: Path) -> None:
             two.fetch(0, peer=1, digest=one.digests[0])
             await two.until_has(0)
             (arrival,) = two.arrivals
-            assert arrival.peer == 1 and arrival.from_peers > MIB // 2 and arrival.from_origin > 0
+            assert arrival.peer == MIXED and arrival.from_peers > MIB // 2 and arrival.from_origin > 0
+
+
+async def test_who_begins_a_chunk_of_two_sources_again_tells_so(tmp_path: Path) -> None:
+    files: dict[str, object] = {"big.bin": BIG}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path / "1", specs) as one, node(2, tmp_path / "2", specs) as two:
+            await asyncio.gather(one.join(), two.join())
+            one.fetch(0)
+            await one.until_has(0)
+            origin.put("big.bin", SyntheticFile(BIG.size, seed=9))
+            origin.faults.add(Drip(rate=256 * KIB))
+            two.meet(one)
+            two.fetch(0)
+            await two.until(lambda: two.arrived(0) > 0)
+            two.fetch(0, peer=1, digest=one.digests[0])
+            await two.until_has(0)
+            assert two.digests == one.digests
+            assert two.lost == [0], "others may have got of it what was wrong: that is not this agent's fault"
 
 
 async def test_a_finished_copy_serves_its_files(tmp_path: Path) -> None:
@@ -490,3 +546,115 @@ async def test_archives_are_unpacked_when_all_is_there(tmp_path: Path) -> None:
         await one.until_has(*all_chunks([one]))
         await one.publish_all()
     assert (tmp_path / "sub/inner/hello.txt").read_bytes() == b"hello"
+
+
+def parts(to: Path) -> list[str]:
+    return [name for name in leftovers(to) if name.endswith(".part")]
+
+
+async def test_a_peer_that_asks_while_a_file_gets_its_name_is_sent_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: dict[str, object] = {"big.bin": BIG, "other.bin": SyntheticFile(MIB + 5, seed=2)}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path, specs) as one:
+            await one.join()
+            one.fetch(*all_chunks([one]))
+            await one.until_has(*all_chunks([one]))
+            with gate_before(monkeypatch, "publish", "big.bin") as gate:
+                one.obey(publish=(PublishOrder(object_id=10, digest=specs[0].digest),))
+                await poll(gate.reached.is_set)
+                asking = asyncio.create_task(one.worker.shelf.open_object("job1", 10, MIB, 2 * MIB))
+                await asyncio.sleep(0.05)
+            stretch = await asking
+            try:
+                async with asyncio.timeout(10.0):
+                    await stretch.more(0)
+                fd, at, count = stretch.ready(0)
+                assert os.pread(fd, count, at) == read_all(BIG)[MIB : 2 * MIB]
+            finally:
+                stretch.close()
+            assert len(parts(tmp_path)) == 1, "no partial file is made anew for what has its name"
+            one.obey(publish=(PublishOrder(object_id=11, digest=specs[1].digest),))
+            assert (await one.ended()).outcome is Outcome.DONE
+            assert leftovers(tmp_path) == []
+
+
+async def test_an_object_that_begins_anew_while_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: dict[str, object] = {"big.bin": BIG}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path, specs) as one:
+            await one.join()
+            one.fetch(*range(6))
+            await one.until_has(*range(6))
+            with gate_before(monkeypatch, "publish", "big.bin") as gate:
+                one.obey(publish=(PublishOrder(object_id=10, digest=specs[0].digest),))
+                await poll(gate.reached.is_set)
+                one.messages.clear()
+                one.obey(reset=(10,), fetch=tuple(FetchOrder(chunk=chunk) for chunk in range(6)))
+                await asyncio.sleep(0.05)
+            await one.until_has(*range(6))
+            assert sum(arrival.from_origin for arrival in one.arrivals) == BIG.size
+            one.obey(publish=(PublishOrder(object_id=10, digest=specs[0].digest),))
+            assert (await one.ended()).outcome is Outcome.DONE
+            assert same(tmp_path / "big.bin", BIG) and leftovers(tmp_path) == []
+            held = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+            assert not [path for path in held if ".part" in path or ".map" in path]
+
+
+async def test_a_copy_is_not_complete_while_a_thread_still_names_files_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: dict[str, object] = dict(small_files(5))
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path / "1", specs) as one, node(2, tmp_path / "2", specs) as two:
+            await asyncio.gather(one.join(), two.join())
+            one.fetch(0)
+            await one.until_has(0)
+            two.meet(one)
+            with gate_before(monkeypatch, "publish_bytes", "small/003.bin") as gate:
+                two.fetch(0, peer=1, digest=one.digests[0])
+                await poll(gate.reached.is_set)
+                two.fetch(0, digest=one.digests[0])  # the attempt is cancelled, its thread is not
+                await two.until_has(0)
+                await asyncio.sleep(0.2)
+                assert two.reports == [], "what the thread makes would stay when the work folder was tidied before"
+            assert (await two.ended()).outcome is Outcome.DONE
+            assert leftovers(two.to) == [] and [path.name for path in (two.to / ".shoal").iterdir()] == [
+                "manifest.json"
+            ]
+
+
+@pytest.mark.parametrize("way", ["origin", "peer"])
+async def test_names_that_cannot_be_written_fail_the_copy_when_all_else_is_there(tmp_path: Path, way: str) -> None:
+    files: dict[str, object] = {"big.bin": BIG, "other.bin": SyntheticFile(MIB + 5, seed=2), **small_files(4)}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files)
+        async with node(1, tmp_path / "1", specs) as one, node(2, tmp_path / "2", specs) as two:
+            for blocked in ("small/001.bin", "other.bin"):
+                (two.to / blocked / "in the way").mkdir(parents=True)
+            await asyncio.gather(one.join(), two.join())
+            one.fetch(*all_chunks([one]))
+            await one.until_has(*all_chunks([one]))
+            two.meet(one)
+            for chunk in all_chunks([one]):
+                two.fetch(chunk, peer=0 if way == "origin" else 1, digest=one.digests[chunk])
+            await two.until_has(*range(1, len(one.table)))
+            await two.until(lambda: bool(two.failures))
+            (failed,) = two.failures
+            assert (failed.chunk, failed.object_id, failed.failure.code) == (0, 13, "conflict")
+            two.obey(publish=tuple(PublishOrder(object_id=spec.object_id, digest=spec.digest) for spec in specs[:2]))
+            report = await two.ended()
+            assert report.outcome is Outcome.FAILED and report.failure is not None and not report.failure.retryable
+            assert report.failure.code == "conflict" and "small/001.bin" in report.failure.text
+            assert "1 more" in report.failure.text
+            await poll(lambda: not two.worker._replicas)  # pyright: ignore[reportPrivateUsage]
+            for path in ("big.bin", "small/000.bin", "small/002.bin", "small/003.bin"):
+                assert same(two.to / path, files[path])  # type: ignore[arg-type]
+            assert leftovers(two.to) == []
+            await one.publish_all()

@@ -202,3 +202,11 @@ def leftovers(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if ".shoal" in path.relative_to(folder).parts[:-1] and path.is_file() and path.name != "manifest.json"
     )
+
+
+def until_tidy(folder: Path, timeout_s: float = RUN_S) -> None:
+    """Waits until nothing unfinished lies below a destination. Raises AssertionError that names what stays."""
+    ends_at = time.monotonic() + timeout_s
+    while left := leftovers(folder):
+        assert time.monotonic() < ends_at, f"still in the work folder of {folder} after {timeout_s} s: {left}"
+        time.sleep(POLL_S)

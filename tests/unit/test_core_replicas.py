@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shoal.common.records import Failure, Outcome
+from shoal.common.swarm_records import MIXED, ORIGIN, Arrival, FetchFailure, SwarmReport
 from shoal.common.views import JobStatus, ReplicaStatus
 from shoal.coordinator.replica_model import replica_views
-from support.swarm_fleet import JOB, MIB, SwarmFleet
+from support.swarm_fleet import JOB, MIB, SwarmFleet, digest_of
 
 NOT_FOUND = Failure(code="not-found", text="404", retryable=False)
 TIMEOUT = Failure(code="timeout", text="silent")
@@ -88,6 +89,24 @@ def test_when_the_last_holder_is_gone_the_origin_serves_again() -> None:
     fleet.check_copies()
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["who-comes-after", "who-was-asking-it"])
+def test_a_bundle_whose_last_holder_is_gone_may_be_another_at_the_origin_by_now(waits: bool) -> None:
+    fleet = SwarmFleet(*SIZES)
+    gone = fleet.join("gone")
+    heir = fleet.join("heir") if waits else None
+    while 0 not in gone.have or (heir is not None and 0 not in heir.orders):
+        fleet.step()
+    if heir is not None:
+        assert heir.orders[0].peer != ORIGIN and heir.orders[0].digest == gone.have[0]
+    fleet.kill("gone")
+    fleet.version = "2"
+    if heir is None:
+        fleet.join("heir")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert not fleet.core.agents["heir"].bad_chunks
+
+
 def test_a_coordinator_that_restarts_continues_from_the_inventories() -> None:
     fleet = fleet_of(3)
     for _ in range(4):
@@ -107,6 +126,83 @@ def test_an_agent_that_sends_flipped_bytes_is_named_and_cut_off_and_the_others_e
     fleet.check_copies()
     assert fleet.core.agents["bad"].cut_off
     assert not any(fleet.core.agents[f"a{number}"].bad_chunks for number in range(3))
+
+
+def tell(fleet: SwarmFleet, name: str, **what: object) -> None:
+    lease = fleet.copies[name].lease
+    assert lease is not None
+    report = SwarmReport(job_id=JOB, token=lease.token, **what)  # type: ignore[arg-type]
+    fleet.core.receive(name, report, fleet.now)
+
+
+@pytest.mark.parametrize("told", ["failure", "loss", "nothing"])
+@pytest.mark.parametrize("at", range(3))
+def test_who_passed_on_what_it_was_sent_is_not_to_blame(told: str, at: int) -> None:
+    """The bytes go from a by b to c, and are flipped on the way to b. c tells of it before b does, after, or when b is right again."""
+    fleet = SwarmFleet(*SIZES)
+    for name in "abc":
+        fleet.join(name)
+    replication = fleet.core.jobs[JOB].replication
+    assert replication is not None and replication.swarm is not None
+    numbers = {agent_id: number for number, agent_id in replication.swarm.numbers.items()}
+    chunk = fleet.table.bundles
+    right = Arrival(chunk=chunk, digest=digest_of(chunk), peer=ORIGIN)
+    fleet.copies["a"].have[chunk] = fleet.copies["b"].have[chunk] = digest_of(chunk)  # in the end
+    tell(fleet, "a", arrived=(right,))
+
+    def wrong(source: str) -> FetchFailure:
+        return FetchFailure(chunk=chunk, peer=numbers[source], failure=Failure(code="verification", text="it differs"))
+
+    of_b: list[dict[str, object]] = [{"arrived": (right,)}]
+    if told == "failure":
+        of_b.insert(0, {"failed": (wrong("a"),)})
+    elif told == "loss":
+        of_b.insert(0, {"lost": (chunk,)})  # half of it came from elsewhere: it cannot say whose bytes were wrong
+    for number, what in enumerate(of_b):
+        if number == at:
+            tell(fleet, "c", failed=(wrong("b"),))
+        tell(fleet, "b", **what)
+    if at >= len(of_b):
+        tell(fleet, "c", failed=(wrong("b"),))
+    bad = {name: fleet.core.agents[name].bad_chunks for name in "abc"}
+    assert bad == {"a": told == "failure", "b": told == "nothing", "c": 0}
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+
+
+def test_nobody_is_to_blame_for_a_chunk_of_several_sources_and_it_comes_again() -> None:
+    fleet = SwarmFleet(*SIZES)
+    for name in "abc":
+        fleet.join(name)
+    for copy in fleet.copies.values():
+        copy.orders.clear()
+    replication = fleet.core.jobs[JOB].replication
+    assert replication is not None and replication.swarm is not None
+    chunk = next(
+        chunk for chunk in range(fleet.table.bundles, len(fleet.table)) if replication.swarm.swarm.holders(chunk) == 0
+    )
+    right, wrong = (Arrival(chunk=chunk, digest=digest_of(chunk, version), peer=MIXED) for version in ("", "wrong"))
+    fleet.copies["a"].have[chunk] = digest_of(chunk)
+    fleet.copies["b"].have[chunk] = digest_of(chunk, "wrong")
+    tell(fleet, "a", arrived=(right,))
+    tell(fleet, "b", arrived=(wrong,))
+    fleet.settle()
+    assert chunk not in fleet.copies["b"].have, "it is told to forget it"
+    assert not any(agent.bad_chunks for agent in fleet.core.agents.values())
+
+
+def test_a_published_file_that_is_lost_is_brought_and_published_again() -> None:
+    fleet = fleet_of(2)
+    copy = fleet.copies["a0"]
+    while 1 not in copy.published:
+        fleet.step()
+    assert not copy.is_complete()
+    chunk = fleet.table.chunks_of(0).start
+    del copy.have[chunk], copy.publish[1]
+    copy.published.discard(1)
+    tell(fleet, "a0", lost=(chunk,))
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
 
 
 def test_an_agent_that_answers_nobody_costs_only_time() -> None:
@@ -209,3 +305,23 @@ def test_whatever_happens_who_stays_ends_with_all_of_it(seed: int) -> None:
         fleet.join("last")
     fleet.run()
     fleet.check_copies()
+
+
+@pytest.mark.parametrize("chunk", [0, 4], ids=["bundle", "part"])
+def test_what_one_agent_cannot_write_is_ordered_there_no_more_and_nobody_else_goes_without(chunk: int) -> None:
+    fleet = fleet_of(3)
+    blocked = Failure(code="conflict", text="a folder is in the way", retryable=False)
+    copy = fleet.copies["a1"]
+    asked = 0
+    for _ in range(60):
+        if chunk in copy.orders:
+            asked += 1
+            order = copy.orders.pop(chunk)
+            tell(fleet, "a1", failed=(FetchFailure(chunk=chunk, peer=order.peer, failure=blocked, object_id=2),))
+        fleet.step()
+    assert asked == 1 and len(copy.have) == len(fleet.table) - 1
+    fleet.report(copy, Outcome.FAILED, blocked)
+    assert fleet.run() is JobStatus.FAILED
+    fleet.check_copies(but=["a1"])
+    assert statuses(fleet) == {"a0": ReplicaStatus.DONE, "a1": ReplicaStatus.FAILED, "a2": ReplicaStatus.DONE}
+    assert not fleet.failed_objects and not any(agent.bad_chunks for agent in fleet.core.agents.values())

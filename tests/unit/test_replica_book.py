@@ -249,3 +249,52 @@ def test_a_catalog_gives_back_what_it_was_given(count: int) -> None:
         assert catalog[3].size == 77 and [spec.size for spec in catalog][3] == 77
         catalog.forget_size(3)
         assert catalog[3].size is None
+
+
+def test_what_is_lost_before_it_was_told_has_not_arrived() -> None:
+    made = book()
+    arrive(made, 1, 2, 3)
+    made.obey(orders(publish=(PublishOrder(object_id=3, digest="sha256:00"),)))
+    made.placed(2)
+    made.lost(2)
+    report = made.report("j", 1)
+    assert (report.arrived, report.published, set(report.lost)) == ((), (), {1, 2, 3})
+
+
+@pytest.mark.parametrize("order", ["reset", "drop"])
+def test_what_happened_before_an_object_begins_anew_is_not_told_after(order: str) -> None:
+    """It would be read as what came of the bytes that are fetched from now on."""
+    made = book()
+    made.obey(orders(vouch=(4,)))
+    arrive(made, 4)
+    made.computed(3, "sha256:00", None)
+    made.obey(fetch(1))
+    made.failed(FetchFailure(chunk=1, peer=0, failure=WRONG))
+    made.obey(orders(reset=(3, 4), seq=2) if order == "reset" else orders(drop=(1, 4), seq=2))
+    report = made.report("j", 1)
+    assert (report.arrived, report.failed) == ((), ())
+    assert len(report.vouched) == (order == "drop"), (
+        "whether that still stands the coordinator sees: it knows who holds what"
+    )
+
+
+BLOCKED = Failure(code="conflict", text="a folder of that name is in the way", retryable=False)
+
+
+def test_an_object_that_cannot_have_its_name_is_answered_with_the_reason_and_the_rest_goes_on() -> None:
+    made = book()
+    made.obey(fetch(1, 2))
+    assert made.forgo(2, BLOCKED) == [Stop(1), Stop(2)]
+    assert made.obey(fetch(3, peer=7)) == []
+    told = [(failure.chunk, failure.peer, failure.object_id) for failure in made.report("j", 1).failed]
+    assert told == [(1, 0, 3), (2, 0, 3), (3, 7, 3)]
+    assert made.forgo(0, BLOCKED) == [] and brought(made.obey(fetch(0))) == [0], (
+        "the other object of the bundle may come"
+    )
+    made.small_placed([1])
+    unable = made.unable(0)
+    assert unable is not None and (unable.object_id, unable.failure) == (1, BLOCKED)
+    arrive(made, 4)
+    made.obey(orders(give_up=(1,), publish=(PublishOrder(object_id=4, digest="sha256:00"),)))
+    assert made.placed(3) == [Finish()]
+    assert made.forgone == (BLOCKED, BLOCKED)
