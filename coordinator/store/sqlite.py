@@ -272,7 +272,7 @@ class SqliteStore:
     def host_policies(self) -> list[PutHostPolicy]:
         """Host limits that an administrator set, by host."""
         rows = self._all(sql.HOST_POLICIES)
-        return [PutHostPolicy(host=h, requests_per_s=r, bytes_per_s=b) for h, r, b in rows]
+        return [PutHostPolicy(host=h, requests_per_s=r, bytes_per_s=b, connections=c) for h, r, b, c in rows]
 
     def tokens(self) -> list[TokenRow]:
         """All credentials, by id."""
@@ -411,6 +411,6 @@ def _keyed(write: Write) -> tuple[str, Row]:
         case PutAgent():
             return sql.PUT_AGENT, (write.agent_id, write.name, write.version, write.zone)
         case PutHostPolicy():
-            return sql.PUT_HOST_POLICY, (write.host, write.requests_per_s, write.bytes_per_s)
+            return sql.PUT_HOST_POLICY, (write.host, write.requests_per_s, write.bytes_per_s, write.connections)
         case _:
             raise TypeError(f"{type(write).__name__} has no key")
