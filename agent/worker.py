@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..common.errors import ShoalError
 from ..common.records import (
     AgentMessage,
-    HostBudget,
-    HostObservation,
     JobSpec,
     Lease,
     LeaseRef,
@@ -219,17 +217,10 @@ class Worker:
         working = [(ref, holding.arrived) for ref, holding in self._holdings.items() if holding.arrived]
         return (*(Progress(ref.unit, ref.token, arrived) for ref, arrived in working), *self._replicas.progress())
 
-    def set_budget(self, budgets: Sequence[HostBudget]) -> None:
-        """Take new shares of hosts' budgets."""
-        self._throttle.set_budgets(budgets, self._clock())
-
-    def take_observations(self) -> tuple[HostObservation, ...]:
-        """What was met at origin hosts since the last call."""
-        return self._throttle.take_observations()
-
-    def on_throttled(self, callback: Callable[[], None]) -> None:
-        """Call back at once when a host asks to wait, so that the fleet hears of it before the next heartbeat."""
-        self._throttle.urgent = callback
+    @property
+    def throttle(self) -> Throttle:
+        """What holds its requests to the fleet's budgets."""
+        return self._throttle
 
     async def drain(self, grace_s: float) -> None:
         """Give everything back: RETURNED reports, with what is on disk. Files that are just getting their name may still get it.

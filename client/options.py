@@ -177,6 +177,7 @@ def _add_lists(command: Any) -> None:
     parser.add_argument(
         "--bandwidth", metavar="B", help="bytes per second, of all agents together (20MiB); 0: no limit"
     )
+    parser.add_argument("--connections", metavar="N", help="requests under way at once; 0: no limit")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser = command("errors", "List a job's failed objects with their reasons.")
     parser.add_argument("job", metavar="JOB")

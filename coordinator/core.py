@@ -16,7 +16,6 @@ from ..common.records import (
     Ack,
     Acks,
     AgentMessage,
-    Budgets,
     Drain,
     Failure,
     Goodbye,
@@ -49,6 +48,9 @@ RECONNECT_GRACE_S = 5.0
 """An agent whose session broke keeps its leases so long, to come back; then others take over."""
 
 
+SHARE_BEATS = 4
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CoreLimits:
     """The core's settings."""
@@ -58,6 +60,11 @@ class CoreLimits:
     attempts: int = 3
     spread: SpreadLimits = field(default_factory=SpreadLimits)
     swarm: SwarmLimits = field(default_factory=SwarmLimits)
+
+    @property
+    def share_s(self) -> float:
+        """How long a share of a host's budget holds after its agent's word: some heartbeats may be late, but none outlives a lease."""
+        return min(self.lease_ttl_s, SHARE_BEATS * self.heartbeat_s)
 
 
 class Core:
@@ -69,7 +76,7 @@ class Core:
         self.leases = LeaseTable(incarnation=incarnation, ttl_s=self.limits.lease_ttl_s)
         self.jobs: dict[str, JobState] = {}
         self.agents: dict[str, AgentState] = {}
-        self.hosts = HostTable()
+        self.hosts = HostTable(incarnation=incarnation, share_s=self.limits.share_s)
         self._effects = Effects()
         self._reports = ReportBook(self.jobs, self.leases, self._effects, attempts=self.limits.attempts)
         self._assigner = Assigner(self.jobs, self.agents, self.leases, self._effects, self.limits.spread)
@@ -93,8 +100,6 @@ class Core:
             reports=self._reports,
             attempts=self.limits.attempts,
         )
-        self._connected = 0
-        self._budgeted_agents = 0
 
     def take_effects(self) -> Effects:
         """What is to be done since the last call: writes first, then sends."""
@@ -228,11 +233,15 @@ class Core:
         self._replicas.begin(job)
         self._datasets.begin(job)
 
-    def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float, now: float) -> None:
-        """Limit the fleet's rate at a host, from now on and after restarts."""
-        self.hosts.set_policy(host, requests_per_s, bytes_per_s)
-        self._effects.writes.append(PutHostPolicy(host=host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s))
-        self._send_budgets(now, [host])
+    def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, now: float, connections: int = 0
+    ) -> None:
+        """Limit the fleet's rate at a host, from now on and after restarts. Raises ValueError for a negative limit."""
+        self.hosts.set_policy(host, requests_per_s, bytes_per_s, connections)
+        self._effects.writes.append(
+            PutHostPolicy(host=host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s, connections=connections)
+        )
+        self._send_budgets(now)
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
@@ -261,10 +270,10 @@ class Core:
         """An agent's session ended without goodbye: it is lost, or will be back soon."""
         agent = self.agents.get(agent_id)
         if agent is not None and agent.connected:
-            self._disconnect(agent)
+            agent.connected = False
+            self.hosts.parted(agent_id, now)
             self._replicas.absent(agent_id)
             self.leases.shorten(agent_id, now + RECONNECT_GRACE_S)
-            self._share_budgets(now)
 
     def drain_agent(self, agent_id: str) -> None:
         """Let an agent finish or give back what it holds, and leave."""
@@ -290,8 +299,6 @@ class Core:
         if before is not None:
             agent.objects_done, agent.bytes_done = before.objects_done, before.bytes_done
             agent.bad_chunks, agent.cut_off = before.bad_chunks, before.cut_off
-            self._disconnect(before)
-        self._connected += 1
         self.agents[agent.agent_id] = agent
         for lease in self.leases.of_agent(agent.agent_id):
             agent.units += 1
@@ -316,12 +323,12 @@ class Core:
                     heartbeat_s=self.limits.heartbeat_s,
                     lease_ttl_s=self.limits.lease_ttl_s,
                     fenced=tuple(fenced),
+                    share_s=self.limits.share_s,
                 ),
             )
         )
-        self._share_budgets(now)
-        if budgets := self.hosts.budgets(self._connected, now):
-            self._effects.sends.append(Send(agent.agent_id, Budgets(budgets)))
+        self.hosts.joined(agent.agent_id, hello.budgets_version, now)
+        self._send_budgets(now)
 
     def _heartbeat(self, agent: AgentState, beat: Heartbeat, now: float) -> None:
         if fenced := self.leases.renew(agent.agent_id, beat.held, now):
@@ -336,9 +343,9 @@ class Core:
                 agent.rate_bytes += progress.arrived - lease.arrived if lease.kind is not UnitKind.BATCH else 0
                 lease.arrived = progress.arrived
         agent.measure(now)
-        blocked = [seen.host for seen in beat.hosts if self.hosts.observe(seen, now)]
-        if blocked:
-            self._send_budgets(now, blocked)
+        self.hosts.heard(agent.agent_id, beat.budgets_version, beat.lapsed_version, now)
+        for seen in beat.hosts:
+            self.hosts.observe(agent.agent_id, seen, now)
 
     def _results(self, agent: AgentState, results: Iterable[Result], now: float) -> None:
         acks: list[Ack] = []
@@ -360,13 +367,13 @@ class Core:
             self._effects.sends.append(Send(agent.agent_id, Acks(tuple(acks))))
 
     def _goodbye(self, agent: AgentState, now: float) -> None:
-        self._disconnect(agent)
+        agent.connected = False
+        self.hosts.left(agent.agent_id, now)
         self._replicas.absent(agent.agent_id)
         agent.left = True
         for lease in self.leases.of_agent(agent.agent_id):
             self._end_lease(lease)
             self._reports.give_back(lease)
-        self._share_budgets(now)
 
     # ---- time and assignment ----------------------------------------------------------------------------------------
 
@@ -380,17 +387,20 @@ class Core:
                 agent.silent = True  # else it would be granted the same work again, for nothing
                 self._effects.sends.append(Send(agent.agent_id, Revoke((lease.ref,))))
         self._revoke_orphans()
+        self.hosts.tick(now)
 
     def assign(self, now: float) -> None:
         """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
         self._replicas.assign(now)
         self._datasets.assign(now)
         self._assigner.assign(now)
+        self._send_budgets(now)  # before the grants: who gets work on a host knows what it may ask of it
 
     def next_wakeup(self, now: float) -> float:
         """When `tick` and `assign` are due again, if nothing happens before."""
         deadline = self.leases.next_deadline()
-        return min(now + self.limits.heartbeat_s, deadline if deadline is not None else now + self.limits.heartbeat_s)
+        due = [now + self.limits.heartbeat_s, self.hosts.next_wakeup()]
+        return min(due if deadline is None else [*due, deadline])
 
     # ---- leases -----------------------------------------------------------------------------------------------------
 
@@ -427,21 +437,6 @@ class Core:
         if agent is not None and agent.connected:
             self._effects.sends.append(Send(lease.agent_id, Revoke((lease.ref,))))
 
-    # ---- budgets ----------------------------------------------------------------------------------------------------
-
-    def _disconnect(self, agent: AgentState) -> None:
-        self._connected -= agent.connected
-        agent.connected = False
-
-    def _share_budgets(self, now: float) -> None:
-        """The number of agents changed: so do their shares."""
-        if self._connected != self._budgeted_agents and self.hosts.limited:
-            self._send_budgets(now, None)
-        self._budgeted_agents = self._connected
-
-    def _send_budgets(self, now: float, hosts: list[str] | None) -> None:
-        budgets = self.hosts.budgets(self._connected, now, hosts)
-        if budgets:
-            for agent in self.agents.values():
-                if agent.connected:
-                    self._effects.sends.append(Send(agent.agent_id, Budgets(budgets)))
+    def _send_budgets(self, now: float) -> None:
+        """Tell the agents whose shares of host budgets change."""
+        self._effects.sends.extend(Send(agent_id, budgets) for agent_id, budgets in self.hosts.take_budgets(now))

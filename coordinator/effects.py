@@ -102,6 +102,7 @@ class PutHostPolicy:
     host: str
     requests_per_s: float
     bytes_per_s: float
+    connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)

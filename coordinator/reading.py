@@ -15,6 +15,7 @@ from ..common.views import (
     AgentStatus,
     AgentView,
     FleetView,
+    HostShareView,
     HostView,
     JobView,
     ObjectView,
@@ -25,6 +26,8 @@ from .effects import PutAgent
 from .leases import HeldLease
 from .model import AgentState, JobState, ObjectState, Phase
 from .replica_model import replica_views
+from .scheduler.host_state import HostState
+from .scheduler.portions import finite
 from .scheduler.spread import in_order
 from .store.base import ObjectRow
 
@@ -299,17 +302,37 @@ class Reader:
 
     def hosts(self, now: float) -> list[HostView]:
         """All hosts that the fleet has met or that have a policy, by name."""
-        return [
-            HostView(
-                host=host.host,
-                requests_per_s=host.requests_per_s,
-                bytes_per_s=host.bytes_per_s,
-                blocked_s=max(0.0, host.blocked_until - now),
-                throttled=host.throttled,
-                errors=host.errors,
-            )
-            for host in self._core.hosts.states()
-        ]
+        return [self._host(host, now) for host in self._core.hosts.states()]
+
+    def _host(self, host: HostState, now: float) -> HostView:
+        return HostView(
+            host=host.host,
+            requests_per_s=host.requests_per_s,
+            bytes_per_s=host.bytes_per_s,
+            connections=host.connections,
+            blocked_s=max(0.0, host.conduct.blocked_until - now),
+            condition=host.conduct.condition,
+            rate_now=host.rate(),
+            rate_measured=host.pace.measured,
+            last_status=host.conduct.last_status,
+            ok=host.ok,
+            throttled=host.throttled,
+            timeouts=host.timeouts,
+            unreachable=host.unreachable,
+            refused=host.refused,
+            errors=host.errors,
+            crawl_delay_s=host.crawl_delay_s,
+            shares=tuple(
+                HostShareView(
+                    agent=self._agent_name(agent_id),
+                    requests_per_s=finite(portion.rate),
+                    bytes_per_s=finite(portion.bytes_per_s),
+                    connections=int(finite(portion.connections)),
+                    probe=portion.probe,
+                )
+                for agent_id, portion in self._core.hosts.holders(host.host)
+            ),
+        )
 
     def fleet(self, now: float, rate: float) -> FleetView:
         """Everything in one look."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
@@ -53,6 +54,9 @@ WATCH_S = 0.5
 TURN_S = 1.0
 """Longest pause between turns: objects that wait for their next attempt have no event of their own."""
 
+HostPolicy: TypeAlias = tuple[float, float, int]
+"""Requests/s, bytes/s and connections of the whole fleet; 0 is unlimited."""
+
 log = get_logger("coordinator")
 
 
@@ -69,14 +73,14 @@ class Coordinator:
         endpoints: tuple[str, ...],
         version: str,
         limits: CoreLimits | None = None,
-        host_policies: Mapping[str, tuple[float, float]] | None = None,
+        host_policies: Mapping[str, HostPolicy] | None = None,
         chunk_bytes: int | None = None,
         verify_everywhere: bool = False,
         signer: UrlSigner | None = None,
         collections: Collections,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
-        host_policies are requests/s and bytes/s by host, as the configuration has them: an administrator's word replaces them."""
+        host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
         self._store = store
         self._limits = limits or CoreLimits()
         self._open_source = open_source
@@ -130,11 +134,11 @@ class Coordinator:
             if lease.stop > lease.start:
                 held.left.add(lease.start, lease.stop)
             core.restore_lease(held, spec)
-        for host, (requests_per_s, bytes_per_s) in self._host_policies.items():
-            if requests_per_s or bytes_per_s:
-                core.hosts.set_policy(host, requests_per_s, bytes_per_s)
+        for host, limits in self._host_policies.items():
+            if any(limits):
+                core.hosts.set_policy(host, *limits)
         for policy in await run(store.host_policies):
-            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s)
+            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s, policy.connections)
         known: list[PutAgent] = await run(store.agents)
         self._reader = Reader(core, known, version=self._version, started_at=now)
         self._meter = Meter()
@@ -332,9 +336,11 @@ class Coordinator:
     def hosts(self) -> list[HostView]:
         return self._reader.hosts(self._now())
 
-    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
+    async def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, connections: int = 0
+    ) -> HostView:
         try:
-            self.core.set_host_policy(host.lower(), requests_per_s, bytes_per_s, self._now())
+            self.core.set_host_policy(host.lower(), requests_per_s, bytes_per_s, self._now(), connections)
         except ValueError as error:
             raise UsageError(f"host {host}", cause=str(error)) from None
         await self._durable()

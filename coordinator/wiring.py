@@ -103,8 +103,8 @@ def make_coordinator(
         signer=UrlSigner(s3_profiles(settings, version=version)),
         limits=core_limits(settings, heartbeat_s=heartbeat_s),
         host_policies={
-            EVERY_HOST: (settings.fetch.request_rate, 0.0),
-            **{name: (host.rate, 0.0) for name, host in settings.hosts.items()},
+            EVERY_HOST: (settings.fetch.request_rate, 0.0, 0),
+            **{name: (host.rate, 0.0, host.connections) for name, host in settings.hosts.items()},
         },
         chunk_bytes=settings.swarm.chunk_size,
         verify_everywhere=settings.swarm.verify == "every-agent",

@@ -93,6 +93,6 @@ def _keyed(write: Write) -> tuple[str, Row]:
         case PutAgent():
             return sql.PUT_AGENT, (write.agent_id, write.name, write.version, write.zone)
         case PutHostPolicy():
-            return sql.PUT_HOST_POLICY, (write.host, write.requests_per_s, write.bytes_per_s)
+            return sql.PUT_HOST_POLICY, (write.host, write.requests_per_s, write.bytes_per_s, write.connections)
         case _:
             raise TypeError(f"{type(write).__name__} has no key")

@@ -249,7 +249,7 @@ class SqliteStore:
     def host_policies(self) -> list[PutHostPolicy]:
         """Host limits that an administrator set, by host."""
         rows = self._all(sql.HOST_POLICIES)
-        return [PutHostPolicy(host=h, requests_per_s=r, bytes_per_s=b) for h, r, b in rows]
+        return [PutHostPolicy(host=h, requests_per_s=r, bytes_per_s=b, connections=c) for h, r, b, c in rows]
 
     def tokens(self) -> list[TokenRow]:
         """All credentials, by id."""
