@@ -22,6 +22,10 @@ from ..common.records import (
 )
 from ..common.swarm_records import SwarmOrders
 from .backends import Backends
+from .collect.documents import ReadDocument
+from .collect.options import CollectOptions
+from .collect.runs import Collector
+from .collect.throttle_gate import ThrottleGate
 from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
@@ -31,10 +35,9 @@ from .engine.lanes import Lane
 from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
 from .engine.origins import Origins
-from .engine.reporting import failed, not_taken, progressed, released, returned
+from .engine.reporting import failed, not_taken, released, report_grown, returned
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
-from .engine.transfer import Transfer
 from .engine.units import Lapsed, ListObjects, Units
 from .engine.waiting import either
 from .swarm.peers import PeerClient
@@ -68,15 +71,19 @@ class Worker:
         rng: random.Random | None = None,
         make_destination: Callable[[JobSpec], Destination] | None = None,
         sign: Sign | None = None,
+        read_document: ReadDocument | None = None,
+        collect: CollectOptions | None = None,
     ) -> None:
         """report: is called in the loop with each report, in order; tell with what is said of swarms. clock: seconds; that of the
-        deadlines, so the loop's own."""
+        deadlines, so the loop's own. read_document: a file that the coordinator keeps for a job, block by block."""
         self._options = options
         self._report = report
         self._tell = tell
         self._list_objects = list_objects
         self._hub_token = hub_token
         self._sign = sign
+        self._read_document = read_document
+        self._collect = collect or CollectOptions(engine=options)
         self._clock = clock
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()
@@ -127,6 +134,16 @@ class Worker:
         )
         self._replicas = Replicas(self._shop(), self._new_job)
         self.shelf = self._replicas.shelf
+        self._collector = Collector(
+            self._collect,
+            tasks=self._tasks,
+            throttle=ThrottleGate(self._throttle, self._clock),
+            read_document=self._read_document,
+            report=self._report,
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+            rng=self._rng,
+        )
         await self._tasks.__aenter__()
         self._ticker = self._tasks.create_task(self._tick(), name="shoal-worker-tick")
         return self
@@ -140,16 +157,14 @@ class Worker:
         self._ticker.cancel()
         try:
             await self._replicas.aclose()
+            await self._collector.aclose()
             await self._tasks.__aexit__(None, None, None)
         finally:
-            await self._release()
-
-    async def _release(self) -> None:
-        await self._jobs.close()
-        await self._disk.idle()
-        await self._origins.aclose()
-        await self._disk.aclose()
-        await self._hashing.aclose()
+            await self._jobs.close()
+            await self._disk.idle()
+            await self._origins.aclose()
+            await self._disk.aclose()
+            await self._hashing.aclose()
 
     # -- leases
 
@@ -163,6 +178,9 @@ class Worker:
             return
         if self._draining:
             self._report(not_taken(ref))
+            return
+        if job.collect is not None:
+            self._collector.start(lease, job, deadline)
             return
         if lease.kind is UnitKind.REPLICA:
             self._replicas.start(lease, job, deadline)
@@ -188,15 +206,18 @@ class Worker:
             self._end(holding)
         else:
             self._replicas.stop(ref)
+            self._collector.stop(ref)
 
     def give_back(self, ref: LeaseRef) -> None:
         """Others are idle: release what has not been started of the lease and about half of what is under way."""
+        self._collector.give_back(ref)
         holding = self._holdings.get(ref)
         if holding is None or holding.committing:
             return
         if holding.lease.kind is UnitKind.RANGE:
             self._release_range(holding)
-        elif holding.lease.kind is UnitKind.WHOLE and not holding.arrived and not self._is_fetching(holding):
+        fetching = holding.lane is not None and holding.lane.planner.is_active(holding)
+        if holding.lease.kind is UnitKind.WHOLE and not holding.arrived and not fetching:
             self._give_up(holding)
 
     def admitted(self) -> None:
@@ -210,12 +231,13 @@ class Worker:
     @property
     def held(self) -> tuple[LeaseRef, ...]:
         """The leases that are being worked on."""
-        return (*self._holdings, *self._replicas.held)
+        return (*self._holdings, *self._replicas.held, *self._collector.held)
 
     def progress(self) -> tuple[Progress, ...]:
         """How far each lease with bytes is, for people."""
         working = [(ref, holding.arrived) for ref, holding in self._holdings.items() if holding.arrived]
-        return (*(Progress(ref.unit, ref.token, arrived) for ref, arrived in working), *self._replicas.progress())
+        own = (Progress(ref.unit, ref.token, arrived) for ref, arrived in working)
+        return (*own, *self._replicas.progress(), *self._collector.progress())
 
     @property
     def throttle(self) -> Throttle:
@@ -231,6 +253,7 @@ class Worker:
             self._hurry.set()
         self._draining = True
         self._replicas.give_back()
+        collecting = self._tasks.create_task(self._collector.drain(grace_s), name="shoal-collect-drain")
         for holding in list(self._holdings.values()):
             if not holding.committing:
                 await self._return(holding)
@@ -243,6 +266,9 @@ class Worker:
             pass
         for holding in list(self._holdings.values()):
             await self._return(holding)
+        if self._hurry.is_set():
+            collecting.cancel()
+        await asyncio.wait([collecting])
 
     # -- how
 
@@ -327,9 +353,6 @@ class Worker:
             if not holding.want:
                 holding.complete()
 
-    def _is_fetching(self, holding: Holding) -> bool:
-        return holding.lane is not None and holding.lane.planner.is_active(holding)
-
     # -- time
 
     async def _tick(self) -> None:
@@ -341,31 +364,10 @@ class Worker:
             self._origins.tend()
             if self._clock() - reported_s >= REPORT_S:
                 reported_s = self._clock()
-                await self._report_partial()
+                await report_grown(self._holdings.values(), self._report)
                 await self._jobs.close_idle({holding.job for holding in self._holdings.values()}, self._clock())
             if not self._holdings and not self._jobs and not self._replicas:
                 self._busy.clear()
-
-    async def _report_partial(self) -> None:
-        """PARTIAL reports of the ranges that have grown. The one that completes a lease is its last, and not sent here."""
-        grown: dict[Transfer, list[Holding]] = {}
-        for holding in self._holdings.values():
-            if holding.transfer is not None and holding.unreported and holding.want:
-                grown.setdefault(holding.transfer, []).append(holding)
-        for transfer, holdings in grown.items():
-            taken = [(holding, tuple(holding.unreported)) for holding in holdings]
-            try:
-                await transfer.settle()
-            except ShoalError as error:
-                transfer.fail(error)
-                continue
-            for holding, done in taken:
-                if holding.ended:
-                    continue
-                for start, stop in done:
-                    holding.unreported.remove(start, stop)
-                if holding.lease.kind is UnitKind.RANGE:
-                    self._report(progressed(holding, done))
 
     # -- what leases share
 
@@ -381,6 +383,9 @@ class Worker:
             clock=self._clock,
         )
 
+    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
+        return self._origins.lane_for(job, spec)
+
     def _shop(self) -> Shop:
         options = self._options
         return Shop(
@@ -391,7 +396,7 @@ class Worker:
             buffers=self._buffers,
             clock=self._clock,
             units=self._units,
-            lane_for=self._lane_for,
+            lane_for=self._origins.lane_for,
             bytes_turn=self._throttle.bytes_turn,
             peers=PeerClient(user_agent=options.user_agent, ca_bundle=str(options.peer_ca_bundle or "")),
             list_objects=self._list_objects,
@@ -399,13 +404,8 @@ class Worker:
             tell=self._tell,
         )
 
-    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
-        return self._origins.lane_for(job, spec)
-
     def _destination(self, job: JobSpec) -> Destination:
         from .storage.destination import Destination
 
-        options = self._options
-        return Destination(
-            job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
-        )  # fmt: skip
+        own = self._options
+        return Destination(job, root=own.root, allow=own.allow_paths, sync=own.sync, agent_id=own.agent_id)

@@ -140,6 +140,7 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
         tell=agent.tell,
         list_objects=agent.manifest_pages,
         sign=agent.sign_objects,
+        read_document=agent.read_document,
         exclusive=True,
     )
     async with worker, asyncio.TaskGroup() as tasks:
