@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
     from .sdk import AsyncClient, AsyncJob, JobResult
     from .sdk_sync import Client, Job
+    from .tools_api import apply_tool
 
 _HOMES = {
     "api": ("FetchedFile", "Result", "download"),
@@ -24,6 +25,7 @@ _HOMES = {
     "requests": ("DeliveryFailed", "DistributedResult", "DownloadRequest", "FailedRequest"),
     "sdk": ("AsyncClient", "AsyncJob", "JobResult"),
     "sdk_sync": ("Client", "Job"),
+    "tools_api": ("apply_tool",),
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Job",
     "JobResult",
     "Result",
+    "apply_tool",
     "async_download_distributed",
     "download",
     "download_distributed",

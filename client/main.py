@@ -97,6 +97,13 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",
         "data": "agent.data",
+        "dataset": "tools.data",
+        "tools_load": "tools.load",
+        "tools_workers": "tools.workers",
+        "threshold_size": "tools.threshold_size",
+        "new_size": "tools.new_size",
+        "perceptual": "tools.perceptual",
+        "remove": "tools.remove",
     }
     for flag, name in flags.items():
         if getattr(options, flag, None) is not None:
@@ -123,6 +130,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "tools":
+        from . import tools_cmd
+
+        return tools_cmd.tools
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS

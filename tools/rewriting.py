@@ -55,12 +55,13 @@ def rewrite(
     salt: str,
     report: Path,
     enter: Callable[[int], bool] = lambda row: True,
+    leave: Callable[[], None] = lambda: None,
 ) -> Mark:
     """Run the runner over a partition. Returns what became of it, from the file's marks if it was done before.
 
     Args: rows, the chosen rows' numbers, None for all; salt, what the change depends on besides the file and the rows (the
     tool and its options); report, where reported rows go; enter, called before a row is worked on, false for a row that
-    killed a process before.
+    killed a process before; leave, called when no row is worked on any more.
     Raises: Conflict when the file is not the one that the filter read, StateDamaged, ToolFailed, OSError.
     """
     path = table_path(data, chosen.partition)
@@ -74,7 +75,7 @@ def rewrite(
                 return done
             with ExitStack() as stack:
                 job = _Rewriting(data, chosen, rows, runner, what, stack, was)
-                return job.run(report, enter)
+                return job.run(report, enter, leave)
         except _Overtaken:
             continue
     raise Conflict(str(path), cause="others keep changing it", remedy="run one tool at a time")
@@ -122,7 +123,7 @@ class _Rewriting:
         self._moved: TableWriter | None = None
         self._moves_before: list[Mark] = []
 
-    def run(self, report: Path, enter: Callable[[int], bool]) -> Mark:
+    def run(self, report: Path, enter: Callable[[int], bool], leave: Callable[[], None]) -> Mark:
         schema = self._source.schema_arrow.with_metadata(
             {key: value for key, value in self._metadata.items() if key != MARKS_KEY and not key.startswith(b"ARROW:")}
         )
@@ -131,6 +132,7 @@ class _Rewriting:
         for batch in self._batches(enter, lines):
             with user_code(self._runner.name, "run", str(self._chosen.partition)):
                 outcome = self._runner.apply(batch)
+            leave()
             self._take(batch, outcome, lines)
         self._mark = replace(self._mark, reported=lines.count)
         lines.commit()

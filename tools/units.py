@@ -106,7 +106,6 @@ def execute_unit(
             def enter(row: int, partition: Partition = chosen.partition) -> bool:
                 return trail.enter(partition, row)
 
-            trail.clear()
             try:
                 mark = rewrite(
                     data,
@@ -116,6 +115,7 @@ def execute_unit(
                     salt=json.dumps(identity(spec), sort_keys=True),
                     report=folder.unit_rows(number, index),
                     enter=enter,
+                    leave=trail.clear,
                 )
             except (StateDamaged, Conflict) as error:
                 where = chosen.partition
@@ -124,7 +124,6 @@ def execute_unit(
             rows, removed = rows + mark.rows, removed + mark.removed
             changed, reported = changed + mark.changed, reported + mark.reported
             size += chosen.size
-        trail.clear()
     report = UnitReport(
         rows=rows, removed=removed, bytes=size, changed=changed, reported=reported, problems=tuple(problems)
     )

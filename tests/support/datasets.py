@@ -48,7 +48,7 @@ def row(number: int, server: str, *, encoding: str = "jpeg", width: int = 64, he
         "title": None,
         "hashsum_original": hashlib.md5(f"original {seed}".encode()).hexdigest(),
         "hashsum_resized": hashlib.md5(image).hexdigest(),
-        "original_size": [height * 4, width * 4],
+        "original_size": [height * 8, width * 8],
         "resized_size": [height, width],
         "image": image,
         "content_type": "image/jpeg",
@@ -86,9 +86,7 @@ class Dataset:
         return self
 
     def path(self, host: str, partition: int, *, below: str = "") -> Path:
-        return (
-            self.folder / below / f"images/server_name={host}/partition_id={partition}/successes.parquet"
-        )
+        return self.folder / below / f"images/server_name={host}/partition_id={partition}/successes.parquet"
 
     def put(self, host: str, partition: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one partition."""
@@ -115,7 +113,9 @@ class Dataset:
 
     def leftovers(self) -> list[str]:
         """Files that no run should leave: temporary ones, moves that were stopped, the lock."""
-        found = [path for path in self.folder.rglob("*") if path.name.endswith((".tmp", ".next")) or path.name == "lock"]
+        found = [
+            path for path in self.folder.rglob("*") if path.name.endswith((".tmp", ".next")) or path.name == "lock"
+        ]
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
 
@@ -125,6 +125,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("images/*/*/successes.parquet")):
         server, partition = (part.partition("=")[2] for part in path.parts[-3:-1])
         with pq.ParquetFile(path) as file:
-            for each in file.read().to_pylist():
-                found.append({**each, "server_name": server, "partition_id": int(partition)})
+            place = {"server_name": server, "partition_id": int(partition)}
+            found += [{**each, **place} for each in file.read().to_pylist()]
     return found
