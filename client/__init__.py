@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
     from .sdk import AsyncClient, AsyncJob, JobResult
     from .sdk_sync import Client, Job
+    from .tools_api import apply_tool
 
 _HOMES = {
     "collecting": ("Collected",),
@@ -27,6 +28,7 @@ _HOMES = {
     "requests": ("DeliveryFailed", "DistributedResult", "DownloadRequest", "FailedRequest"),
     "sdk": ("AsyncClient", "AsyncJob", "JobResult"),
     "sdk_sync": ("Client", "Job"),
+    "tools_api": ("apply_tool",),
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Job",
     "JobResult",
     "Result",
+    "apply_tool",
     "async_download_distributed",
     "collect",
     "download",

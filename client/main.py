@@ -102,6 +102,13 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "image_encoding": "collect.image_encoding",
         "format": "collect.format",
         "robots": "collect.robots",
+        "dataset": "tools.data",
+        "tools_load": "tools.load",
+        "tools_workers": "tools.workers",
+        "threshold_size": "tools.threshold_size",
+        "new_size": "tools.new_size",
+        "perceptual": "tools.perceptual",
+        "remove": "tools.remove",
     }
     for flag, name in flags.items():
         if getattr(options, flag, None) is not None:
@@ -134,6 +141,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "tools":
+        from . import tools_cmd
+
+        return tools_cmd.tools
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS
