@@ -1,4 +1,6 @@
-"""Rows of a batch on their way to an agent: an Arrow IPC stream (https://arrow.apache.org/docs/format/Columnar.html, "IPC Streaming Format").
+"""Rows of a batch on their way to an agent: an Arrow IPC stream.
+
+The format is told in https://arrow.apache.org/docs/format/Columnar.html, "IPC Streaming Format".
 
 The stream's end marker must be there: a stream that was cut between two of its messages would otherwise pass as a shorter one.
 """
@@ -38,11 +40,15 @@ def read_rows(blocks: bytes) -> pa.Table:
     """The rows whose stream these bytes are, all blocks joined. Raises ProtocolViolation for bytes that are cut or no such stream."""
     pa = arrow()
     if not blocks.endswith(END_OF_STREAM):
-        raise ProtocolViolation("rows of a batch", cause="they end before their end marker", remedy="ask for them again")
+        raise ProtocolViolation(
+            "rows of a batch", cause="they end before their end marker", remedy="ask for them again"
+        )
     try:
         with arrow_part("ipc").open_stream(pa.py_buffer(blocks)) as stream:
             table = stream.read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise ProtocolViolation("rows of a batch", cause=f"they cannot be read: {error}", remedy="ask for them again") from None
+        raise ProtocolViolation(
+            "rows of a batch", cause=f"they cannot be read: {error}", remedy="ask for them again"
+        ) from None
     return table

@@ -74,7 +74,9 @@ def present(thing: str, available: Sequence[str], columns: Columns) -> list[tupl
         if count == 1:
             found.append((ours, theirs))
         elif count > 1:
-            raise UsageError(thing, cause=f"it has the column {theirs!r} {count} times", remedy="give them different names")
+            raise UsageError(
+                thing, cause=f"it has the column {theirs!r} {count} times", remedy="give them different names"
+            )
         elif theirs not in columns.is_optional:
             raise _missing(thing, ours, theirs, available)
     return found
@@ -87,7 +89,9 @@ def _missing(thing: str, ours: str, theirs: str, available: Sequence[str]) -> Us
     more = ", ..." if len(available) > _NAMES_SHOWN_MAX else ""
     hint = f"nearest: {', '.join(repr(name[:100]) for name in nearest)}; " if nearest else ""
     is_carried = ours == theirs and ours not in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
-    remedy = "name it as the table does in collect.carry" if is_carried else f"set collect.columns = {{ {ours} = 'NAME' }}"
+    remedy = (
+        "name it as the table does in collect.carry" if is_carried else f"set collect.columns = {{ {ours} = 'NAME' }}"
+    )
     return UsageError(thing, cause=f"it has no column {theirs!r}; {hint}it has {shown}{more}", remedy=remedy)
 
 
@@ -113,7 +117,9 @@ def check_type(thing: str, ours: str, theirs: str, kind: Any) -> None:
     if ours not in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
         if "dictionary<" in str(plain) or types.is_run_end_encoded(plain):
             remedy = "write it as a plain column, or do not carry it"
-            raise UsageError(thing, cause=f"its column {theirs!r} is of the type {kind}, which cannot be carried", remedy=remedy)
+            raise UsageError(
+                thing, cause=f"its column {theirs!r} is of the type {kind}, which cannot be carried", remedy=remedy
+            )
         return
     is_text = types.is_string(plain) or types.is_binary(plain) or types.is_null(plain)
     if is_text or (ours != "identifier" and _becomes_text(ours, plain)):
@@ -163,13 +169,11 @@ def as_text(column: Any) -> tuple[pa.StringArray, pa.BooleanArray | None]:
         pass
     texts: list[str | None] = []
     bad: list[bool] = []
-    for value in raw.to_pylist():
-        try:
-            texts.append(None if value is None else value.decode())
-            bad.append(False)
-        except UnicodeDecodeError:
-            texts.append(value.decode(errors="replace"))
-            bad.append(True)
+    values: list[bytes | None] = raw.to_pylist()
+    for value in values:
+        text = None if value is None else value.decode(errors="replace")
+        texts.append(text)
+        bad.append(value is not None and text is not None and text.encode() != value)
     return pa.array(texts, pa.string()), pa.array(bad, pa.bool_())
 
 

@@ -70,7 +70,7 @@ class Cutter:
         self.sizes: list[int] = []
         self.hosts = 0
 
-    def add(self, sorted_rows: pa.RecordBatch) -> None:
+    def add(self, sorted_rows: Any) -> None:
         """Rows with their server as host. The rows of one server come one after another, in any number of calls."""
         columns = [sorted_rows.column(name) for name in self._schema.names]
         rows = arrow().RecordBatch.from_arrays(columns, schema=self._schema)
@@ -78,7 +78,7 @@ class Cutter:
         with arrow_part("ipc").new_stream(sink, self._schema, options=self._options) as writer:
             pieces = self._cut(rows, sorted_rows.column("host"), writer, sink)
         data = memoryview(sink.getvalue())
-        if self._file is None:
+        if not self.sizes:
             self._next_container()
         for piece in pieces:
             batch = self._batch_for(piece.host)

@@ -1,7 +1,7 @@
-"""The index of a plan: one entry for each batch, sorted by server and partition, in an uncompressed Arrow file that is mapped into memory.
+"""The index of a plan: one entry for each batch, by server and partition, in an Arrow file that is mapped into memory.
 
-Entries are made bucket by bucket; each bucket's are sorted and written as a run, and the runs are merged at the end. So neither making
-nor reading an index takes memory that grows with the number of batches.
+Entries are made bucket by bucket; each bucket's are sorted and written as a run, and the runs are merged at the end. So neither
+making nor reading an index takes memory that grows with the number of batches.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     crc: int
 
 
-def _schema() -> pa.Schema:
+def _schema() -> Any:
     pa = arrow()
     numbers = ("partition", "rows", "row_bytes", "container", "offset", "length", "crc")
     return pa.schema([("host", pa.string()), *((name, pa.int64()) for name in numbers)])

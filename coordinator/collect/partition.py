@@ -5,8 +5,8 @@
 3. each bucket of rows, without those, is sorted by server and cut into batches (`cutting`). A bucket that is too large is
    split by more bits of the hash; one that holds a single server streams, as its rows are in order already.
 
-No pass holds more than a block or a bucket. Hashes of servers are the same everywhere, so is the order of the result. What a killed run left
-is removed by the next one, which begins anew: nothing counts until ``plan.json`` is there.
+No pass holds more than a block or a bucket. Hashes of servers are the same everywhere, so is the order of the result. What a killed
+run left is removed by the next one, which begins anew: nothing counts until ``plan.json`` is there.
 """
 
 from __future__ import annotations
@@ -264,7 +264,9 @@ def _reuse(plan: Plan, files: list[TableFile], fingerprint: str) -> Plan:
         before, now = set(plan.record.tables), set(tables_of(files))
         changed = sorted({path for path, _, _ in before ^ now})
         shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-        raise Conflict("the input", cause=f"it changed since it was partitioned: {shown or 'another order'}", remedy=remedy)
+        raise Conflict(
+            "the input", cause=f"it changed since it was partitioned: {shown or 'another order'}", remedy=remedy
+        )
     if plan.record.fingerprint != fingerprint:
         what = "columns, carry, batch_size or the rules of security"
         raise Conflict("the input", cause=f"it was partitioned with other settings ({what})", remedy=remedy)
@@ -303,6 +305,7 @@ def _doubles(checker: RowChecker, rows: Any) -> list[Reject]:
 def _has_one_server(bucket: Bucket) -> bool:
     """Read through until a second one turns up, mostly in the first block."""
     hosts: set[str] = set()
+    rows: Any
     for rows in bucket.blocks():
         hosts.update(rows.column("host").unique().to_pylist())
         if len(hosts) > 1:

@@ -95,7 +95,9 @@ def open_plan(work: Path) -> Plan:
     try:
         record = _parse(path.read_bytes())
     except FileNotFoundError:
-        raise NotFound(f"plan {path}", cause="the partition was never finished", remedy="partition the tables first") from None
+        raise NotFound(
+            f"plan {path}", cause="the partition was never finished", remedy="partition the tables first"
+        ) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StateDamaged(f"plan {path}", cause=f"it cannot be read: {error}", remedy=_REMEDY) from None
     return Plan(work, record)
@@ -170,7 +172,9 @@ class Plan:
         """
         entry = self._index.find(host, partition)
         if entry is None:
-            raise NotFound(f"batch {partition} of {host}", cause="the plan has no such batch", remedy="list the batches")
+            raise NotFound(
+                f"batch {partition} of {host}", cause="the plan has no such batch", remedy="list the batches"
+            )
         yield self.record.head
         yield from self._stored(entry)
         yield END_OF_STREAM
@@ -203,7 +207,8 @@ def _parse(data: bytes) -> PlanRecord:
     if (version := body.pop("version")) != _VERSION:
         raise ValueError(f"it is of version {version}, and this program reads version {_VERSION}")
     tables = tuple((path, size, mtime_ns) for path, size, mtime_ns in body.pop("tables"))
-    return PlanRecord(**{**body, "tables": tables, "head": base64.b64decode(body["head"])})
+    head = base64.b64decode(body.pop("head"))
+    return PlanRecord(tables=tables, head=head, **body)
 
 
 def _canonical(value: Any) -> bytes:
