@@ -158,8 +158,8 @@ def as_text(column: Any) -> tuple[pa.StringArray, pa.BooleanArray | None]:
     column = plain_array(column)
     types = pa.types
     if types.is_fixed_size_binary(column.type):
-        values = (None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist())
-        return pa.array(values, pa.string()), None
+        named = (None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist())
+        return pa.array(named, pa.string()), None
     if not (types.is_string(column.type) or types.is_binary(column.type)):
         return column.cast(pa.string()), None
     raw = column.cast(pa.binary())
