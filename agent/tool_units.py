@@ -31,11 +31,6 @@ class _Held:
     task: asyncio.Task[None]
 
 
-def is_tool_lease(lease: Lease, job: JobSpec) -> bool:
-    """Whether a lease is one of these."""
-    return job.tool is not None and lease.kind in (UnitKind.TOOL_PLAN, UnitKind.TOOL_RUN, UnitKind.FINALIZE)
-
-
 class ToolUnits:
     """All leases on tools that this agent holds. Its tasks are the worker's."""
 

@@ -64,14 +64,17 @@ def engine_options(settings: Settings, *, agent_id: str, version: str) -> Engine
     )
 
 
-def collect_options(settings: Settings, options: EngineOptions, *, version: str) -> CollectOptions:
-    """The options of what collects URL tables."""
+def collect_options(
+    settings: Settings, options: EngineOptions, *, version: str, any_tool: bool = False
+) -> CollectOptions:
+    """The options of what collects URL tables and runs tools. any_tool: wherever a tool's file lies, it may be loaded."""
     return CollectOptions(
         engine=options,
         memory_limit=max(32 * MIB, settings.agent.memory_limit // BUFFER_SHARE),
         image_workers=settings.collect.image_workers,
         staging=settings.agent.data / "collect",
         stores=s3_profiles(settings, version=version).store,
+        tool_paths=None if any_tool else settings.tools.load_paths,
     )
 
 
@@ -116,7 +119,7 @@ def make_worker(
         make_destination=locked if exclusive else None,
         sign=sign,
         read_document=read_document,
-        collect=collect_options(settings, options, version=version),
+        collect=collect_options(settings, options, version=version, any_tool=exclusive),
     )
 
 

@@ -24,8 +24,7 @@ from ..common.swarm_records import SwarmOrders
 from .backends import Backends
 from .collect.documents import ReadDocument
 from .collect.options import CollectOptions
-from .collect.runs import Collector
-from .collect.throttle_gate import ThrottleGate
+from .dataset_leases import DatasetLeases
 from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
@@ -134,10 +133,10 @@ class Worker:
         )
         self._replicas = Replicas(self._shop(), self._new_job)
         self.shelf = self._replicas.shelf
-        self._collector = Collector(
+        self._collector = DatasetLeases(
             self._collect,
             tasks=self._tasks,
-            throttle=ThrottleGate(self._throttle, self._clock),
+            throttle=self._throttle,
             read_document=self._read_document,
             report=self._report,
             clock=self._clock,
@@ -179,7 +178,7 @@ class Worker:
         if self._draining:
             self._report(not_taken(ref))
             return
-        if job.collect is not None:
+        if job.collect is not None or job.tool is not None:
             self._collector.start(lease, job, deadline)
             return
         if lease.kind is UnitKind.REPLICA:

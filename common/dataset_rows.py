@@ -1,4 +1,6 @@
-"""Rows of a batch on their way to an agent: an Arrow IPC stream (https://arrow.apache.org/docs/format/Columnar.html, "IPC Streaming Format").
+"""Rows of a batch on their way to an agent: an Arrow IPC stream.
+
+The format is told in https://arrow.apache.org/docs/format/Columnar.html, "IPC Streaming Format".
 
 The stream's end marker must be there: a stream that was cut between two of its messages would otherwise pass as a shorter one.
 """
@@ -27,11 +29,16 @@ def arrow_part(name: str) -> Any:
 
 def stream_head(schema: pa.Schema) -> bytes:
     """What every stream of this schema begins with: all before its first row."""
+    return write_rows(schema.empty_table()).removesuffix(END_OF_STREAM)
+
+
+def write_rows(rows: pa.Table) -> bytes:
+    """The stream that `read_rows` reads."""
     sink = arrow().BufferOutputStream()
-    with arrow_part("ipc").new_stream(sink, schema):
-        pass
-    data: bytes = sink.getvalue().to_pybytes()
-    return data.removesuffix(END_OF_STREAM)
+    with arrow_part("ipc").new_stream(sink, rows.schema) as writer:
+        for batch in rows.to_batches():
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
 
 
 def read_rows(blocks: bytes) -> pa.Table:

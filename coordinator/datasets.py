@@ -17,12 +17,14 @@ from typing import Protocol
 from ..common.collect_records import ErrorCode, HostProfile, batch_of_path
 from ..common.errors import NoSpace, NotShared, NotWritable, error_class
 from ..common.records import Failure, Outcome, Result
+from ..common.views import HostCondition
 from .assigner import Assigner
 from .dataset_model import BatchRow, DatasetHost, DatasetState, WaitingBatch, merge_tallies, waiting_of
 from .effects import Effects, LoadBatches, ObjectDone, ObjectFailed, ObjectRetried, PutHostProfile
 from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobState, JobStatus, ObjectState, Phase
 from .reports import EXCLUDED_S, ReportBook
+from .scheduler.host_state import HostStanding
 from .scheduler.spread import has_credit
 
 BATCHES_PER_AGENT_MAX = 64
@@ -52,8 +54,7 @@ class Hosts(Protocol):
     def unwant(self, agent_id: str, host: str) -> None: ...
     def agents_max(self, host: str) -> int: ...
     def usable(self, host: str, now: float) -> bool: ...
-    def is_open(self, host: str) -> bool: ...
-    def last_status(self, host: str) -> int: ...
+    def state_of(self, host: str) -> HostStanding: ...
 
 
 class DatasetBook:
@@ -81,6 +82,7 @@ class DatasetBook:
         self._attempts = attempts
         self._early: dict[str, list[HeldLease]] = {}  # leases that were restored before the batches were loaded
         self._host_of_unit: dict[str, str] = {}
+        self._asking: set[str] = set()  # units whose agents ask their host
         reports.batch_back = self.give_back
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
@@ -123,14 +125,18 @@ class DatasetBook:
         batch = dataset.withdraw(host, lease.object_id)
         if batch is not None:
             dataset.hold(host, lease.agent_id)
-            self._hold(job, host, batch, lease.agent_id, lease.unit)
+            self._hold(job, host, batch, lease.agent_id, lease.unit, asks=True)
 
-    def _hold(self, job: JobState, host: DatasetHost, batch: WaitingBatch, agent_id: str, unit: str) -> ObjectState:
+    def _hold(
+        self, job: JobState, host: DatasetHost, batch: WaitingBatch, agent_id: str, unit: str, *, asks: bool
+    ) -> ObjectState:
         obj = ObjectState(spec=host.spec(batch), phase=Phase.LEASED, failures=batch.failures)
         obj.expiries = batch.expiries
         job.objects[batch.object_id] = obj
         self._host_of_unit[unit] = host.host
-        self._hosts.want(agent_id, host.host)
+        if asks:
+            self._asking.add(unit)
+            self._hosts.want(agent_id, host.host)
         return obj
 
     # ---- reports ----------------------------------------------------------------------------------------------------
@@ -219,7 +225,8 @@ class DatasetBook:
         dataset.let_go(host, lease.agent_id)
         if host.measured_by == lease.unit:
             host.measured_by = ""
-        if lease.agent_id not in host.agents:
+        if lease.unit in self._asking:
+            self._asking.discard(lease.unit)
             self._hosts.unwant(lease.agent_id, host.host)
 
     def _profiled(self, job: JobState, host: DatasetHost, profile: HostProfile) -> None:
@@ -271,7 +278,7 @@ class DatasetBook:
     ) -> None:
         batch = dataset.take(host, agent.agent_id)
         unit = f"o{batch.object_id}"
-        obj = self._hold(job, host, batch, agent.agent_id, unit)
+        obj = self._hold(job, host, batch, agent.agent_id, unit, asks=not code)
         profile = not host.profiled and not code
         if profile:
             host.measured_by = unit
@@ -298,19 +305,22 @@ class DatasetBook:
         if self._hosts.usable(host.host, now):
             return 0
         if dataset.given_up:
-            return self._hosts.last_status(host.host) or int(ErrorCode.NETWORK)
+            return self._hosts.state_of(host.host).last_status or int(ErrorCode.NETWORK)
         return None
 
     def _look_at_patience(self, job: JobState, dataset: DatasetState, now: float) -> None:
         """Find out since when only hosts in trouble are left."""
         assert job.spec.collect is not None
         held = (batch_of_path(obj.spec.path)[0] for obj in job.objects.values())
-        if any(map(self._hosts.is_open, dataset.in_turn)) or any(map(self._hosts.is_open, held)):
+        if any(map(self._is_open, dataset.in_turn)) or any(map(self._is_open, held)):
             dataset.stuck_since, dataset.given_up = None, False
         elif dataset.stuck_since is None:
             dataset.stuck_since = now
         elif now - dataset.stuck_since >= job.spec.collect.host_patience_s:
             dataset.given_up = True
+
+    def _is_open(self, host: str) -> bool:
+        return self._hosts.state_of(host).condition is HostCondition.OPEN
 
     # ---- books ------------------------------------------------------------------------------------------------------
 

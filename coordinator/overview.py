@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .core import Core
     from .dataset_model import DatasetHost
     from .model import JobState
+    from .scheduler.host_state import HostState
 
 
 def overview_document(core: Core, job: JobState, *, now: float, wall_clock_s: float) -> dict[str, Any]:
@@ -52,5 +53,26 @@ def _host(core: Core, host: DatasetHost, now: float, wall_clock_s: float) -> dic
         "batches": host.batches,
         "batches_done": host.batches_done,
         "agents": len(host.agents),
-        **core.hosts.summary(host.host, now, wall_clock_s),
+        **_standing(core.hosts.known(host.host), now, wall_clock_s),
+    }
+
+
+def _standing(state: HostState | None, now: float, wall_clock_s: float) -> dict[str, Any]:
+    if state is None:
+        return {}
+    blocked_s = state.conduct.blocked_until - now
+    return {
+        "condition": state.conduct.condition.value,
+        "rate_allowed": state.rate(),
+        "rate_now": round(state.pace.measured, 3),
+        "blocked_until": wall_clock_s + blocked_s if blocked_s > 0 else None,
+        "last_status": state.conduct.last_status,
+        "requests": {
+            "ok": state.ok,
+            "throttled": state.throttled,
+            "refused": state.refused,
+            "timeouts": state.timeouts,
+            "unreachable": state.unreachable,
+            "other_errors": state.errors,
+        },
     }

@@ -97,7 +97,8 @@ def dataset_row(request: SubmitRequest, *, created_at: float, job_id: str) -> Jo
         if not tables:
             raise UsageError("shoal collect", cause="no table was given", remedy="name a file, a glob or a folder")
         asked["collect"] = asdict(request.collect)
-        uri = f"{tables[0]} and {len(tables) - 1} more" if len(tables) > 1 else tables[0]
+        more = f" and {len(tables) - 1} more" if len(tables) > 1 else ""
+        uri = next(iter(tables)) + more
     else:
         assert request.tool is not None
         asked["tool"] = asdict(request.tool)

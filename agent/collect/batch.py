@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -116,6 +116,12 @@ class BatchRun:
         self._failure: ShoalError | None = None
         self._ended = False
         self.fetched = 0  # bytes
+        self._settled: Collection[int] = ()
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that have ended so far, in earlier runs too."""
+        return len(self._settled)
 
     async def run(self) -> BatchResult:
         """Do the batch. Raises ShoalError, LeaseLost."""
@@ -132,6 +138,7 @@ class BatchRun:
         self._recorder = Recorder(crew, self._place, folder, self._tools.agent, failed=self._broke)
         await self._recorder.open()
         recorded = self._recorder.recorded
+        self._settled = recorded.settled
         self._queue = RowQueue(
             [row for row in self._wanted(old) if row not in recorded.settled],
             attempts=self._spec.attempts,

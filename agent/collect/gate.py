@@ -5,20 +5,12 @@
 
 from __future__ import annotations
 
-import enum
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from ...common.records import Answer
 
-class Answer(enum.StrEnum):
-    """What became of a request, as pacing sees it."""
-
-    OK = "ok"
-    THROTTLED = "throttled"  # 429, 503
-    TIMEOUT = "timeout"
-    CONNECT = "connect"  # no connection, or none that lasted until an answer
-    REFUSED = "refused"  # 401, 403, 410, 451
-    ERROR = "error"  # any other answer
+__all__ = ["Answer", "HostGate"]
 
 
 class HostGate(Protocol):
@@ -34,11 +26,11 @@ class HostGate(Protocol):
         kind: Answer,
         *,
         status: int = 0,
-        retry_after_s: float = 0.0,
+        retry_after_s: float | None = None,
         latency_s: float = 0.0,
         crawl_delay_s: float = 0.0,
     ) -> None:
-        """What the host answered. retry_after_s: as it asked, 0 where it did not; latency_s: until the head of the answer came."""
+        """What the host answered. retry_after_s: as it asked, None where it did not; latency_s: until the head of the answer came."""
         ...
 
     def blocked_s(self, host: str, now: float) -> float:

@@ -29,6 +29,7 @@ class CollectOptions:
     image_workers: int = 0  # processes; 0: one for each core
     batches_max: int = BATCHES_MAX
     staging: Path | None = None  # where batches for a store are made; None: none can be
+    tool_paths: tuple[Path, ...] | None = ()  # folders that tools are loaded from; None: any
     stores: Callable[[str], S3Store] | None = None  # a store by the name of its profile
 
     @property

@@ -128,11 +128,11 @@ class Collector:
         return tuple(self._runs)
 
     def progress(self) -> tuple[Progress, ...]:
-        """Bytes of each batch that have come, for people."""
+        """Rows of each batch that have ended, for people."""
         return tuple(
-            Progress(ref.unit, ref.token, run.batch.fetched)
+            Progress(ref.unit, ref.token, run.batch.rows_done)
             for ref, run in self._runs.items()
-            if run.batch is not None and run.batch.fetched
+            if run.batch is not None and run.batch.rows_done
         )
 
     async def drain(self, grace_s: float) -> None:

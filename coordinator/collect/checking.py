@@ -30,9 +30,9 @@ _JOINED_BYTES: Final = 12 << 20
 class RowChecker:
     """Makes blocks of usable rows out of what readers give. Rows of its blocks have ordinal, host, and the columns of a batch."""
 
-    def __init__(self, batch_schema: pa.Schema, policy: Policy, starts: FileStarts) -> None:
+    def __init__(self, batch_schema: Any, policy: Policy, starts: FileStarts) -> None:
         pa = arrow()
-        self._schema = batch_schema
+        self._schema: Any = batch_schema
         self._servers = Servers(policy)
         self._starts = starts
         self._waiting: list[pa.RecordBatch] = []

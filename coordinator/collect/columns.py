@@ -158,8 +158,8 @@ def as_text(column: Any) -> tuple[pa.StringArray, pa.BooleanArray | None]:
     column = plain_array(column)
     types = pa.types
     if types.is_fixed_size_binary(column.type):
-        values = (None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist())
-        return pa.array(values, pa.string()), None
+        named = (None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist())
+        return pa.array(named, pa.string()), None
     if not (types.is_string(column.type) or types.is_binary(column.type)):
         return column.cast(pa.string()), None
     raw = column.cast(pa.binary())
@@ -169,13 +169,11 @@ def as_text(column: Any) -> tuple[pa.StringArray, pa.BooleanArray | None]:
         pass
     texts: list[str | None] = []
     bad: list[bool] = []
-    for value in raw.to_pylist():
-        try:
-            texts.append(None if value is None else value.decode())
-            bad.append(False)
-        except UnicodeDecodeError:
-            texts.append(value.decode(errors="replace"))
-            bad.append(True)
+    values: list[bytes | None] = raw.to_pylist()
+    for value in values:
+        text = None if value is None else value.decode(errors="replace")
+        texts.append(text)
+        bad.append(value is not None and text is not None and text.encode() != value)
     return pa.array(texts, pa.string()), pa.array(bad, pa.bool_())
 
 

@@ -1,7 +1,8 @@
 """Rows, sorted by server, become batches; batches go into containers.
 
-A container is a file of Arrow IPC messages behind one schema, so it is itself a stream that anybody can read; the messages of one batch
-lie together. A batch of one row takes about 1 kB there and no file of its own.
+A container is a file of Arrow IPC messages behind one schema, so it is itself a stream that anybody can read. The messages of a
+batch lie together and are its alone; but small batches share one: a million servers with a row each make a thousand messages, and
+no file of their own. An entry says which rows of its messages are the batch's.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CONTAINER_BYTES_AIMED: Final = 1 << 30
+SHARED_ROWS_MAX: Final = 1024
+"""Rows of a message that several batches share: to read one batch all of it is decoded, which takes about a millisecond."""
 
 
 class _Piece(NamedTuple):
-    """Rows of one chunk that go into one batch, as bytes start to end of what is written; is_last ends the batch before them."""
+    """Rows of one chunk that go into one batch. is_whole: they are all of the batch, from its first row to its last."""
 
     host: str
     start: int
-    end: int
     rows: int
-    row_bytes: int
+    is_whole: bool
 
 
 @dataclass(slots=True)
@@ -47,7 +49,11 @@ class _Open:
     crc: int = 0
 
     def entry(self) -> Entry:
-        return Entry(**{name: getattr(self, name) for name in Entry._fields})
+        return Entry(
+            *(self.host, self.partition, self.rows, self.row_bytes, self.container, self.offset, self.length, self.crc),
+            skip=0,
+            held=self.rows,
+        )
 
 
 def container_name(number: int) -> str:
@@ -70,28 +76,29 @@ class Cutter:
         self._options = arrow_part("ipc").IpcWriteOptions(compression="zstd", use_threads=False)
         self._file: Any = None
         self._open: _Open | None = None
+        self._host = ""
+        self._partition = 0
         self._entries: list[Entry] = []
         self.sizes: list[int] = []
         self.hosts = 0
 
-    def add(self, sorted_rows: pa.RecordBatch) -> None:
+    def add(self, sorted_rows: Any) -> None:
         """Rows with their server as host. The rows of one server come one after another, in any number of calls."""
         columns = [sorted_rows.column(name) for name in self._schema.names]
         rows = arrow().RecordBatch.from_arrays(columns, schema=self._schema)
+        groups = _grouped(self._pieces(sorted_rows.column("host")))
         sink = arrow().BufferOutputStream()
+        ends = [len(self._head)]
+        sizes: list[int] = []
         with arrow_part("ipc").new_stream(sink, self._schema, options=self._options) as writer:
-            pieces = self._cut(rows, sorted_rows.column("host"), writer, sink)
+            for group in groups:
+                part = rows.slice(group[0].start, sum(piece.rows for piece in group))
+                sizes.append(part.nbytes)
+                writer.write_batch(part)
+                ends.append(sink.tell())
         data = memoryview(sink.getvalue())
-        if self._file is None:
-            self._next_container()
-        for piece in pieces:
-            batch = self._batch_for(piece.host)
-            batch.rows += piece.rows
-            batch.row_bytes += piece.row_bytes
-            batch.length += piece.end - piece.start
-            batch.crc = zlib.crc32(data[piece.start : piece.end], batch.crc)
-            self._file.write(data[piece.start : piece.end])
-            self.sizes[-1] += piece.end - piece.start
+        for group, row_bytes, start, end in zip(groups, sizes, ends, ends[1:], strict=False):
+            self._write(group, row_bytes, data[start:end])
 
     def take_entries(self) -> list[Entry]:
         """Entries of the batches since the last call, sorted; the last batch ends here."""
@@ -115,12 +122,12 @@ class Cutter:
             self._file.close()
             self._file = None
 
-    def _cut(self, rows: pa.RecordBatch, hosts: pa.StringArray, writer: Any, sink: Any) -> list[_Piece]:
-        """Write the pieces in order: a piece ends with its server's rows, or when its batch is full."""
+    def _pieces(self, hosts: Any) -> list[_Piece]:
+        """A piece ends with its server's rows, or when its batch is full."""
         pieces: list[_Piece] = []
         filled = self._open.rows if self._open else 0
         host = self._open.host if self._open else ""
-        start, at = 0, len(self._head)
+        start, total = 0, len(hosts)
         runs = arrow_part("compute").run_end_encode(hosts)
         for name, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
             if name != host:
@@ -128,35 +135,76 @@ class Cutter:
             while start < end:
                 filled %= self._batch_size
                 count = min(self._batch_size - filled, end - start)
-                piece = rows.slice(start, count)
-                writer.write_batch(piece)
-                before, at = at, sink.tell()
-                pieces.append(_Piece(name, before, at, count, piece.nbytes))
+                # The server's rows may go on in the next chunk.
+                is_ended = filled + count == self._batch_size or start + count < total
+                pieces.append(_Piece(name, start, count, filled == 0 and is_ended))
                 start, filled = start + count, filled + count
         return pieces
 
-    def _batch_for(self, host: str) -> _Open:
-        """The batch that the next piece of a server belongs to."""
-        batch = self._open
-        if batch and batch.host == host and batch.rows < self._batch_size:
-            return batch
-        is_next = batch is not None and batch.host == host
-        partition = batch.partition + 1 if batch is not None and is_next else self._free.get(host, 0)
-        self._finish()
-        if self.sizes[-1] >= _CONTAINER_BYTES_AIMED:
-            self._next_container()
-        self.hosts += not is_next
-        self._open = _Open(host, partition, container=len(self.sizes) - 1, offset=self.sizes[-1])
-        return self._open
+    def _write(self, group: list[_Piece], row_bytes: int, message: memoryview) -> None:
+        """One message: of whole batches, or of a part of one."""
+        first = group[0]
+        if first.is_whole:
+            self._finish()
+            self._add_whole(group, row_bytes, message)
+        else:
+            batch = self._open
+            if batch is None or batch.host != first.host or batch.rows == self._batch_size:
+                self._finish()
+                self._make_room()
+                batch = self._open = _Open(
+                    first.host, self._next_partition(first.host), container=len(self.sizes) - 1, offset=self.sizes[-1]
+                )
+            batch.rows += first.rows
+            batch.row_bytes += row_bytes
+            batch.length += len(message)
+            batch.crc = zlib.crc32(message, batch.crc)
+        self._file.write(message)
+        self.sizes[-1] += len(message)
+
+    def _add_whole(self, group: list[_Piece], row_bytes: int, message: memoryview) -> None:
+        self._make_room()
+        place = (len(self.sizes) - 1, self.sizes[-1], len(message), zlib.crc32(message))
+        held = sum(piece.rows for piece in group)
+        skip = 0
+        for host, _, rows, _ in group:
+            share = row_bytes * rows // held
+            self._entries.append(Entry(host, self._next_partition(host), rows, share, *place, skip, held))
+            skip += rows
+
+    def _next_partition(self, host: str) -> int:
+        if host == self._host:
+            self._partition += 1
+        else:
+            self._host, self._partition = host, self._free.get(host, 0)
+            self.hosts += 1
+        return self._partition
 
     def _finish(self) -> None:
         if self._open:
             self._entries.append(self._open.entry())
         self._open = None
 
-    def _next_container(self) -> None:
+    def _make_room(self) -> None:
+        """See that there is a container. A batch lies in one, whatever its size."""
+        if self.sizes and self.sizes[-1] < _CONTAINER_BYTES_AIMED:
+            return
         self.close()
         path = self._folder / container_name(len(self.sizes))
         self._file = path.open("xb")
         self._file.write(self._head)
         self.sizes.append(len(self._head))
+
+
+def _grouped(pieces: list[_Piece]) -> list[list[_Piece]]:
+    """Neighbours that are small and whole, up to `SHARED_ROWS_MAX` rows together; each other piece alone."""
+    groups: list[list[_Piece]] = []
+    room = 0
+    for piece in pieces:
+        if piece.is_whole and piece.rows <= room:
+            groups[-1].append(piece)
+            room -= piece.rows
+        else:
+            groups.append([piece])
+            room = SHARED_ROWS_MAX - piece.rows if piece.is_whole else 0
+    return groups

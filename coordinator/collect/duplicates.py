@@ -78,7 +78,7 @@ class Duplicates:
 
     def _find_in(self, bucket: Bucket, bits: bytearray, finished: bytearray) -> None:
         pc = arrow_part("compute")
-        table = bucket.table().combine_chunks()
+        table: Any = bucket.table().combine_chunks()
         uuids, ordinals = (table.column(name).chunk(0) for name in ("uuid", "ordinal"))
         if len(uuids.unique()) == len(uuids):
             return
@@ -107,7 +107,6 @@ def _firsts(uuids: Any, ordinals: Any) -> Any:
 
 
 def _hashes(uuids: Any) -> Any:
-    """A hash of each. Python's own differs from run to run, so that no table can be made to fill one bucket; what is found does not depend
-    on it."""
+    """A hash of each. Python's own differs from run to run: no table can be made to fill one bucket, and what is found is the same."""
     pa, pc = arrow(), arrow_part("compute")
     return pc.bit_wise_and(pa.array(map(hash, uuids.to_pylist()), pa.int64(), size=len(uuids)), _POSITIVE)

@@ -1,7 +1,7 @@
-"""The index of a plan: one entry for each batch, sorted by server and partition, in an uncompressed Arrow file that is mapped into memory.
+"""The index of a plan: one entry for each batch, by server and partition, in an Arrow file that is mapped into memory.
 
-Entries are made bucket by bucket; each bucket's are sorted and written as a run, and the runs are merged at the end. So neither making
-nor reading an index takes memory that grows with the number of batches.
+Entries are made bucket by bucket; each bucket's are sorted and written as a run, and the runs are merged at the end. So neither
+making nor reading an index takes memory that grows with the number of batches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ BLOCK_ENTRIES: Final = 8192
 
 
 class Entry(NamedTuple):
-    """Where a batch's rows are: bytes offset to offset + length of a container. crc is their CRC-32, row_bytes their size in memory."""
+    """Where a batch's rows are: in bytes offset to offset + length of a container, whose CRC-32 is crc. Those hold so many rows as held
+    says; the batch's begin at skip. row_bytes is about their size in memory."""
 
     host: str
     partition: int
@@ -34,11 +35,13 @@ class Entry(NamedTuple):
     offset: int
     length: int
     crc: int
+    skip: int
+    held: int
 
 
-def _schema() -> pa.Schema:
+def _schema() -> Any:
     pa = arrow()
-    numbers = ("partition", "rows", "row_bytes", "container", "offset", "length", "crc")
+    numbers = ("partition", "rows", "row_bytes", "container", "offset", "length", "crc", "skip", "held")
     return pa.schema([("host", pa.string()), *((name, pa.int64()) for name in numbers)])
 
 

@@ -70,7 +70,7 @@ def find_tables(patterns: Sequence[str], policy: Policy) -> list[TableFile]:
         )
     found: dict[str, TableFile] = {}
     for pattern in patterns:
-        for path in _paths_of(pattern):
+        for path in _readable_paths_of(pattern):
             real = os.path.realpath(path)
             if real not in found:
                 policy.check_file(real)
@@ -84,7 +84,7 @@ def look_at(path: str) -> TableFile:
     if form is None:
         raise UsageError(f"table {path}", cause="its suffix names no form of table", remedy=_KNOWN)
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except FileNotFoundError:
         raise NotFound(f"table {path}", cause="there is no such file", remedy="check the path") from None
     except OSError as error:
@@ -106,6 +106,13 @@ def unreadable(path: str, error: OSError | str) -> UsageError:
     )
 
 
+def _readable_paths_of(pattern: str) -> Iterator[str]:
+    try:
+        yield from _paths_of(pattern)
+    except OSError as error:
+        raise unreadable(pattern, error) from None
+
+
 def _paths_of(pattern: str) -> Iterator[str]:
     if "\0" in pattern:
         raise UsageError(f"table {pattern!r}", cause="a path cannot hold a NUL", remedy="check the path")
@@ -113,15 +120,16 @@ def _paths_of(pattern: str) -> Iterator[str]:
         raise UsageError(
             f"table {pattern}", cause="only local files are read as tables", remedy="bring the table here first"
         )
-    text = os.path.expanduser(pattern.removeprefix("file://"))
-    if os.path.isdir(text):
-        yield from _files_below(Path(text), pattern)
+    path = Path(pattern.removeprefix("file://")).expanduser()
+    text = str(path)
+    if path.is_dir():
+        yield from _files_below(path, pattern)
         return
     # A name that exists is meant literally: brackets and asterisks are legal in names.
     if os.path.lexists(text) or not glob.has_magic(text):
         yield text
         return
-    matched = sorted(path for path in glob.glob(text, recursive=True) if not os.path.isdir(path))
+    matched = sorted(path for path in glob.glob(text, recursive=True) if not Path(path).is_dir())  # noqa: PTH207
     if not matched:
         raise NotFound(
             f"tables {pattern}", cause="no file matches", remedy="quote the pattern, and check folder and suffix"
@@ -138,16 +146,17 @@ def _files_below(folder: Path, pattern: str) -> Iterator[str]:
     found: list[str] = []
     for parent, names, files in os.walk(folder, onerror=refuse):
         names[:] = [name for name in names if not name.startswith((".", "_"))]
-        found += [os.path.join(parent, name) for name in files if not name.startswith((".", "_")) and _form_of(name)]
+        tables = [name for name in files if not name.startswith((".", "_")) and _form_of(name)]
+        found += [str(Path(parent, name)) for name in tables]
     if not found:
         raise NotFound(f"folder {pattern}", cause="there is no table in it", remedy=_KNOWN)
     yield from sorted(found)
 
 
 def _form_of(name: str) -> tuple[TableFormat, str] | None:
-    stem, last = os.path.splitext(name.lower())
+    *_, before, last = ("", "", *(suffix.lower() for suffix in Path(name).suffixes))
     compression = _COMPRESSIONS.get(last, "")
-    form = _SUFFIXES.get(os.path.splitext(stem)[1] if compression else last)
+    form = _SUFFIXES.get(before if compression else last)
     if form is None or (compression and form is TableFormat.PARQUET):
         return None
     return form, compression

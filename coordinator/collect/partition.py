@@ -5,8 +5,8 @@
 3. each bucket of rows, without those, is sorted by server and cut into batches (`cutting`). A bucket that is too large is
    split by more bits of the hash; one that holds a single server streams, as its rows are in order already.
 
-No pass holds more than a block or a bucket. Hashes of servers are the same everywhere, so is the order of the result. What a killed run left
-is removed by the next one, which begins anew: nothing counts until ``plan.json`` is there.
+No pass holds more than a block or a bucket. Hashes of servers are the same everywhere, so is the order of the result. What a killed
+run left is removed by the next one, which begins anew: nothing counts until ``plan.json`` is there.
 """
 
 from __future__ import annotations
@@ -336,6 +336,7 @@ def _doubles(checker: RowChecker, rows: Any) -> list[Reject]:
 def _has_one_server(bucket: Bucket) -> bool:
     """Read through until a second one turns up, mostly in the first block."""
     hosts: set[str] = set()
+    rows: Any
     for rows in bucket.blocks():
         hosts.update(rows.column("host").unique().to_pylist())
         if len(hosts) > 1:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...common.collect_records import CollectSpec
-from ...common.dataset_rows import BLOCK_BYTES_MAX, END_OF_STREAM, read_rows
+from ...common.dataset_rows import BLOCK_BYTES_MAX, END_OF_STREAM, read_rows, write_rows
 from ...common.dataset_schema import REJECTS, arrow
 from ...common.errors import NotFound, StateDamaged
 from ..sources.policy import Policy
@@ -180,9 +180,16 @@ class Plan:
             raise NotFound(
                 f"batch {partition} of {host}", cause="the plan has no such batch", remedy="list the batches"
             )
-        yield self.record.head
-        yield from self._stored(entry)
-        yield END_OF_STREAM
+        if entry.rows == entry.held:
+            yield self.record.head
+            yield from self._stored(entry)
+            yield END_OF_STREAM
+            return
+        # Small batches share a message: it holds cutting.SHARED_ROWS_MAX rows at most.
+        shared = read_rows(b"".join((self.record.head, *self._stored(entry), END_OF_STREAM)))
+        data = memoryview(write_rows(shared.slice(entry.skip, entry.rows)))
+        for at in range(0, len(data), BLOCK_BYTES_MAX):
+            yield bytes(data[at : at + BLOCK_BYTES_MAX])
 
     def _stored(self, entry: Entry) -> Iterator[bytes]:
         path = self._work / container_name(entry.container)
@@ -212,7 +219,8 @@ def _parse(data: bytes) -> PlanRecord:
     if (version := body.pop("version")) != _VERSION:
         raise ValueError(f"it is of version {version}, and this program reads version {_VERSION}")
     tables = tuple((path, size, mtime_ns) for path, size, mtime_ns in body.pop("tables"))
-    return PlanRecord(**{**body, "tables": tables, "head": base64.b64decode(body["head"])})
+    head = base64.b64decode(body.pop("head"))
+    return PlanRecord(tables=tables, head=head, **body)
 
 
 def _canonical(value: Any) -> bytes:

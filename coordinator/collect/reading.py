@@ -1,7 +1,7 @@
 """Rows of the tables, block by block: a block is some 16 MiB, whatever the size of a file, and holds rows of one file.
 
-A CSV has no types: all of its columns are text, also carried ones, so that no row can fail for what the first rows looked like. Rows whose
-number of columns differs from the header's are set aside by the parser; the others are numbered around them.
+A CSV has no types: all of its columns are text, also carried ones, so that no row can fail for what the first rows looked like.
+Rows whose number of columns differs from the header's are set aside by the parser; the others are numbered around them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 16 << 20
 """A row of a CSV must fit into a block: this leaves room for a URL of 10 MB, which becomes a reject and not an error."""
+_HEADER_BYTES: Final = 1 << 18  # what is read for the header alone, unless the first rows are longer
 _BLOCK_ROWS_MIN: Final = 1024
 _BLOCK_ROWS_MAX: Final = 1 << 17
 
@@ -60,7 +61,7 @@ class TableReader:
         self.carried = {name: plain_type(types[name]) if name in types else text for name in columns.carry}
 
     def blocks(self, on_broken: OnBroken) -> Iterator[RawBlock]:
-        """All rows, in order; then `rows` is their number with the broken ones. Raises UsageError when the file turns out to be damaged.
+        """All rows, in order; then `rows` is their number with the broken ones. Raises UsageError for a damaged file.
 
         on_broken is called at once, and may have been called for rows behind those of the block that comes next.
         """
@@ -70,9 +71,17 @@ class TableReader:
             )
 
     def _text_header(self) -> tuple[list[str], dict[str, Any]]:
-        with self._open_text(lambda row: "skip", convert=None) as reader:
+        try:
+            return self._names(_HEADER_BYTES), {}
+        except arrow().ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise
+            return self._names(BLOCK_BYTES), {}
+
+    def _names(self, block_bytes: int) -> list[str]:
+        with self._open_text(lambda row: "skip", convert=None, block_bytes=block_bytes) as reader:
             try:
-                return list(reader.schema.names), {}
+                return list(reader.schema.names)
             except UnicodeDecodeError:
                 remedy = "write the table as UTF-8"
                 raise UsageError(self._thing, cause="its header is not UTF-8", remedy=remedy) from None
@@ -117,10 +126,12 @@ class TableReader:
         self.rows = gaps[-1][1] if gaps else self.rows
 
     @contextmanager
-    def _open_text(self, set_aside: Callable[[Any], str], *, convert: Any) -> Generator[Any]:
+    def _open_text(
+        self, set_aside: Callable[[Any], str], *, convert: Any, block_bytes: int = BLOCK_BYTES
+    ) -> Generator[Any]:
         pa, csv = arrow(), arrow_part("csv")
         # One thread, as only then the parser knows the numbers of the rows that it sets aside.
-        read = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
+        read = csv.ReadOptions(block_size=block_bytes, use_threads=False)
         parse = csv.ParseOptions(
             delimiter="\t" if self.file.format is TableFormat.TSV else ",",
             newlines_in_values=True,

@@ -65,7 +65,9 @@ class Rejects:
     def add(self, rejects: Iterable[Reject]) -> None:
         """Texts are cut to `TEXT_CHARACTERS_MAX`."""
         for reject in rejects:
-            kept = Reject(*(value[:TEXT_CHARACTERS_MAX] if isinstance(value, str) else value for value in reject))
+            kept = reject._replace(
+                uuid=_cut(reject.uuid), identifier=_cut(reject.identifier), source_id=_cut(reject.source_id)
+            )
             self.counts[kept.reason.partition(":")[0]] += 1
             self._rows.append(kept)
             self._characters += len(kept.uuid or "") + len(kept.identifier or "") + len(kept.source_id or "")
@@ -85,6 +87,10 @@ class Rejects:
         if self._rows:
             columns: Sequence[Sequence[Any]] = list(zip(*self._rows, strict=True))
             schema = rejects_schema()
-            arrays = [arrow().array(values, entry.type) for values, entry in zip(columns, schema, strict=True)]
+            arrays = [arrow().array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
             self._writer.write_table(arrow().Table.from_arrays(arrays, schema=schema))
         self._rows, self._characters = [], 0
+
+
+def _cut(text: str | None) -> str | None:
+    return text and text[:TEXT_CHARACTERS_MAX]

@@ -2,14 +2,14 @@
 
 What `parse_url` says of a URL depends on two things only: on its head (scheme and authority), and on whether the rest holds a control
 character. So heads are cut off by one regular expression over a whole block, and each distinct head is judged once. All else
-(no match: blanks around it, control characters, no scheme) is judged row by row. Both ways end in `parse_url`, which
-is what an agent reads the URL with: a row that is let through here is one that an agent can ask for.
+(blanks around it, control characters, no scheme) is judged row by row. Both ways end in `parse_url`, which is what an agent reads
+the URL with: a row that is let through here is one that an agent can ask for.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ...common.collect_records import server_name
 from ...common.dataset_rows import arrow_part
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 URL_BYTES_MAX: Final = 8192  # as for sources (common/uri.py): what web servers commonly accept as a request line
 _HEADS_KEPT_MAX: Final = 100_000  # some tens of MB
 _NAME_BYTES_MAX: Final = 255  # of one component of a path (NAME_MAX, limits.h)
-_HEAD: Final = (
-    r"^(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\x00-\x20\x7f]*)(?:[/?#](?:[^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?)?$"
-)
+_HEAD: Final = r"^(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\x00-\x20\x7f]*)"
+_CONTROL: Final = r"[\x00-\x1f\x7f]"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _BLANKS: Final = " \t\r\n"
 
@@ -52,20 +51,22 @@ class Servers:
         A null URL has neither.
         """
         pa, pc = arrow(), arrow_part("compute")
-        is_long = pc.greater(pc.binary_length(urls), URL_BYTES_MAX)
-        heads = pc.struct_field(pc.extract_regex(pc.if_else(is_long, None, urls), _HEAD), "head").dictionary_encode()
+        odd = _odd(urls)
+        plain = pc.if_else(odd, None, urls) if odd.true_count else urls
+        heads = pc.struct_field(pc.extract_regex(plain, _HEAD), "head").dictionary_encode()
         verdicts = [self._judge(head) for head in heads.dictionary.to_pylist()]
         text = pa.string()
         hosts = pa.array([verdict.host or None for verdict in verdicts], text).take(heads.indices)
         reasons = pa.array([verdict.reason or None for verdict in verdicts], text).take(heads.indices)
-        odd = pc.and_(pc.is_null(heads.indices), pc.is_valid(urls))
-        if not odd.true_count:
+        alone = pc.and_(pc.is_null(heads.indices), pc.is_valid(urls))
+        if not alone.true_count:
             return urls, hosts, reasons
-        rows = [self._judge_alone(url) for url in urls.filter(odd).to_pylist()]
+        left: list[str] = pc.filter(urls, alone).to_pylist()
+        rows = [self._judge_alone(url) for url in left]
         # replace_with_mask takes the replacements in the order of the rows that the mask names.
-        urls = pc.replace_with_mask(urls, odd, pa.array([row[0] for row in rows], text))
-        hosts = pc.replace_with_mask(hosts, odd, pa.array([row[1].host or None for row in rows], text))
-        reasons = pc.replace_with_mask(reasons, odd, pa.array([row[1].reason or None for row in rows], text))
+        urls = pc.replace_with_mask(urls, alone, pa.array([row[0] for row in rows], text))
+        hosts = pc.replace_with_mask(hosts, alone, pa.array([row[1].host or None for row in rows], text))
+        reasons = pc.replace_with_mask(reasons, alone, pa.array([row[1].reason or None for row in rows], text))
         return urls, hosts, reasons
 
     def _judge_alone(self, url: str) -> tuple[str, Verdict]:
@@ -100,3 +101,14 @@ class Servers:
         except Refused as refusal:
             return Verdict(reason=f"{Reason.POLICY}: {refusal.cause}")
         return Verdict(host=host)
+
+
+def _odd(urls: Any) -> Any:
+    """Where a URL is too long, holds a control character or ends in a blank."""
+    pc = arrow_part("compute")
+    unclear = pc.invert(pc.ascii_is_printable(urls))
+    if unclear.true_count:
+        held = pc.match_substring_regex(pc.filter(urls, unclear), _CONTROL)
+        unclear = pc.replace_with_mask(unclear, pc.fill_null(unclear, False), held)
+    is_long = pc.greater(pc.binary_length(urls), URL_BYTES_MAX)
+    return pc.fill_null(pc.or_(pc.or_(unclear, is_long), pc.ends_with(urls, " ")), False)

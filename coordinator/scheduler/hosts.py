@@ -138,6 +138,10 @@ class HostTable:
             in_trouble_since=conduct.in_trouble_since,
         )
 
+    def known(self, host: str) -> HostState | None:
+        """A host that was met or has a limit."""
+        return self._hosts.get(host)
+
     def states(self) -> list[HostState]:
         """All hosts, by name."""
         return [self._hosts[name] for name in sorted(self._hosts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,12 +18,13 @@ from shoal.common.records import (
     Outcome,
     UnitKind,
 )
-from shoal.common.views import JobStatus, ObjectStatus
+from shoal.common.views import HostCondition, JobStatus, ObjectStatus
 from shoal.coordinator.core import CoreLimits
 from shoal.coordinator.dataset_model import BatchRow, DatasetState
 from shoal.coordinator.datasets import BATCHES_PER_AGENT_MAX
 from shoal.coordinator.effects import LoadBatches, ObjectDone, ObjectFailed, PutHostProfile
 from shoal.coordinator.model import JobRow
+from shoal.coordinator.scheduler.host_state import HostStanding
 from support.core_fleet import NO_SPACE, TIMEOUT, Fleet, written
 
 
@@ -35,16 +37,16 @@ class FakeHosts:
     in_trouble: set[str] = field(default_factory=set[str])
     statuses: dict[str, int] = field(default_factory=dict[str, int])
     adopted: dict[str, float] = field(default_factory=dict[str, float])
-    wanted: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    wanted: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
     def adopt(self, host: str, *, rate: float, **_: object) -> None:
         self.adopted[host] = rate
 
     def want(self, agent_id: str, host: str) -> None:
-        self.wanted.add((agent_id, host))
+        self.wanted[agent_id, host] += 1
 
     def unwant(self, agent_id: str, host: str) -> None:
-        self.wanted.discard((agent_id, host))
+        self.wanted[agent_id, host] -= 1
 
     def agents_max(self, host: str) -> int:
         return self.agents
@@ -52,11 +54,10 @@ class FakeHosts:
     def usable(self, host: str, now: float) -> bool:
         return host not in self.closed
 
-    def is_open(self, host: str) -> bool:
-        return host not in self.in_trouble and host not in self.closed
-
-    def last_status(self, host: str) -> int:
-        return self.statuses.get(host, 0)
+    def state_of(self, host: str) -> HostStanding:
+        trouble = host in self.in_trouble or host in self.closed
+        condition = HostCondition.BLOCKED if trouble else HostCondition.OPEN
+        return HostStanding(condition=condition, last_status=self.statuses.get(host, 0))
 
 
 def rows_of(**hosts: int) -> list[BatchRow]:
@@ -142,7 +143,7 @@ def test_done_counts_rows_by_code_and_ends_the_job() -> None:
     assert fleet.report("one", second, tally=((200, 50), (-1, 50)))
     assert fleet.row.tally == ((-1, 50), (200, 140), (404, 10))
     assert (fleet.row.objects_done, fleet.row.bytes_fetched) == (2, 5000)
-    assert fleet.hosts.wanted == set()
+    assert not +fleet.hosts.wanted
     (last,) = all_of(fleet.assign()) or all_of(fleet.assign())
     assert last.kind is UnitKind.FINALIZE
     assert fleet.report("one", last)
