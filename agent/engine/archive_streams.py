@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ...common.errors import Interrupted
+from ...common.errors import Interrupted, ShoalError
 from ...common.logs import get_logger
 from ...common.records import Delivery, JobSpec, ObjectSpec
 from ..unpack.formats import ArchiveFormat, unpack_target
@@ -61,14 +61,17 @@ class ArchiveStreams:
         self._quiet.set()
 
     def feeder(self, spec: ObjectSpec) -> Feeder | None:
-        """For an object that is unpacked while it arrives; None for any other. Raises UsageError, UnsafeName.
+        """For an object that is unpacked while it arrives; None for any other.
 
         A zip is read from its end. Of an object that a fleet brings together this agent sees only its own ranges, and another
         one may finish the job.
         """
         if not self._options.is_alone and self._job.delivery is not Delivery.REPLICATE:
             return None
-        target = unpack_target(spec.path, unpack=self._job.unpack, unpack_format=self._job.unpack_format)
+        try:
+            target = unpack_target(spec.path, unpack=self._job.unpack, unpack_format=self._job.unpack_format)
+        except ShoalError:
+            return None  # said by who unpacks the finished file
         if target is None or target.format is ArchiveFormat.ZIP:
             return None
         return Feeder(partial(self._begin, spec, target))
@@ -89,8 +92,12 @@ class ArchiveStreams:
     def _begin(self, spec: ObjectSpec, target: UnpackTarget, fd: int) -> ArchiveStream | None:
         if not self._turns.is_free or len(self._streams) >= STAGED_MAX or spec.object_id in self._streams:
             return None
+        try:
+            own_fd = os.dup(fd)
+        except OSError:
+            return None  # too many are open
         stream = ArchiveStream(
-            fd,
+            own_fd,
             spec,
             place=partial(unpack_place, self._destination, self._job, target, self._options),
             format=target.format,
@@ -138,8 +145,8 @@ class ArchiveStream:
         options: EngineOptions,
         abandoned: Callable[[ArchiveStream], None],
     ) -> None:
-        """Duplicates fd. place opens where it goes, in the thread; abandoned hears, in the loop, of an end that nobody takes over."""
-        self._fd = os.dup(fd)
+        """Takes over fd. place opens where it goes, in the thread; abandoned hears, in the loop, of an end that nobody takes over."""
+        self._fd = fd
         self._spec = spec
         self._open_place = place
         self._format = format
