@@ -82,9 +82,10 @@ class ArchiveStreams:
 
     async def close(self) -> None:
         """Abandon all, and wait until nothing is left of them, nor of folders that were made for what did not come."""
-        while self._streams:
-            _, stream = self._streams.popitem()
-            stream.abandon()
+        for object_id in list(self._streams):
+            stream = self.take(object_id)
+            if stream is not None:  # else a thread was quicker, and sees to it
+                stream.abandon()
         await self._quiet.wait()
         if self._made:
             await self._turns.crew.run(partial(_remove_empty, self._made)).wait()

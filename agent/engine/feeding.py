@@ -20,8 +20,9 @@ from typing import Final, Protocol
 
 from .pieces import MIB
 
-STEP_BYTES: Final = MIB
-"""The beginning is told to the reader in steps of as much: each wakes a thread that wants the interpreter's lock."""
+STEP_BYTES: Final = 4 * MIB
+"""The beginning is told to the reader in steps of as much, and the rest at the end: each wakes a thread that wants the interpreter's
+lock, as the event loop does."""
 RESTARTS_MAX: Final = 3
 """Whose bytes keep being wrong, or whose file keeps being closed, is unpacked when it is finished."""
 

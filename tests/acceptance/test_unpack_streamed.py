@@ -67,15 +67,21 @@ def unpacked(folder: Path) -> bool:
     return {path: (folder / path).read_bytes() for path in MEMBERS} == MEMBERS
 
 
-def inodes(paths: Iterable[Path]) -> set[int]:
-    return {path.stat().st_ino for path in paths}
+def made(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Which files these are and when they were last touched: a file that was unpacked once more is another one."""
+    return {(found.st_ino, found.st_ctime_ns) for found in (path.stat() for path in paths)}
 
 
-def until_staged(origin: FaultOrigin, name: str, folder: Path, count: int = 3) -> set[int]:
-    """Wait for the first files, which must come before the last bytes; their inodes."""
+def complete(folder: Path) -> set[tuple[int, int]]:
+    """The staged files but for the last one, which may still be written to."""
+    return made(sorted(staged(folder))[:-1])
+
+
+def until_staged(origin: FaultOrigin, name: str, folder: Path, count: int = 3) -> set[tuple[int, int]]:
+    """Wait for the first files, which must come before the last bytes."""
     until("files to be staged", lambda: len(staged(folder)) >= count)
     assert origin.log.bytes_served < len(FILES[name]), "it came all at once"
-    return inodes(staged(folder))
+    return complete(folder)
 
 
 def begin(shoal: Shoal, origin: FaultOrigin, name: str, tmp_path: Path, *more: str) -> Running:
@@ -93,7 +99,7 @@ def test_it_is_unpacked_while_it_arrives_and_seen_when_it_is_whole(
         assert visible(out) == []
         origin.faults.total_rate = None
         run.wait().expect(0)
-    assert early <= inodes((out / "env/lib").iterdir()), "it was unpacked once more"
+    assert early <= made((out / "env/lib").iterdir()), "it was unpacked once more"
     assert visible(out) == ["env"]
     assert unpacked(out)
     assert not (out / ".shoal/partial").exists()
@@ -174,7 +180,7 @@ def test_every_agent_of_a_replicated_job_streams_its_own_copy(origin: FaultOrigi
         fleet.until_alive(*agents)
         job = fleet.submit(origin.url_of("env.tar"), "--to", "/x", "--deliver", "replicate", "--unpack", "/out")
         until("an agent to stage files", lambda: any(staged(tmp_path / name / "out") for name in agents))
-        early = {name: inodes(staged(tmp_path / name / "out")) for name in agents}
+        early = {name: complete(tmp_path / name / "out") for name in agents}
         assert fleet.job(job).status is JobStatus.RUNNING
         assert all(visible(tmp_path / name / "out") == [] for name in agents)
         origin.faults.total_rate = None
@@ -182,7 +188,7 @@ def test_every_agent_of_a_replicated_job_streams_its_own_copy(origin: FaultOrigi
         for name in agents:
             out = tmp_path / name / "out"
             assert unpacked(out)
-            assert early[name] <= inodes((out / "env/lib").iterdir())
+            assert early[name] <= made((out / "env/lib").iterdir())
             assert not (out / ".shoal/partial").exists()
 
 

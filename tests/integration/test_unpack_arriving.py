@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 from shoal.agent.engine import archive_streams
-from shoal.agent.engine.turns import STREAMS_MAX
+from shoal.agent.engine.jobs import open_destination
+from shoal.agent.engine.options import EngineOptions
+from shoal.agent.engine.turns import STREAMS_MAX, Turns
 from shoal.agent.unpack import unpacking
-from shoal.common.records import JobSpec, ObjectSpec, Outcome, UnitKind
+from shoal.common.records import Delivery, JobSpec, ObjectSpec, Outcome, UnitKind
 from support.archives import member, tar, walk
 from support.contents import SyntheticFile, read_all
 from support.engine import engine, open_files, poll, web_job, web_spec
+from support.fake_swarm import node, replica_job
+from support.fake_swarm import specs_of as fleet_specs
 from support.origin import FaultOrigin
 from support.stand_in import in_thread
 
@@ -209,3 +213,47 @@ async def test_an_object_by_ranges(origin: FaultOrigin, job: JobSpec, tmp_path: 
         assert (await bench.run(UnitKind.FINALIZE)).outcome is Outcome.DONE
     assert is_unpacked(tmp_path / "out", 0)
     assert finished.count == 0
+
+
+async def test_which_objects_are_unpacked_while_they_arrive(tmp_path: Path) -> None:
+    def is_streamed(path: str, *, is_alone: bool, **words: object) -> bool:
+        job = replace(web_job(tmp_path), **words)  # type: ignore[arg-type]
+        options = EngineOptions(agent_id="a", is_alone=is_alone)
+        streams = Turns(options).streams(job, open_destination(options, job))
+        return streams is not None and streams.feeder(ObjectSpec(object_id=1, path=path, size=9)) is not None
+
+    for name in ("a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.tar.zst"):
+        assert is_streamed(name, is_alone=True, unpack="auto")
+        assert is_streamed(name, is_alone=False, unpack="auto", delivery=Delivery.REPLICATE)
+        assert not is_streamed(name, is_alone=False, unpack="auto"), "others bring parts of it"
+        assert not is_streamed(name, is_alone=True)
+    for name in ("a.zip", "a.bin"):
+        assert not is_streamed(name, is_alone=True, unpack="auto")
+    assert is_streamed("a.bin", is_alone=True, unpack="auto", unpack_format="tar")
+    assert not is_streamed("a.tar", is_alone=True, unpack="../x"), "the finished file tells what is wrong"
+
+
+async def test_a_chunk_that_was_wrong_begins_it_anew(tmp_path: Path, finished: Counted) -> None:
+    """Of a replicated job: what was staged from it goes, and comes once more from the right bytes."""
+    files: dict[str, object] = {"a0.tar": ARCHIVES["a0.tar"]}
+    job = replica_job(tmp_path, unpack="auto")
+    async with FaultOrigin(files) as origin, node(1, tmp_path, fleet_specs(origin, files), job=job) as one:
+        await one.join()
+        one.fetch(*range(5))
+        await one.until_has(*range(5))
+        staged = tmp_path / ".shoal/partial"
+        await poll(lambda: len(list(staged.glob("unpack-*/tree/a0/*"))) >= 3)
+        (first,) = staged.glob("unpack-*/tree/a0/m0")
+        (part,) = staged.glob("*.part")
+        with part.open("r+b") as file:
+            file.seek(MIB // 2)
+            file.write(b"damaged")
+        one.messages.clear()
+        one.obey(drop=(0,))
+        one.fetch(0, *range(5, len(one.table)))
+        await one.until_has(0, *range(5, len(one.table)))
+        assert not first.exists()
+        await one.publish_all()
+    assert is_unpacked(tmp_path, 0)
+    assert finished.count == 0
+    assert not staged.exists()
