@@ -36,7 +36,7 @@ class UnpackPlace:
     made: tuple[Path, ...]
 
     def close(self) -> None:
-        """Safe to call once."""
+        """Close the folder."""
         self.root.close()
 
 
