@@ -118,7 +118,7 @@ class Transfer:
         if job.error is None:
             self._partial = job.result()
             self.have = self._partial.done.copy()
-            self._advance()
+            self._feed()
 
     def follow(self, *, all_of_it: bool) -> None:
         """Begin to compute the digest of what this agent writes, and with ``all_of_it`` of what is there already.
@@ -141,7 +141,7 @@ class Transfer:
 
         for start, stop in await self._disk.run(read).wait():
             self.have.add(start, stop)
-        self._advance()
+        self._feed()
 
     def learn_size(self, size: int) -> None:
         """The size of an object that came without one."""
@@ -260,10 +260,12 @@ class Transfer:
     async def reset(self) -> None:
         """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before."""
         await self.quiet()
-        self.have.clear()  # first: nobody may begin to follow it meanwhile
         await self._unfollow()
         async with self._marking:
             self._unmarked.clear()
+            self.have.clear()
+            if self._feeder is not None:
+                self._feeder.forget()  # again: it may have begun meanwhile with what was there
             self._hashable.clear()
             self.validators.clear()
             self.version = None
@@ -285,7 +287,7 @@ class Transfer:
                 self._feeder.forget(start)
             if self._follower is not None and self._follower.target > start:
                 await self._follower.restart()
-            self._advance()
+                self._advance()
             if self._partial is not None:
                 await self._disk.run(partial(self._partial.forget, start, stop)).wait()
 
@@ -356,6 +358,9 @@ class Transfer:
         """Whoever follows the beginning of the file may read on."""
         if self._follower is not None:
             self._follower.advance(self._hashable.frontier(self._follower.position))
+        self._feed()
+
+    def _feed(self) -> None:
         if self._feeder is not None and self._partial is not None:
             self._feeder.advance(self._partial.fd, self.have.frontier(), self.spec.size)
 
