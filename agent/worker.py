@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
 from .engine.holding import Holding
-from .engine.jobs import JobContext, JobTable
+from .engine.jobs import JobContext, JobTable, open_destination
 from .engine.lanes import Lane
 from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
@@ -37,6 +38,7 @@ from .engine.reporting import failed, not_taken, progressed, released, returned
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
 from .engine.transfer import Transfer
+from .engine.turns import Turns
 from .engine.units import Lapsed, ListObjects, Units
 from .engine.waiting import either
 from .swarm.peers import PeerClient
@@ -82,7 +84,7 @@ class Worker:
         self._clock = clock
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()
-        self._make_destination = make_destination or self._destination
+        self._make_destination = make_destination or partial(open_destination, options)
         self._throttle = Throttle(rate_limit=options.rate_limit, clock=clock)
         self._holdings: dict[LeaseRef, Holding] = {}
         self._jobs = JobTable(self._new_job)
@@ -96,6 +98,7 @@ class Worker:
     async def __aenter__(self) -> Worker:
         self._disk = Crew("disk", self._options.io_threads)
         self._hashing = Crew("hash", self._options.hash_threads)
+        self._unpacking = Turns(self._options)
         self._buffers = BufferPool(self._options.memory_limit, buffer_bytes=self._options.buffer_bytes)
         self._units = Units(
             self._options,
@@ -152,6 +155,7 @@ class Worker:
         await self._origins.aclose()
         await self._disk.aclose()
         await self._hashing.aclose()
+        await self._unpacking.aclose()
 
     # -- leases
 
@@ -379,15 +383,17 @@ class Worker:
     # -- what leases share
 
     def _new_job(self, spec: JobSpec) -> JobContext:
+        destination = self._make_destination(spec)
         return JobContext(
             spec,
-            destination=self._make_destination(spec),
+            destination=destination,
             client=self._origins.client_for(spec),
             disk=self._disk,
             hub_token=self._hub_token,
             now=self._clock(),
             sign=self._sign,
             clock=self._clock,
+            streams=self._unpacking.streams(spec, destination),
         )
 
     def _shop(self) -> Shop:
@@ -410,11 +416,3 @@ class Worker:
 
     def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
         return self._origins.lane_for(job, spec)
-
-    def _destination(self, job: JobSpec) -> Destination:
-        from .storage.destination import Destination
-
-        options = self._options
-        return Destination(
-            job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
-        )  # fmt: skip

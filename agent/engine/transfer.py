@@ -17,6 +17,7 @@ from ...common.errors import Changed, ShoalError
 from ...common.intervals import Interval, IntervalSet
 from ...common.records import ObjectSpec
 from .crew import Crew, Job
+from .feeding import Feeder
 from .follower import HashFollower
 from .holding import Holding
 from .locations import Location
@@ -61,8 +62,9 @@ class Transfer:
         disk: Crew,
         hashing: Crew,
         buffers: BufferPool,
+        feeder: Feeder | None = None,
     ) -> None:
-        """location: None for an object that is not fetched over HTTP."""
+        """location: None for an object that is not fetched over HTTP; feeder: of one that is unpacked while it arrives."""
         self.spec = spec  # its size is filled in once it is known
         self.location = location
         self.holdings: list[Holding] = []
@@ -80,6 +82,7 @@ class Transfer:
         self._buffers = buffers
         self._partial: Partial | None = None
         self._follower: HashFollower | None = None
+        self._feeder = feeder
         self._unmarked = IntervalSet()
         self._marks_are_cheap = True  # until one was seen to wait for the disk, as on a network file system
         self._hashable = IntervalSet()
@@ -115,6 +118,7 @@ class Transfer:
         if job.error is None:
             self._partial = job.result()
             self.have = self._partial.done.copy()
+            self._feed()
 
     def follow(self, *, all_of_it: bool) -> None:
         """Begin to compute the digest of what this agent writes, and with ``all_of_it`` of what is there already.
@@ -137,6 +141,7 @@ class Transfer:
 
         for start, stop in await self._disk.run(read).wait():
             self.have.add(start, stop)
+        self._feed()
 
     def learn_size(self, size: int) -> None:
         """The size of an object that came without one."""
@@ -255,12 +260,12 @@ class Transfer:
     async def reset(self) -> None:
         """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before."""
         await self.quiet()
-        if self._follower is not None:
-            await self._follower.stop()
-            self._follower = None
+        await self._unfollow()
         async with self._marking:
             self._unmarked.clear()
             self.have.clear()
+            if self._feeder is not None:
+                self._feeder.forget()  # again: it may have begun meanwhile with what was there
             self._hashable.clear()
             self.validators.clear()
             self.version = None
@@ -278,6 +283,8 @@ class Transfer:
         async with self._marking:
             for known in (self.have, self._unmarked, self._hashable):
                 known.remove(start, stop)
+            if self._feeder is not None:
+                self._feeder.forget(start)
             if self._follower is not None and self._follower.target > start:
                 await self._follower.restart()
                 self._advance()
@@ -300,9 +307,7 @@ class Transfer:
         size = self.spec.size
         assert size is not None
         await self.quiet()
-        if self._follower is not None:
-            await self._follower.stop()
-            self._follower = None
+        await self._unfollow()
         old, self._partial = self.partial, None
 
         def swap() -> Partial:
@@ -334,13 +339,13 @@ class Transfer:
             self._partial = None  # closed by its publication
             self._follower = None
             self._unmarked.clear()
+            if self._feeder is not None:
+                self._feeder.published(job.result().size)
 
     async def close(self) -> None:
         """Close the partial file, marks written first if that is possible."""
         await self.quiet()
-        if self._follower is not None:
-            await self._follower.stop()
-            self._follower = None
+        await self._unfollow()
         if self._partial is not None:
             try:
                 await self.settle()
@@ -350,8 +355,22 @@ class Transfer:
             await self._disk.run(opened.close).wait()
 
     def _advance(self) -> None:
+        """Whoever follows the beginning of the file may read on."""
         if self._follower is not None:
             self._follower.advance(self._hashable.frontier(self._follower.position))
+        self._feed()
+
+    def _feed(self) -> None:
+        if self._feeder is not None and self._partial is not None:
+            self._feeder.advance(self._partial.fd, self.have.frontier(), self.spec.size)
+
+    async def _unfollow(self) -> None:
+        """Nobody follows this file any more."""
+        if self._feeder is not None:
+            self._feeder.forget()
+        if self._follower is not None:
+            await self._follower.stop()
+            self._follower = None
 
     def _new_follower(self) -> HashFollower:
         return HashFollower(
