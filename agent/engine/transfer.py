@@ -172,9 +172,14 @@ class Transfer:
         else:
             listener = None
         write = partial(_write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
-        if self._relayed and self.partial.in_memory and _CORES <= _FEW_CORES:
+        if self._acts_here:
             return done_here(write, partial(self._written, buffer))
         return self.submit(write, (at, stop), buffer)
+
+    @property
+    def _acts_here(self) -> bool:
+        """Whether to write in the loop: of what is relayed, where no disk makes it wait and no core is free to do it meanwhile."""
+        return self._relayed and self.partial.in_memory and _CORES <= _FEW_CORES
 
     def submit(self, call: Callable[[], Written], span: Interval, buffer: memoryview | None = None) -> Job[Written]:
         """Run something in a thread that writes to this span of the partial file and tells what it wrote."""
@@ -228,7 +233,11 @@ class Transfer:
             spans = tuple(self._unmarked)
             self._unmarked.clear()
             try:
-                await self._disk.run(partial(_mark_spans, self.partial, spans)).wait()
+                mark = partial(_mark_spans, self.partial, spans)
+                if self._acts_here:
+                    mark()
+                else:
+                    await self._disk.run(mark).wait()
             except ShoalError:
                 for start, stop in spans:
                     self._unmarked.add(start, stop)
