@@ -59,7 +59,7 @@ def shaped(bench: Bench) -> dict[str, Any]:
                 for tool in rotated(options.tools, turn):
                     with _attempt(failures, f"shaped, {agents} agents, {tool}"), _folder(bench) as folder:
                         run = _SHAPED[tool](bench, network, kind, payload, folder, agents)
-                        run |= _bounds(payload.size, agents, rate, goodput, run)
+                        run |= over_bounds(payload.size, agents, rate, goodput, run)
                         rounds.append(run)
                         say(f"shaped {turn + 1}/{options.runs}: {tool}, {agents} agents: {run['wall_s']:.2f} s, "
                             f"{run['ratios']['framed']:.3f} of the bound, origin sent {run['sent_ratio'] or 0:.4f} F")  # fmt: skip
@@ -85,7 +85,7 @@ def _on(network: Network, name: str) -> Wrap:
     return lambda command: network.command(name, command)
 
 
-def _bounds(size: int, agents: int, rate: int, goodput: float, run: Mapping[str, Any]) -> dict[str, Any]:
+def over_bounds(size: int, agents: int, rate: int, goodput: float, run: Mapping[str, Any]) -> dict[str, Any]:
     """The bound for each notion of a link's rate, and the time over it.
 
     If an agent joined, also the time over the later bound; that of all who were there from the start over theirs; and that of who

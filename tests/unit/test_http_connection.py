@@ -197,7 +197,9 @@ def test_a_body_behind_its_head_stays_in_the_kernel() -> None:
                 reading = asyncio.ensure_future(connection.receive_into(buffer))
                 await asyncio.sleep(0)
                 while not reading.done() and not wire.paused and position < len(answer):
-                    position += receive(connection, answer[position:], -1)  # as libuv does: again while a buffer was filled
+                    position += receive(
+                        connection, answer[position:], -1
+                    )  # as libuv does: again while a buffer was filled
                     await asyncio.sleep(0)
                 found += buffer[: await reading]
             assert bytes(found) == BODY
