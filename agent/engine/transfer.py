@@ -16,7 +16,7 @@ from ...common.digests import GIT_SHA1
 from ...common.errors import Changed, ShoalError
 from ...common.intervals import Interval, IntervalSet
 from ...common.records import ObjectSpec
-from .crew import Crew, Job
+from .crew import Crew, Job, done_here
 from .feeding import Feeder
 from .follower import HashFollower
 from .holding import Holding
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _MARK_BYTES_MIN: Final = 256 * KIB  # smaller writes are recorded together, now and then
 _MARK_S_MAX: Final = 0.001  # a mark that takes longer waits for the disk
+_FEW_CORES: Final = 4  # with no more, a thread only takes its core from the loop, and every hand-over costs some of it
+
+_CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Written(NamedTuple):
@@ -63,8 +66,11 @@ class Transfer:
         hashing: Crew,
         buffers: BufferPool,
         feeder: Feeder | None = None,
+        relayed: bool = False,
     ) -> None:
-        """location: None for an object that is not fetched over HTTP; feeder: of one that is unpacked while it arrives."""
+        """location: None for an object that is not fetched over HTTP; feeder: of one that is unpacked while it arrives. relayed: its
+        chunks are passed on while they come; they are recorded by ``settle``, and written in the loop itself where that never waits.
+        """
         self.spec = spec  # its size is filled in once it is known
         self.location = location
         self.holdings: list[Holding] = []
@@ -84,14 +90,15 @@ class Transfer:
         self._follower: HashFollower | None = None
         self._feeder = feeder
         self._unmarked = IntervalSet()
-        self._marks_are_cheap = True  # until one was seen to wait for the disk, as on a network file system
+        self._marks_are_cheap = not relayed  # until one was seen to wait for the disk, as on a network file system
+        self._relayed = relayed
         self._hashable = IntervalSet()
         self._marking = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._poisoned = False  # what still comes belongs to another version
         self._writing: dict[Job[Written], Interval] = {}
         self.listeners: dict[int, Listener] = {}  # by the byte that each is to hear next
-        self.grown: Callable[[], None] = lambda: None  # called when bytes are on disk
+        self.grown: Callable[[Iterable[Interval]], None] = lambda spans: None  # called when these bytes are on disk
 
     # -- the file
 
@@ -170,7 +177,14 @@ class Transfer:
         else:
             listener = None
         write = partial(_write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
+        if self._acts_here:
+            return done_here(write, partial(self._written, buffer))
         return self.submit(write, (at, stop), buffer)
+
+    @property
+    def _acts_here(self) -> bool:
+        """Whether to write in the loop: of what is relayed, where no disk makes it wait and no core is free to do it meanwhile."""
+        return self._relayed and self.partial.in_memory and _CORES <= _FEW_CORES
 
     def submit(self, call: Callable[[], Written], span: Interval, buffer: memoryview | None = None) -> Job[Written]:
         """Run something in a thread that writes to this span of the partial file and tells what it wrote."""
@@ -191,12 +205,12 @@ class Transfer:
         for holding in self.holdings:
             if not holding.want and self.spec.size is not None:
                 holding.complete()
-        self.grown()
+        self.grown(spans)
 
     def _written(self, buffer: memoryview | None, job: Job[Written]) -> None:
         if buffer is not None:
             self._buffers.give(buffer)
-        del self._writing[job]
+        self._writing.pop(job, None)
         if isinstance(job.error, Changed):
             self.poison(job.error)
         elif job.error is not None:
@@ -224,7 +238,11 @@ class Transfer:
             spans = tuple(self._unmarked)
             self._unmarked.clear()
             try:
-                await self._disk.run(partial(_mark_spans, self.partial, spans)).wait()
+                mark = partial(_mark_spans, self.partial, spans)
+                if self._acts_here:
+                    mark()
+                else:
+                    await self._disk.run(mark).wait()
             except ShoalError:
                 for start, stop in spans:
                     self._unmarked.add(start, stop)

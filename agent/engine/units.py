@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...common.digests import matches, new_hasher
 from ...common.errors import Changed, ShoalError, VerificationFailed
-from ...common.records import ObjectSpec, OriginKind, Outcome, UnitKind, WorkReport
+from ...common.records import Delivery, ObjectSpec, OriginKind, Outcome, UnitKind, WorkReport
 from .crew import Crew, Job
 from .holding import Holding
 from .jobs import JobContext
@@ -295,6 +295,7 @@ class Units:
                 hashing=self._hashing,
                 buffers=self._buffers,
                 feeder=job.streams.feeder(spec) if job.streams is not None else None,
+                relayed=job.spec.delivery is Delivery.REPLICATE,
             )
         job.transfers[spec.object_id] = transfer  # last in line to be closed
         return transfer
