@@ -27,11 +27,12 @@ BUFFER_SHARE = 4
 MIB = 1 << 20
 
 
-def engine_options(settings: Settings, *, agent_id: str, version: str) -> EngineOptions:
-    """The range engine's options."""
+def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone: bool = False) -> EngineOptions:
+    """The range engine's options. is_alone: no other agent works on this one's jobs."""
     connections = settings.fetch.connections_per_host
     return EngineOptions(
         agent_id=agent_id,
+        is_alone=is_alone,
         root=settings.agent.root,
         allow_paths=settings.agent.allow_paths,
         sync=settings.fetch.sync,
@@ -100,9 +101,10 @@ def make_worker(
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
-    exclusive: a destination is locked against other runs of the same source into it, as long as the worker uses it.
+    exclusive: this is the coordinator's only agent, and a destination is locked against other runs of the same source into it, as
+    long as the worker uses it.
     """
-    options = engine_options(settings, agent_id=agent_id, version=version)
+    options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
 
     def locked(job: JobSpec) -> Destination:
         return _LockedDestination(

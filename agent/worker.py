@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+<<<<<<< HEAD
 from collections.abc import Callable
+=======
+from collections.abc import Callable, Sequence
+from functools import partial
+>>>>>>> main
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -29,7 +34,7 @@ from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
 from .engine.holding import Holding
-from .engine.jobs import JobContext, JobTable
+from .engine.jobs import JobContext, JobTable, open_destination
 from .engine.lanes import Lane
 from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
@@ -37,6 +42,11 @@ from .engine.origins import Origins
 from .engine.reporting import failed, not_taken, released, report_grown, returned
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
+<<<<<<< HEAD
+=======
+from .engine.transfer import Transfer
+from .engine.turns import Turns
+>>>>>>> main
 from .engine.units import Lapsed, ListObjects, Units
 from .engine.waiting import either
 from .swarm.peers import PeerClient
@@ -86,7 +96,7 @@ class Worker:
         self._clock = clock
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()
-        self._make_destination = make_destination or self._destination
+        self._make_destination = make_destination or partial(open_destination, options)
         self._throttle = Throttle(rate_limit=options.rate_limit, clock=clock)
         self._holdings: dict[LeaseRef, Holding] = {}
         self._jobs = JobTable(self._new_job)
@@ -100,6 +110,7 @@ class Worker:
     async def __aenter__(self) -> Worker:
         self._disk = Crew("disk", self._options.io_threads)
         self._hashing = Crew("hash", self._options.hash_threads)
+        self._unpacking = Turns(self._options)
         self._buffers = BufferPool(self._options.memory_limit, buffer_bytes=self._options.buffer_bytes)
         self._units = Units(
             self._options,
@@ -159,11 +170,23 @@ class Worker:
             await self._collector.aclose()
             await self._tasks.__aexit__(None, None, None)
         finally:
+<<<<<<< HEAD
             await self._jobs.close()
             await self._disk.idle()
             await self._origins.aclose()
             await self._disk.aclose()
             await self._hashing.aclose()
+=======
+            await self._release()
+
+    async def _release(self) -> None:
+        await self._jobs.close()
+        await self._disk.idle()
+        await self._origins.aclose()
+        await self._disk.aclose()
+        await self._hashing.aclose()
+        await self._unpacking.aclose()
+>>>>>>> main
 
     # -- leases
 
@@ -371,15 +394,17 @@ class Worker:
     # -- what leases share
 
     def _new_job(self, spec: JobSpec) -> JobContext:
+        destination = self._make_destination(spec)
         return JobContext(
             spec,
-            destination=self._make_destination(spec),
+            destination=destination,
             client=self._origins.client_for(spec),
             disk=self._disk,
             hub_token=self._hub_token,
             now=self._clock(),
             sign=self._sign,
             clock=self._clock,
+            streams=self._unpacking.streams(spec, destination),
         )
 
     def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
@@ -403,8 +428,13 @@ class Worker:
             tell=self._tell,
         )
 
+<<<<<<< HEAD
     def _destination(self, job: JobSpec) -> Destination:
         from .storage.destination import Destination
 
         own = self._options
         return Destination(job, root=own.root, allow=own.allow_paths, sync=own.sync, agent_id=own.agent_id)
+=======
+    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
+        return self._origins.lane_for(job, spec)
+>>>>>>> main

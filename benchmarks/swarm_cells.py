@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .measure import RunFailed, end_session, rotated
+from .measure import RunFailed, end_session, rotated, touch_memory
 from .netns import Network
 from .run import MIB, say
 from .swarm_bound import FRAME_BYTES, SEGMENT_BYTES, framed, late_bound_s, lower_bound_s, nominal
@@ -59,7 +59,7 @@ def shaped(bench: Bench) -> dict[str, Any]:
                 for tool in rotated(options.tools, turn):
                     with _attempt(failures, f"shaped, {agents} agents, {tool}"), _folder(bench) as folder:
                         run = _SHAPED[tool](bench, network, kind, payload, folder, agents)
-                        run |= _bounds(payload.size, agents, rate, goodput, run)
+                        run |= over_bounds(payload.size, agents, rate, goodput, run)
                         rounds.append(run)
                         say(f"shaped {turn + 1}/{options.runs}: {tool}, {agents} agents: {run['wall_s']:.2f} s, "
                             f"{run['ratios']['framed']:.3f} of the bound, origin sent {run['sent_ratio'] or 0:.4f} F")  # fmt: skip
@@ -85,18 +85,27 @@ def _on(network: Network, name: str) -> Wrap:
     return lambda command: network.command(name, command)
 
 
-def _bounds(size: int, agents: int, rate: int, goodput: float, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The bound for each notion of a link's rate, and the time over it (over the later bound too, if an agent joined)."""
+def over_bounds(size: int, agents: int, rate: int, goodput: float, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The bound for each notion of a link's rate, and the time over it.
+
+    If an agent joined, also the time over the later bound; that of all who were there from the start over theirs; and that of who
+    joined, from the start of its process, over what its link needs for all bytes.
+    """
     speeds = {"nominal": nominal(rate), "framed": framed(rate), "measured": goodput}
     bounds = {
         name: lower_bound_s(size, origin=speed, uploads=[speed] * agents, downloads=[speed] * agents)
         for name, speed in speeds.items()
     }
-    late = late_bound_s(size, bounds["framed"], joined_s=run.get("joined_s"), download=speeds["framed"])
+    joined_s, each_s = run.get("joined_s"), run.get("each_s", {})
+    late = late_bound_s(size, bounds["framed"], joined_s=joined_s, download=speeds["framed"])
+    joiner = f"agent{agents}"
+    early = [moment for name, moment in each_s.items() if name != joiner]
     return {
         "bounds_s": bounds,
         "ratios": {name: run["wall_s"] / bound for name, bound in bounds.items()},
         "late_ratio": run["wall_s"] / late,
+        "early_ratio": max(early) / bounds["framed"] if early else None,
+        "joiner_ratio": None if joined_s is None else (each_s[joiner] - joined_s) * speeds["framed"] / size,
     }
 
 
@@ -275,14 +284,29 @@ def _unshaped_shoal(
     with Fleet(folder, bench.program, machine, origin, exposed=False) as fleet:
         machines = {f"agent{number}": machine for number in range(agents)}
         return deliver(
-            bench.options.timeout, fleet, machines, origin, payload, half=lambda: False, kill=None, join=None
+            bench.options.timeout,
+            fleet,
+            machines,
+            origin,
+            payload,
+            half=lambda: False,
+            kill=None,
+            join=None,
+            prepare=lambda: _touch(bench, payload, agents),
         )
+
+
+def _touch(bench: Bench, payload: Payload, agents: int) -> None:
+    """For every tool alike: room for all targets, half as much again, in memory that the machine has."""
+    if not bench.options.disk:
+        touch_memory(bench.base, agents * payload.size * 3 // 2)
 
 
 def _unshaped_xenna(
     bench: Bench, origin: Origin, payload: Payload, folder: Path, agents: int, wrap: Wrap, tool: str
 ) -> dict[str, Any]:
     (folder / "run").mkdir()
+    _touch(bench, payload, agents)
     run = run_rival(
         bench.options.xenna_python,
         folder / "run",

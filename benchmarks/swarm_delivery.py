@@ -67,8 +67,12 @@ def deliver(
     half: Callable[[], bool],
     kill: str | None,
     join: tuple[str, Machine] | None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """One job to a fresh fleet, measured from the start of `shoal submit` to the last file of the last agent; then verified."""
+    """One job to a fresh fleet, measured from the start of `shoal submit` to the last file of the last agent; then verified.
+
+    prepare: is called when the fleet stands, just before the clock starts.
+    """
     fleet.start_coordinator()
     for name, machine in machines.items():
         fleet.start_agent(name, machine)
@@ -76,6 +80,7 @@ def deliver(
     assert origin.pid is not None
     folders = {name: fleet.root(name) / DESTINATION for name in machines}
     events = Events(fleet, folders, half, kill=kill, join=join)
+    prepare()
     fleet.begin()
     sent_before, spent = origin.sent(), cpu_s(origin.pid)
     began = time.perf_counter()

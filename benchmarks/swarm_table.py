@@ -63,7 +63,10 @@ def _shaped(cell: Mapping[str, Any]) -> list[str]:
             _text(median(runs, "wall_s")),
             _text(median(runs, "bounds_s", "framed")),
             *(_ratio(median(runs, "ratios", name)) for name in ("nominal", "framed", "measured")),
-            _ratio(median(runs, "late_ratio") if cell["joined"] else None),
+            *(
+                _ratio(median(runs, name) if cell["joined"] else None)
+                for name in ("late_ratio", "early_ratio", "joiner_ratio")
+            ),
             _ratio(_worst(runs, "sent_ratio"), digits=4),
             _text(median(runs, "origin_cpu_s")),
             _text(median(runs, "processes", "coordinator", "cpu_s")),
@@ -72,6 +75,7 @@ def _shaped(cell: Mapping[str, Any]) -> list[str]:
         for (agents, tool), runs in groups(cell["rounds"]).items()
     ]
     header = ["nodes", "wall, s", "bound, s", "over nominal", "over framed", "over measured", "over late bound"]
+    header += ["those from the start, over framed", "who joined, over its own bound"]
     header += ["origin bytes over F (worst)", "origin CPU, s", "coordinator CPU, s", "CPU of an agent (most), s"]
     return [
         f"## Links of {rate:.0f} Mbit/s both ways, {cell['size_bytes'] / 2**20:.0f} MiB{', ' if events else ''}{', '.join(events)}",

@@ -4,7 +4,8 @@ Objects are taken by ascending id. A small one travels whole, together with othe
 equal size. Bundles come first in the numbering, so that the many renames of small files overlap with the long transfer of large ones.
 
 The chunk size follows from the bound for M equal parts, (F/u)·(1 + ⌊log₂ N⌋/M) (Mundinger, Weber, Weiss, 2008, arXiv cs/0606110): with
-`PARTS_AIM` parts the tail is a few per cent for any fleet. In between lies what a chunk costs (a request, a report, a decision).
+`PARTS_PER_HOP` parts for each of the ⌊log₂ N⌋ hops the tail is under two per cent. More parts only cost: each is a request, a report, a
+decision.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from itertools import pairwise
 KIB = 1 << 10
 MIB = 1 << 20
 
-PARTS_AIM = 256
-"""Parts of the largest object: with 10,000 agents the tail is ⌊log₂ N⌋/M = 5 %, with 8 it is 1 %; cut-through makes it less."""
+PARTS_PER_HOP = 64
+"""Parts of the largest object for each ⌊log₂ N⌋ of N agents: a tail of 1.6 %; cut-through makes it less."""
+PARTS_MAX = 256
+"""With 10,000 agents the tail is then 5 %, without cut-through."""
 CHUNK_BYTES_MIN = MIB
 CHUNK_BYTES_MAX = 64 * MIB
 DECISIONS_MAX = 2_000_000
@@ -46,7 +49,8 @@ def choose_sizes(*, largest: int, total: int, agents: int, fixed: int | None = N
     """The sizes for a job: bytes of its largest object and of all of them, agents that will hold it, a configured chunk size."""
     if fixed is not None:
         return ChunkSizes(chunk_bytes=max(CHUNK_BYTES_MIN, fixed))
-    wanted = min(CHUNK_BYTES_MAX, max(CHUNK_BYTES_MIN, largest // PARTS_AIM))
+    parts = min(PARTS_MAX, PARTS_PER_HOP * max(1, agents.bit_length() - 1))
+    wanted = min(CHUNK_BYTES_MAX, max(CHUNK_BYTES_MIN, largest // parts))
     affordable = total * max(1, agents) // DECISIONS_MAX
     chunk_bytes = max(wanted, min(CHUNK_BYTES_HUGE, affordable))
     return ChunkSizes(chunk_bytes=-(-chunk_bytes // MIB) * MIB)

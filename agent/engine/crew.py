@@ -72,6 +72,14 @@ class Job(Generic[T]):
         self._waiters.clear()
 
 
+def done_here(call: Callable[[], T], then: Callable[[Job[T]], None]) -> Job[T]:
+    """Run ``call()`` now, in the loop: for what is over before a thread would have woken."""
+    job = Job(call, then)
+    job.run()
+    job.deliver()
+    return job
+
+
 class Crew:
     """A few threads that run jobs in the order in which they came. Used from one event loop."""
 

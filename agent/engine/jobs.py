@@ -11,7 +11,7 @@ from ...common.hub_errors import HubSubject
 from ...common.records import JobSpec, ObjectSpec, OriginKind
 from .crew import Crew
 from .locations import Endpoints, Target
-from .options import JOB_IDLE_S, OBJECTS_IDLE_MAX
+from .options import JOB_IDLE_S, OBJECTS_IDLE_MAX, EngineOptions
 from .signatures import Sign, Signatures
 from .store_answers import pinned_validator
 from .transfer import Transfer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...common.http import HttpClient
     from ...common.secrets import Secret
     from ..storage.destination import Destination
+    from .archive_streams import ArchiveStreams
 
 
 class JobContext:
@@ -36,8 +37,9 @@ class JobContext:
         now: float,
         sign: Sign | None = None,
         clock: Callable[[], float] = lambda: 0.0,
+        streams: ArchiveStreams | None = None,
     ) -> None:
-        """sign: asks the coordinator for signed URLs; clock: seconds, that of the worker.
+        """sign: asks the coordinator for signed URLs; clock: seconds, that of the worker; streams: where archives are unpacked.
 
         Raises Refused for an endpoint that is no http(s) URL.
         """
@@ -47,6 +49,7 @@ class JobContext:
         self.endpoints = Endpoints(spec.endpoints)
         self.busy_s = now  # when a lease on it was last held
         self.transfers: dict[int, Transfer] = {}  # by object id
+        self.streams = streams
         self._disk = disk
         self.hub_token = hub_token
         self.signatures: Signatures | None = None  # of a store's objects
@@ -99,7 +102,18 @@ class JobContext:
         for transfer in list(self.transfers.values()):
             await transfer.close()
         self.transfers.clear()
+        if self.streams is not None:
+            await self.streams.close()
         await self._disk.run(self.destination.close).wait()
+
+
+def open_destination(options: EngineOptions, job: JobSpec) -> Destination:
+    """Where a job goes on this machine. Raises Refused."""
+    from ..storage.destination import Destination
+
+    return Destination(
+        job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
+    )  # fmt: skip
 
 
 class JobTable:

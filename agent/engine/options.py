@@ -26,6 +26,7 @@ class EngineOptions:
     """Limits and settings of a worker. Sizes in bytes, rates in bytes/s, times in seconds."""
 
     agent_id: str
+    is_alone: bool = False  # no other agent works on this one's jobs
     root: Path = Path("/")
     allow_paths: tuple[Path, ...] = ()
     sync: bool = True  # fsync files before they get their final name

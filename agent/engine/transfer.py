@@ -16,7 +16,8 @@ from ...common.digests import GIT_SHA1
 from ...common.errors import Changed, ShoalError
 from ...common.intervals import Interval, IntervalSet
 from ...common.records import ObjectSpec
-from .crew import Crew, Job
+from .crew import Crew, Job, done_here
+from .feeding import Feeder
 from .follower import HashFollower
 from .holding import Holding
 from .locations import Location
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _MARK_BYTES_MIN: Final = 256 * KIB  # smaller writes are recorded together, now and then
 _MARK_S_MAX: Final = 0.001  # a mark that takes longer waits for the disk
+_FEW_CORES: Final = 4  # with no more, a thread only takes its core from the loop, and every hand-over costs some of it
+
+_CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Written(NamedTuple):
@@ -61,8 +65,12 @@ class Transfer:
         disk: Crew,
         hashing: Crew,
         buffers: BufferPool,
+        feeder: Feeder | None = None,
+        relayed: bool = False,
     ) -> None:
-        """location: None for an object that is not fetched over HTTP."""
+        """location: None for an object that is not fetched over HTTP; feeder: of one that is unpacked while it arrives. relayed: its
+        chunks are passed on while they come; they are recorded by ``settle``, and written in the loop itself where that never waits.
+        """
         self.spec = spec  # its size is filled in once it is known
         self.location = location
         self.holdings: list[Holding] = []
@@ -80,15 +88,17 @@ class Transfer:
         self._buffers = buffers
         self._partial: Partial | None = None
         self._follower: HashFollower | None = None
+        self._feeder = feeder
         self._unmarked = IntervalSet()
-        self._marks_are_cheap = True  # until one was seen to wait for the disk, as on a network file system
+        self._marks_are_cheap = not relayed  # until one was seen to wait for the disk, as on a network file system
+        self._relayed = relayed
         self._hashable = IntervalSet()
         self._marking = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._poisoned = False  # what still comes belongs to another version
         self._writing: dict[Job[Written], Interval] = {}
         self.listeners: dict[int, Listener] = {}  # by the byte that each is to hear next
-        self.grown: Callable[[], None] = lambda: None  # called when bytes are on disk
+        self.grown: Callable[[Iterable[Interval]], None] = lambda spans: None  # called when these bytes are on disk
 
     # -- the file
 
@@ -115,6 +125,7 @@ class Transfer:
         if job.error is None:
             self._partial = job.result()
             self.have = self._partial.done.copy()
+            self._feed()
 
     def follow(self, *, all_of_it: bool) -> None:
         """Begin to compute the digest of what this agent writes, and with ``all_of_it`` of what is there already.
@@ -137,6 +148,7 @@ class Transfer:
 
         for start, stop in await self._disk.run(read).wait():
             self.have.add(start, stop)
+        self._feed()
 
     def learn_size(self, size: int) -> None:
         """The size of an object that came without one."""
@@ -165,7 +177,14 @@ class Transfer:
         else:
             listener = None
         write = partial(_write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
+        if self._acts_here:
+            return done_here(write, partial(self._written, buffer))
         return self.submit(write, (at, stop), buffer)
+
+    @property
+    def _acts_here(self) -> bool:
+        """Whether to write in the loop: of what is relayed, where no disk makes it wait and no core is free to do it meanwhile."""
+        return self._relayed and self.partial.in_memory and _CORES <= _FEW_CORES
 
     def submit(self, call: Callable[[], Written], span: Interval, buffer: memoryview | None = None) -> Job[Written]:
         """Run something in a thread that writes to this span of the partial file and tells what it wrote."""
@@ -186,12 +205,12 @@ class Transfer:
         for holding in self.holdings:
             if not holding.want and self.spec.size is not None:
                 holding.complete()
-        self.grown()
+        self.grown(spans)
 
     def _written(self, buffer: memoryview | None, job: Job[Written]) -> None:
         if buffer is not None:
             self._buffers.give(buffer)
-        del self._writing[job]
+        self._writing.pop(job, None)
         if isinstance(job.error, Changed):
             self.poison(job.error)
         elif job.error is not None:
@@ -219,7 +238,11 @@ class Transfer:
             spans = tuple(self._unmarked)
             self._unmarked.clear()
             try:
-                await self._disk.run(partial(_mark_spans, self.partial, spans)).wait()
+                mark = partial(_mark_spans, self.partial, spans)
+                if self._acts_here:
+                    mark()
+                else:
+                    await self._disk.run(mark).wait()
             except ShoalError:
                 for start, stop in spans:
                     self._unmarked.add(start, stop)
@@ -255,12 +278,12 @@ class Transfer:
     async def reset(self) -> None:
         """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before."""
         await self.quiet()
-        if self._follower is not None:
-            await self._follower.stop()
-            self._follower = None
+        await self._unfollow()
         async with self._marking:
             self._unmarked.clear()
             self.have.clear()
+            if self._feeder is not None:
+                self._feeder.forget()  # again: it may have begun meanwhile with what was there
             self._hashable.clear()
             self.validators.clear()
             self.version = None
@@ -278,6 +301,8 @@ class Transfer:
         async with self._marking:
             for known in (self.have, self._unmarked, self._hashable):
                 known.remove(start, stop)
+            if self._feeder is not None:
+                self._feeder.forget(start)
             if self._follower is not None and self._follower.target > start:
                 await self._follower.restart()
                 self._advance()
@@ -300,9 +325,7 @@ class Transfer:
         size = self.spec.size
         assert size is not None
         await self.quiet()
-        if self._follower is not None:
-            await self._follower.stop()
-            self._follower = None
+        await self._unfollow()
         old, self._partial = self.partial, None
 
         def swap() -> Partial:
@@ -334,13 +357,13 @@ class Transfer:
             self._partial = None  # closed by its publication
             self._follower = None
             self._unmarked.clear()
+            if self._feeder is not None:
+                self._feeder.published(job.result().size)
 
     async def close(self) -> None:
         """Close the partial file, marks written first if that is possible."""
         await self.quiet()
-        if self._follower is not None:
-            await self._follower.stop()
-            self._follower = None
+        await self._unfollow()
         if self._partial is not None:
             try:
                 await self.settle()
@@ -350,8 +373,22 @@ class Transfer:
             await self._disk.run(opened.close).wait()
 
     def _advance(self) -> None:
+        """Whoever follows the beginning of the file may read on."""
         if self._follower is not None:
             self._follower.advance(self._hashable.frontier(self._follower.position))
+        self._feed()
+
+    def _feed(self) -> None:
+        if self._feeder is not None and self._partial is not None:
+            self._feeder.advance(self._partial.fd, self.have.frontier(), self.spec.size)
+
+    async def _unfollow(self) -> None:
+        """Nobody follows this file any more."""
+        if self._feeder is not None:
+            self._feeder.forget()
+        if self._follower is not None:
+            await self._follower.stop()
+            self._follower = None
 
     def _new_follower(self) -> HashFollower:
         return HashFollower(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...common.digests import matches, new_hasher
 from ...common.errors import Changed, ShoalError, VerificationFailed
-from ...common.records import ObjectSpec, OriginKind, Outcome, UnitKind, WorkReport
+from ...common.records import Delivery, ObjectSpec, OriginKind, Outcome, UnitKind, WorkReport
 from .crew import Crew, Job
 from .holding import Holding
 from .jobs import JobContext
@@ -267,6 +267,7 @@ class Units:
                 objects,
                 self._options,
                 cancelled=lambda: holding.ended,
+                streams=holding.job.streams,
             )
             await self._disk.run(unpack).wait()
         return self._report(holding)
@@ -274,7 +275,7 @@ class Units:
     # -- books
 
     def attach(self, holding: Holding) -> Transfer:
-        """The transfer of the lease's object, made where there is none yet. Raises Refused, UsageError for a bad URL."""
+        """The transfer of the lease's object, made where there is none yet. Raises Refused, UsageError for a bad URL or format."""
         transfer = self.transfer_of(holding.job, holding.spec)
         if holding not in transfer.holdings:
             transfer.holdings.append(holding)
@@ -293,6 +294,8 @@ class Units:
                 disk=self._disk,
                 hashing=self._hashing,
                 buffers=self._buffers,
+                feeder=job.streams.feeder(spec) if job.streams is not None else None,
+                relayed=job.spec.delivery is Delivery.REPLICATE,
             )
         job.transfers[spec.object_id] = transfer  # last in line to be closed
         return transfer

@@ -393,6 +393,8 @@ def _is_in_memory(fd: int, offset: int, count: int) -> bool:
     """Whether both ends of a part of a file lie in the page cache, so probably all of it does. Raises OSError."""
     if not _NO_WAIT:
         return False
+    if _memory_devices and _memory_devices.get(os.fstat(fd).st_dev):
+        return True
     try:
         one = bytearray(1)
         return all(os.preadv(fd, [one], at, _NO_WAIT) >= 0 for at in (offset + count - 1, offset))

@@ -22,7 +22,7 @@ class Partial:
     """An open partial file with its chunk maps. Made by ``Destination.open_partial``; the caller closes it. Thread-safe.
 
     fd is open for reading and writing. done is what the maps said when it was opened (every agent's) and what was marked here
-    since; ``refresh`` asks again. fresh says that nothing of it existed before.
+    since; ``refresh`` asks again. fresh says that nothing of it existed before, in_memory that no disk can make a write wait.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Partial:
         writer: ChunkMapWriter,
         durable: bool,
         fresh: bool,
+        in_memory: bool,
         preallocate: Callable[[int, int], None],
         read_maps: Callable[[], IntervalSet],
     ) -> None:
@@ -43,6 +44,7 @@ class Partial:
         self.fd = fd
         self.done = IntervalSet() if fresh else read_maps()
         self.fresh = fresh
+        self.in_memory = in_memory
         self.path = path
         self._thing = thing
         self._root = root

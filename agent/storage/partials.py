@@ -32,6 +32,7 @@ class PartialFolder:
         self._agent = agent
         self._boot_id = boot_id
         self._is_network = is_network
+        self._is_memory = is_memory
         self._preallocate = bind(preallocate, reserve=not (is_network or is_memory))
 
     def open(self, job: JobSpec, spec: ObjectSpec, *, create: bool) -> Partial | None:
@@ -71,6 +72,7 @@ class PartialFolder:
                 writer=writer,
                 durable=durable,
                 fresh=fresh,
+                in_memory=self._is_memory,
                 preallocate=self._preallocate,
                 read_maps=bind(self._read_maps, part, identity, bool(spec.digest)),
             )

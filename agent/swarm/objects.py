@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...common.digests import matches
 from ...common.errors import Changed, NotFound
+from ...common.intervals import Interval
 from ...common.records import Failure, ObjectSpec
 from ...common.swarm_records import PublishOrder
 from ..engine.jobs import JobContext
@@ -45,21 +46,38 @@ class Kept:
         self.pending: list[asyncio.Task[None]] = []  # what is done to it as a whole
         self.computing: asyncio.Task[None] | None = None
         self.readers: set[PartialStretch] = set()
-        self._waiting: list[asyncio.Future[None]] = []  # bounded by the readers
-        transfer.grown = self.wake
+        self._waiting: list[tuple[int | None, asyncio.Future[None]]] = []  # bounded by the readers
+        transfer.grown = self.grown
 
     def wake(self) -> None:
         """Something has come, or will not."""
         waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        for _, future in waiting:
             if not future.done():
                 future.set_result(None)
 
-    async def change(self) -> None:
-        """Wait for `wake`."""
+    def grown(self, spans: Iterable[Interval]) -> None:
+        """These bytes are there now: wake who waits for one of them, and who waits for anything. Most readers wait for others."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        for at, future in waiting:
+            if at is not None and not any(start <= at < stop for start, stop in spans):
+                self._waiting.append((at, future))
+            elif not future.done():
+                future.set_result(None)
+
+    async def change(self, at: int | None = None) -> None:
+        """Wait for `wake`, or until byte ``at`` has come; without it, until any has."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
+        waiting = at, future
+        self._waiting.append(waiting)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise
 
     def cut(self, start: int = 0, stop: int = 1 << 62) -> None:
         """Whoever reads any of [start, stop) gets nothing more: it is not right."""
@@ -104,11 +122,11 @@ class PartialStretch:
             if self.is_cut:
                 raise Changed(self._kept.transfer.spec.path, cause="what was there of it is not right")
             if self._is_coming(self.start + sent):
-                await self._kept.change()
+                await self._kept.change(self.start + sent)
                 continue
             try:
                 async with asyncio.timeout(ORDER_GRACE_S):
-                    await self._kept.change()
+                    await self._kept.change(self.start + sent)
             except TimeoutError:
                 if not self._is_coming(self.start + sent):
                     raise NotFound(self._kept.transfer.spec.path, cause="it is not here and not on its way") from None

@@ -395,6 +395,7 @@ class Replica:
             self._placed_specs(),
             self.shop.options,
             cancelled=lambda: self.is_over,
+            streams=self.context.streams,
         )
         await self.shop.hashing.run(unpack).wait()
 

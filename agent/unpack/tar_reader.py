@@ -20,7 +20,7 @@ from .members import Budget, Member, MemberKind, check_target, damaged, member_p
 from .sources import Source
 
 BLOCK = 512
-_READ_BYTES = 256 << 10
+_READ_BYTES = 1 << 20  # each read takes the interpreter's lock, which a download beside it needs: few and long ones
 
 LONG_NAME_BYTES_MAX = 8 << 10  # of a GNU long name: PATH_MAX and its end
 PAX_BYTES_MAX = 1 << 20

@@ -63,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self._start = self._end = 0  # the unread part of the spill
         self._direct: memoryview | None = None
         self._direct_filled = 0
+        self._direct_ends_body = False
         self._lent_direct = False  # which of the two get_buffer gave last
         self._paused = self._eof = False
         self._failure: Exception | None = None
@@ -224,6 +225,7 @@ class Connection(asyncio.BufferedProtocol):
     async def _fill(self, target: memoryview, body: Body) -> int:
         """Receive straight into ``target``; returns early when the body ended or bytes had to go to the spill."""
         self._direct, self._direct_filled = target, 0
+        self._direct_ends_body = len(target) == body.expected
         try:
             while self._direct_filled < len(target) and self._start == self._end and not self._is_over(body):
                 await self._wait()
@@ -279,6 +281,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _pause(self) -> None:
+        # The TCP transport also under TLS: a TLS layer that was paused itself drops what it holds when the server closes.
+        if not self._paused and self._carrier is not None:
+            self._paused = True
+            self._carrier.pause_reading()
+
     def _resume(self) -> None:
         if self._paused and self._carrier is not None:
             self._paused = False
@@ -312,17 +320,19 @@ class Connection(asyncio.BufferedProtocol):
             self._direct_filled += nbytes
             if self._direct is not None and self._direct_filled == len(self._direct):
                 self._wake()
+                if not self._direct_ends_body:
+                    self._pause()  # before what comes next goes to the spill: the reader brings its next buffer in a moment
             return
         self._end += nbytes
         self.answer_started = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+            if len(self._spill) - self._end < SPILL_ROOM_BYTES_MIN:
+                self._pause()  # the spill does not grow for a body that has come with its head
         elif self._body.done and not self._busy:
             self.abort()  # bytes that nobody asked for: what follows could be taken for the next answer
-        elif not self._paused and self._carrier is not None:
-            # The TCP transport also under TLS: a TLS layer that was paused itself drops what it holds when the server closes.
-            self._paused = True
-            self._carrier.pause_reading()
+        else:
+            self._pause()
 
     def eof_received(self) -> bool:
         if not self._via_tls or self._tls_said_goodbye():

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import table
 from benchmarks.fleet import summarize_fleet
-from benchmarks.measure import RunFailed, Usage, measure, rotated, summarize
+from benchmarks.measure import RunFailed, Usage, measure, rotated, summarize, touch_memory
 from benchmarks.origin import Origin, Repo, RepoFile, make_repo
+from benchmarks.swarm_cells import over_bounds
 from benchmarks.tools import TOOLS, Task, environment, verify
 
 ORIGIN = Origin(hub_url="http://127.0.0.1:1", cdn_url="http://127.0.0.1:2", bodies_log=None)
@@ -223,3 +224,30 @@ def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
 def test_a_command_that_does_not_exist_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="nothing was told"):
         measure(["/no/such/command"], env=os.environ, cwd=tmp_path, timeout_s=5.0, output=tmp_path / "output")
+
+
+# ---- the swarm -------------------------------------------------------------------------------------------------------------
+
+
+def test_who_joins_late_is_judged_by_its_own_bound() -> None:
+    run = {"wall_s": 36.0, "joined_s": 12.0, "each_s": {"agent0": 21.0, "agent1": 22.0, "agent2": 36.0}}
+    figures = over_bounds(size=2_000_000_000, agents=2, rate=800_000_000, goodput=100e6, run=run)
+    bound = figures["bounds_s"]["framed"]
+    assert figures["ratios"]["framed"] == pytest.approx(36.0 / bound)
+    assert figures["early_ratio"] == pytest.approx(22.0 / bound)
+    assert figures["joiner_ratio"] == pytest.approx(24.0 / bound)
+    assert figures["late_ratio"] == pytest.approx(36.0 / (12.0 + bound))
+
+
+def test_where_nobody_joins_there_is_no_such_bound() -> None:
+    run = {"wall_s": 22.0, "joined_s": None, "each_s": {"agent0": 21.0, "agent1": 22.0}}
+    figures = over_bounds(size=2_000_000_000, agents=2, rate=800_000_000, goodput=100e6, run=run)
+    assert figures["joiner_ratio"] is None
+    assert figures["early_ratio"] == figures["late_ratio"] == figures["ratios"]["framed"]
+    curl = over_bounds(size=1, agents=2, rate=8, goodput=1.0, run={"wall_s": 1.0})
+    assert curl["early_ratio"] is None
+
+
+def test_touched_memory_is_given_back(tmp_path: Path) -> None:
+    touch_memory(tmp_path, (1 << 20) + 1)
+    assert not any(tmp_path.iterdir())

@@ -81,7 +81,9 @@ def test_ids_must_ascend() -> None:
 
 
 def test_a_gibibyte_travels_in_hundreds_of_chunks_and_a_huge_fleet_gets_larger_ones() -> None:
-    assert choose_sizes(largest=1 << 30, total=1 << 30, agents=4).chunk_bytes == 4 * MIB
+    assert choose_sizes(largest=1 << 30, total=1 << 30, agents=4).chunk_bytes == 8 * MIB
+    assert choose_sizes(largest=1 << 30, total=1 << 30, agents=1).chunk_bytes == 16 * MIB
+    assert choose_sizes(largest=1 << 30, total=1 << 30, agents=100).chunk_bytes == 4 * MIB
     assert choose_sizes(largest=100, total=100, agents=4).chunk_bytes == MIB
     model = 140 * 10**9
     thousands = choose_sizes(largest=model // 30, total=model, agents=10_000).chunk_bytes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.common.errors import Truncated
-from shoal.common.http.connection import TLS_RECORD_BYTES, Connection
+from shoal.common.http.connection import SPILL_BYTES, TLS_RECORD_BYTES, Connection
 
 BODY = random.Random(3).randbytes(300_000)
 
@@ -175,3 +175,60 @@ async def test_two_readers_are_a_mistake():
     connection.abort()
     with pytest.raises(Truncated):
         await first
+
+
+def test_a_body_behind_its_head_stays_in_the_kernel() -> None:
+    """However often a connection is used: its spill holds a head and a little more, and the body goes to the reader's buffer."""
+
+    async def run() -> None:
+        connection, wire = connected(via_tls=False)
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+        buffer = memoryview(bytearray(100_000))
+        for _ in range(5):
+            exchange = asyncio.ensure_future(connection.exchange(b"GET", "GET", "thing"))
+            await asyncio.sleep(0)
+            position = 0
+            while not wire.paused:
+                position += receive(connection, answer[position:], -1)
+            assert position <= SPILL_BYTES
+            await exchange
+            found = bytearray()
+            while len(found) < len(BODY):
+                reading = asyncio.ensure_future(connection.receive_into(buffer))
+                await asyncio.sleep(0)
+                while not reading.done() and not wire.paused and position < len(answer):
+                    position += receive(
+                        connection, answer[position:], -1
+                    )  # as libuv does: again while a buffer was filled
+                    await asyncio.sleep(0)
+                found += buffer[: await reading]
+            assert bytes(found) == BODY
+            assert connection.reusable
+            connection.rest(0.0)
+        connection.abort()
+
+    asyncio.run(run())
+
+
+def test_a_full_buffer_pauses_the_wire_until_the_next_one_comes() -> None:
+    async def run() -> None:
+        connection, wire = connected(via_tls=False)
+        exchange = asyncio.ensure_future(connection.exchange(b"GET", "GET", "thing"))
+        await asyncio.sleep(0)
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+        receive(connection, head, -1)
+        await exchange
+        first = asyncio.ensure_future(connection.receive_into(memoryview(bytearray(60_000))))
+        await asyncio.sleep(0)
+        receive(connection, BODY[:60_000], -1)
+        assert wire.paused
+        assert await first == 60_000
+        second = asyncio.ensure_future(connection.receive_into(memoryview(bytearray(60_000))))
+        await asyncio.sleep(0)
+        assert not wire.paused
+        receive(connection, BODY[60_000:100_000], -1)
+        assert await second == 40_000
+        assert not wire.paused, "the body is over: what comes next is noticed"
+        connection.abort()
+
+    asyncio.run(run())
