@@ -41,6 +41,7 @@ class HostTable:
         self._everyones: dict[str, None] = {}  # hosts that each agent is told of
         self._agents: dict[str, None] = {}  # those that are connected
         self._wants: dict[str, set[str]] = {}  # hosts by agent
+        self._blocked: dict[str, None] = {}  # hosts that nobody has shares of and that asked to wait
         self._dirty: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
         self._shares = ShareBook(incarnation=incarnation, share_s=share_s)
@@ -210,7 +211,8 @@ class HostTable:
         while self._timers and self._timers[0][0] <= now:
             _, host = heapq.heappop(self._timers)
             self._dirty[host] = None
-            self._hosts[host].conduct.pass_time(now, is_shared=self._hosts[host].is_shared)
+            if self._hosts[host].conduct.pass_time(now, is_shared=self._hosts[host].is_shared):
+                self._blocked.pop(host, None)
         if not self._settled and not self._shares.unknown(now):
             self._settled = True
             if self._incarnation > 1:
@@ -245,7 +247,8 @@ class HostTable:
 
     def _refresh(self, agent_id: str) -> None:
         """Tell an agent of everything that concerns it."""
-        for host in (*self._everyones, *self._wants.get(agent_id, ()), *self._shares.hosts_of(agent_id)):
+        wanted = self._wants.get(agent_id, ())
+        for host in (*self._everyones, *self._blocked, *wanted, *self._shares.hosts_of(agent_id)):
             self._hosts[host].tell.add(agent_id)
             self._dirty[host] = None
 
@@ -280,6 +283,7 @@ class HostTable:
         if conduct.blocked_until > now:
             heapq.heappush(self._timers, (conduct.blocked_until, state.host))
             if not state.is_shared:
+                self._blocked[state.host] = None
                 state.tell.update(self._agents)
 
     def _share(self, state: HostState, now: float) -> None:

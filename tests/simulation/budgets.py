@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from shoal.agent.gates import HostGates
 from shoal.agent.session import Identity, Outlook, RenewShares, SessionCore, SessionEffect, SetBudgets, Tell
-from shoal.common.records import AgentMessage, Answer, Capacity, CoordinatorMessage, Goodbye, Hello
+from shoal.common.records import AgentMessage, Answer, Capacity, CoordinatorMessage, Goodbye, Hello, Welcome
 from shoal.common.views import HostCondition
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.scheduler.host_state import EVERY_HOST
@@ -389,12 +389,13 @@ class BudgetWorld:
         twice = "duplicate" in self.scenario.faults
 
         def up(link: Link, message: AgentMessage) -> None:
-            for _ in range(1 + (twice and self.rng.random() < 0.2)):
+            # A stream begins once: what opens a session does not come twice in it.
+            for _ in range(1 + (twice and not isinstance(message, Hello) and self.rng.random() < 0.2)):
                 if self.life == life:
                     self._received(link, message)
 
         def down(link: Link, message: CoordinatorMessage) -> None:
-            for _ in range(1 + (twice and self.rng.random() < 0.2)):
+            for _ in range(1 + (twice and not isinstance(message, Welcome) and self.rng.random() < 0.2)):
                 agent.received(link, message)
 
         link = Link(
