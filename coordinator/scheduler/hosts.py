@@ -45,7 +45,7 @@ class HostTable:
         self._dirty: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
         self._shares = ShareBook(incarnation=incarnation, share_s=share_s)
-        self._settled = False  # shares of earlier incarnations have run out
+        self._unsettled = 2 if incarnation > 1 else 0  # shares of earlier incarnations, and requests that they allowed
 
     # ---- what is allowed --------------------------------------------------------------------------------------------
 
@@ -164,6 +164,8 @@ class HostTable:
 
     def heard(self, agent_id: str, confirmed: int, lapsed: int, now: float) -> None:
         """A heartbeat came: its agent obeys Budgets up to the one version, and uses no share of those up to the other."""
+        if agent_id not in self._agents:
+            return
         was_silent = not self._shares.reachable(agent_id, now)
         freed = self._shares.heard(agent_id, confirmed, lapsed, now)
         self._dirty.update(dict.fromkeys(freed))
@@ -213,10 +215,9 @@ class HostTable:
             self._dirty[host] = None
             if self._hosts[host].conduct.pass_time(now, is_shared=self._hosts[host].is_shared):
                 self._blocked.pop(host, None)
-        if not self._settled and not self._shares.unknown(now):
-            self._settled = True
-            if self._incarnation > 1:
-                self._dirty.update(dict.fromkeys(self._hosts))
+        while self._unsettled and now >= self._shares.known_from(connections=self._unsettled == 1):
+            self._unsettled -= 1
+            self._dirty.update(dict.fromkeys(self._hosts))
 
     def take_budgets(self, now: float) -> list[tuple[str, Budgets]]:
         """Share out anew what changed. Returns the messages to agents."""
@@ -229,7 +230,9 @@ class HostTable:
     def next_wakeup(self) -> float:
         """When `tick` is due again; infinity for never."""
         soonest = min(self._shares.next_due(), self._timers[0][0] if self._timers else float("inf"))
-        return soonest if self._settled else min(soonest, self._shares.unknown_until or 0.0)
+        if self._unsettled:
+            soonest = min(soonest, self._shares.known_from(connections=self._unsettled == 1))
+        return soonest
 
     # ---- within -----------------------------------------------------------------------------------------------------
 
@@ -295,16 +298,13 @@ class HostTable:
             return
         state.settle(self._general(state))
         whole, host = self._whole(state), state.host
-        if self._shares.unknown(now) and whole.is_limited:
+        if self._shares.unknown(whole, now):
             self._shares.offer(host, whole, {}, now, tell=told, blocked_s=blocked_s)
         elif state.conduct.condition is Condition.OPEN:
             slots = state.agents_max(whole)
             holders = [agent_id for agent_id, _ in self._shares.holders(host)]
             chosen = state.choose(slots, holders, self._agents, now)
             chosen = [agent_id for agent_id in chosen if self._shares.reachable(agent_id, now)]
-            for agent_id in chosen:
-                if agent_id not in holders:
-                    state.given_at[agent_id] = now
             self._shares.offer(host, whole, state.targets(whole, chosen), now, tell=told)
             if len(state.wanted) + len(state.used_at) > slots < len(self._agents) and state.turn_at <= now:
                 state.turn_at = now + TURN_S

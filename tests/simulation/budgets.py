@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from shoal.agent.gates import HostGates
 from shoal.agent.session import Identity, Outlook, RenewShares, SessionCore, SessionEffect, SetBudgets, Tell
 from shoal.common.records import AgentMessage, Answer, Capacity, CoordinatorMessage, Goodbye, Hello, Welcome
-from shoal.common.views import HostCondition
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.scheduler.host_state import EVERY_HOST
 
@@ -462,8 +461,8 @@ class BudgetWorld:
             require(busy == 0, f"{server.host} is probed while {busy} requests are under way")
             self.probes[server.host] += 1
         elif self.core is not None and server.host != "met":
-            condition = self.core.hosts.state_of(server.host).condition
-            require(condition is not HostCondition.HALF_OPEN, f"{server.host} is half-open, and {agent.agent_id} asks")
+            permit = self.core.hosts._hosts[server.host].conduct.permit
+            require(not permit, f"{server.host} is being probed, and {agent.agent_id} asks")
         server.asked(agent.agent_id, now)
         answer, retry_after_s = server.reply(now, len(server.log))
         life = agent.life

@@ -187,6 +187,7 @@ def test_after_a_restart_unknown_shares_are_waited_for() -> None:
     assert budget.unless_held
     bench.now = 110.0
     bench.beat("a")
+    assert bench.take() == {}
     bench.now = 100.0 + HOLD_S
     bench.beat("a")
     (budget,) = bench.take()["a"]
@@ -353,8 +354,10 @@ def test_a_probe_is_not_sent_while_somebody_may_still_ask() -> None:
     bench.now = 30.0
     bench.beat("a", "b", seen=[seen(waiting=1)])
     assert bench.take() == {}  # its requests may still be under way
+    for bench.now in (40.0, HOLD_S + LINGER_S - 1):
+        bench.beat("a", "b", seen=[seen(waiting=1)])
+        assert bench.take() == {}
     bench.now = HOLD_S + LINGER_S
-    bench.beat("a", "b", seen=[seen(waiting=1)])
     assert len(bench.take()) == 1
 
 
@@ -363,13 +366,18 @@ def test_another_one_probes_when_the_prober_is_gone() -> None:
     bench.take()
     for bench.now in (10.0, 20.0, 30.0):
         bench.beat("a", "b", "c", seen=[seen(waiting=1)])
-    (first,) = bench.take()
+        told = bench.take()
+    (first,) = told
     others = [agent_id for agent_id in "abc" if agent_id != first]
     bench.hosts.left(first, bench.now)
     (second,) = bench.take()
     assert second in others
     bench.beat(second, seen=[seen(waiting=1, probe=bench.versions[second], probe_answer=None)])
-    (third,) = bench.take()  # nobody knows what became of it
+    (told,) = bench.take().values()  # nobody knows what became of it
+    assert told[0].nothing
+    bench.beat(*others, seen=[seen(waiting=1)])
+    (third,) = bench.take()
+    assert third != first
     assert bench.told[third, HOST].probe
 
 
@@ -430,7 +438,9 @@ def test_a_streak_of_refusals_parks_a_host_that_has_a_budget() -> None:
 def test_work_on_a_host_in_trouble_is_granted_once_its_wait_is_over_and_nobody_could_probe_it() -> None:
     bench = in_trouble()
     assert bench.hosts.usable("unknown.example", 0.0)
-    assert not bench.hosts.usable(HOST, 31.0)
+    for bench.now in (10.0, 20.0, 31.0):
+        bench.beat("a", "b", "c")
+        assert not bench.hosts.usable(HOST, bench.now)
     for agent_id in "abc":
         bench.hosts.unwant(agent_id, HOST)
     assert not bench.hosts.usable(HOST, 29.0)
@@ -509,7 +519,7 @@ def test_the_rate_comes_back_along_the_cubic_curve_to_what_is_really_asked() -> 
         curve.append(made.rate)
     assert curve == sorted(curve)
     assert curve[int(INCIDENT_S) - 2] == pytest.approx(7.0)  # not before the incident is over
-    assert curve[13] == pytest.approx(10.0, rel=0.1)  # about where it was cut: the curve is flat there
+    assert curve[17] == pytest.approx(10.0, rel=0.1)  # about where it was cut: the curve is flat there
     assert curve[-1] == 12.0  # twice what is asked
     made.measured = 100.0
     made.succeeded(90.0)
