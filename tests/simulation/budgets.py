@@ -74,6 +74,7 @@ class Scenario:
     policy: bool = True  # an administrator's; else a dataset job's values, and agents that want the host
     general: float = 0.0  # rate of hosts without a policy
     rate_multiplier: float = 0.0
+    backoff_cap_s: float = 60.0
     faults: frozenset[str] = frozenset()
     fault_every_s: float = 4.0
     run_s: float = 120.0
@@ -364,7 +365,7 @@ class BudgetWorld:
                     rate_multiplier=scenario.rate_multiplier,
                     connections=connections or 10_000,
                     backoff_initial_s=5.0,
-                    backoff_cap_s=60.0,
+                    backoff_cap_s=scenario.backoff_cap_s,
                 )
                 for agent in self.agents[: core.hosts.agents_max(server.host)]:
                     core.hosts.want(agent.agent_id, server.host)
