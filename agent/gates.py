@@ -138,8 +138,8 @@ class HostGates:
                 changed += self._set_general(budget, version, now)
             else:
                 gate = self._gate(budget.host)
-                gate.has_budget = True
-                self._apply(gate, budget, version, now)
+                is_own, gate.has_budget = gate.has_budget, True
+                self._apply(gate, budget, version, now, goes_on=is_own)
                 changed.append(budget.host)
         return changed
 
@@ -171,14 +171,15 @@ class HostGates:
             self._general = Gate()
         own = [host for host, gate in self._gates.items() if not gate.has_budget]
         for gate in (self._general, *(self._gates[host] for host in own)):
-            self._apply(gate, budget, version, now)
+            self._apply(gate, budget, version, now, goes_on=True)
         return own
 
-    def _apply(self, gate: Gate, budget: HostBudget, version: int, now: float) -> None:
+    def _apply(self, gate: Gate, budget: HostBudget, version: int, now: float, *, goes_on: bool) -> None:
+        """goes_on: what the bucket holds was saved up under the share that this one replaces."""
         before = gate.share
         if budget.unless_held and before is not None and before.leased and not before.probe and gate.holds(now):
             return
-        goes_on = before is not None and before.leased and not before.probe and gate.holds(now)
+        goes_on = goes_on and before is not None and before.leased and not before.probe and gate.holds(now)
         level = gate.requests.level(now) if goes_on else budget.initial
         debt = gate.received.level(now) if goes_on else min(0.0, gate.received.level(now))
         burst = budget.burst or burst_of(budget.requests_per_s)

@@ -91,6 +91,8 @@ class Link(Protocol):
 class Budgeted(Protocol):
     """What keeps to the shares of hosts' budgets; see `throttle.py`."""
 
+    urgent: Callable[[], None]
+
     @property
     def obeyed(self) -> int: ...
     @property
@@ -218,6 +220,7 @@ class Agent:
     async def run(self, worker: Worker) -> None:
         """Work until `stop`. Raises what the worker raises if it breaks."""
         self._worker = worker
+        worker.throttle.urgent = self._wake.set
         self._session.peer = self._exchange.offer if self._exchange is not None else None
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:

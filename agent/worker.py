@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-<<<<<<< HEAD
 from collections.abc import Callable
-=======
-from collections.abc import Callable, Sequence
 from functools import partial
->>>>>>> main
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -42,11 +38,7 @@ from .engine.origins import Origins
 from .engine.reporting import failed, not_taken, released, report_grown, returned
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
-<<<<<<< HEAD
-=======
-from .engine.transfer import Transfer
 from .engine.turns import Turns
->>>>>>> main
 from .engine.units import Lapsed, ListObjects, Units
 from .engine.waiting import either
 from .swarm.peers import PeerClient
@@ -170,23 +162,12 @@ class Worker:
             await self._collector.aclose()
             await self._tasks.__aexit__(None, None, None)
         finally:
-<<<<<<< HEAD
             await self._jobs.close()
             await self._disk.idle()
             await self._origins.aclose()
             await self._disk.aclose()
             await self._hashing.aclose()
-=======
-            await self._release()
-
-    async def _release(self) -> None:
-        await self._jobs.close()
-        await self._disk.idle()
-        await self._origins.aclose()
-        await self._disk.aclose()
-        await self._hashing.aclose()
-        await self._unpacking.aclose()
->>>>>>> main
+            await self._unpacking.aclose()
 
     # -- leases
 
@@ -427,14 +408,3 @@ class Worker:
             report=self._report,
             tell=self._tell,
         )
-
-<<<<<<< HEAD
-    def _destination(self, job: JobSpec) -> Destination:
-        from .storage.destination import Destination
-
-        own = self._options
-        return Destination(job, root=own.root, allow=own.allow_paths, sync=own.sync, agent_id=own.agent_id)
-=======
-    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
-        return self._origins.lane_for(job, spec)
->>>>>>> main

@@ -74,7 +74,9 @@ class HostState:
     wanted: dict[str, int] = field(default_factory=dict[str, int])  # by agent: how often
     waiting: dict[str, int] = field(default_factory=dict[str, int])  # by agent: its requests that wait
     used_at: dict[str, float] = field(default_factory=dict[str, float])  # by agent: when it last asked, or waited to
-    given_at: dict[str, float] = field(default_factory=dict[str, float])  # by agent: since when it has its share
+    given_at: dict[str, float] = field(
+        default_factory=dict[str, float]
+    )  # by agent: when its turn began, where they take turns
     tell: set[str] = field(default_factory=set[str])  # agents that must be told what they have
 
     @property
@@ -160,9 +162,6 @@ class HostState:
 
         Without demand that is known, whoever is there. Otherwise those who need the host; if they are too many, in turn.
         """
-        for agent_id in [agent_id for agent_id in self.given_at if agent_id not in holders]:
-            if now - self.given_at[agent_id] > 60 * TURN_S:
-                del self.given_at[agent_id]
         if self.is_everyones and not self.wanted and len(agents) <= slots:
             return list(agents)
         needy = [agent_id for agent_id in self.needy(now) if agent_id in agents]
@@ -170,12 +169,12 @@ class HostState:
             return _first(slots, chain(holders, agents))
         if len(needy) <= slots:
             return needy
-        begun = self.given_at
-        rank = {
-            agent_id: (agent_id not in holders or now - begun.get(agent_id, now) >= TURN_S, begun.get(agent_id, -1.0))
-            for agent_id in needy
-        }
-        return sorted(needy, key=lambda agent_id: rank[agent_id])[:slots]
+        begun = {agent_id: self.given_at[agent_id] for agent_id in needy if agent_id in self.given_at}
+        in_turn = [agent_id for agent_id in needy if now - begun.get(agent_id, -TURN_S) < TURN_S]
+        others = [agent_id for agent_id in needy if agent_id not in in_turn]
+        chosen = [*in_turn, *sorted(others, key=lambda agent_id: begun.get(agent_id, -1.0))][:slots]
+        self.given_at = begun | {agent_id: now for agent_id in chosen if agent_id not in in_turn}
+        return chosen
 
     def targets(self, whole: Portion, chosen: list[str]) -> dict[str, Portion]:
         """The budget in equal parts. What is left of whole connections goes to the first by name, so that it stays where it is."""

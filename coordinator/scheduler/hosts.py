@@ -41,10 +41,11 @@ class HostTable:
         self._everyones: dict[str, None] = {}  # hosts that each agent is told of
         self._agents: dict[str, None] = {}  # those that are connected
         self._wants: dict[str, set[str]] = {}  # hosts by agent
+        self._blocked: dict[str, None] = {}  # hosts that nobody has shares of and that asked to wait
         self._dirty: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
         self._shares = ShareBook(incarnation=incarnation, share_s=share_s)
-        self._settled = False  # shares of earlier incarnations have run out
+        self._unsettled = 2 if incarnation > 1 else 0  # shares of earlier incarnations, and requests that they allowed
 
     # ---- what is allowed --------------------------------------------------------------------------------------------
 
@@ -167,6 +168,8 @@ class HostTable:
 
     def heard(self, agent_id: str, confirmed: int, lapsed: int, now: float) -> None:
         """A heartbeat came: its agent obeys Budgets up to the one version, and uses no share of those up to the other."""
+        if agent_id not in self._agents:
+            return
         was_silent = not self._shares.reachable(agent_id, now)
         freed = self._shares.heard(agent_id, confirmed, lapsed, now)
         self._dirty.update(dict.fromkeys(freed))
@@ -214,11 +217,11 @@ class HostTable:
         while self._timers and self._timers[0][0] <= now:
             _, host = heapq.heappop(self._timers)
             self._dirty[host] = None
-            self._hosts[host].conduct.pass_time(now, is_shared=self._hosts[host].is_shared)
-        if not self._settled and not self._shares.unknown(now):
-            self._settled = True
-            if self._incarnation > 1:
-                self._dirty.update(dict.fromkeys(self._hosts))
+            if self._hosts[host].conduct.pass_time(now, is_shared=self._hosts[host].is_shared):
+                self._blocked.pop(host, None)
+        while self._unsettled and now >= self._shares.known_from(connections=self._unsettled == 1):
+            self._unsettled -= 1
+            self._dirty.update(dict.fromkeys(self._hosts))
 
     def take_budgets(self, now: float) -> list[tuple[str, Budgets]]:
         """Share out anew what changed. Returns the messages to agents."""
@@ -231,7 +234,9 @@ class HostTable:
     def next_wakeup(self) -> float:
         """When `tick` is due again; infinity for never."""
         soonest = min(self._shares.next_due(), self._timers[0][0] if self._timers else float("inf"))
-        return soonest if self._settled else min(soonest, self._shares.unknown_until or 0.0)
+        if self._unsettled:
+            soonest = min(soonest, self._shares.known_from(connections=self._unsettled == 1))
+        return soonest
 
     # ---- within -----------------------------------------------------------------------------------------------------
 
@@ -249,7 +254,8 @@ class HostTable:
 
     def _refresh(self, agent_id: str) -> None:
         """Tell an agent of everything that concerns it."""
-        for host in (*self._everyones, *self._wants.get(agent_id, ()), *self._shares.hosts_of(agent_id)):
+        wanted = self._wants.get(agent_id, ())
+        for host in (*self._everyones, *self._blocked, *wanted, *self._shares.hosts_of(agent_id)):
             self._hosts[host].tell.add(agent_id)
             self._dirty[host] = None
 
@@ -284,6 +290,7 @@ class HostTable:
         if conduct.blocked_until > now:
             heapq.heappush(self._timers, (conduct.blocked_until, state.host))
             if not state.is_shared:
+                self._blocked[state.host] = None
                 state.tell.update(self._agents)
 
     def _share(self, state: HostState, now: float) -> None:
@@ -295,16 +302,13 @@ class HostTable:
             return
         state.settle(self._general(state))
         whole, host = self._whole(state), state.host
-        if self._shares.unknown(now) and whole.is_limited:
+        if self._shares.unknown(whole, now):
             self._shares.offer(host, whole, {}, now, tell=told, blocked_s=blocked_s)
         elif state.conduct.condition is Condition.OPEN:
             slots = state.agents_max(whole)
             holders = [agent_id for agent_id, _ in self._shares.holders(host)]
             chosen = state.choose(slots, holders, self._agents, now)
             chosen = [agent_id for agent_id in chosen if self._shares.reachable(agent_id, now)]
-            for agent_id in chosen:
-                if agent_id not in holders:
-                    state.given_at[agent_id] = now
             self._shares.offer(host, whole, state.targets(whole, chosen), now, tell=told)
             if len(state.wanted) + len(state.used_at) > slots < len(self._agents) and state.turn_at <= now:
                 state.turn_at = now + TURN_S

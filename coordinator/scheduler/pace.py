@@ -17,9 +17,9 @@ BETA = 0.7
 """What a cut leaves (RFC 9438, section 4.6; botocore)."""
 SCALE = 0.4
 """C of the curve (RFC 9438, section 4.1.1; botocore), for a rate of 1."""
-UNIT_S = 10.0
+UNIT_S = 20.0
 """The curve's unit of time. RFC 9438 takes a second, because TCP hears of a loss within a round trip; here word comes with a heartbeat,
-every 5 s, and must have had its effect before the rate passes the point of the last cut again (K is 0.9 units)."""
+every 5 s, and must have had its effect before the rate passes the point of the last cut again (K is 0.9 units, 18 s)."""
 INCIDENT_S = 12.0
 """Signs within so long of a cut are of what was asked before it: two heartbeats, and the longest ordinary request."""
 MEASURE_S = 10.0

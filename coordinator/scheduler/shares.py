@@ -105,7 +105,7 @@ class ShareBook:
         self.hold_s = share_s * (1 + CLOCK_DRIFT) + MARGIN_S
         self._version = incarnation * VERSIONS_PER_INCARNATION
         self._is_first = incarnation <= 1
-        self.unknown_until: float | None = None
+        self._begun_at: float | None = None
         self._hosts: dict[str, Shared] = {}
         self._members: dict[str, _Member] = {}
         self._order: OrderedDict[str, None] = OrderedDict()  # agents with shares; whoever was heard last is last
@@ -114,12 +114,18 @@ class ShareBook:
 
     def begin(self, now: float) -> None:
         """The first event of this incarnation: what an earlier one gave out may be in force from now on for a share's life."""
-        if self.unknown_until is None:
-            self.unknown_until = now if self._is_first else now + self.hold_s
+        if self._begun_at is None:
+            self._begun_at = now
 
-    def unknown(self, now: float) -> bool:
-        """Whether shares of an earlier incarnation may be in force."""
-        return self.unknown_until is not None and now < self.unknown_until
+    def known_from(self, *, connections: bool) -> float:
+        """From when on nothing of an earlier incarnation is in force; with connections: nor under way."""
+        if self._is_first or self._begun_at is None:
+            return self._begun_at or 0.0
+        return self._begun_at + self.hold_s + (LINGER_S if connections else 0.0)
+
+    def unknown(self, whole: Portion, now: float) -> bool:
+        """Whether a part of the budget may be spent by shares of an earlier incarnation."""
+        return whole.is_limited and now < self.known_from(connections=whole.connections < math.inf)
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
@@ -307,9 +313,9 @@ class ShareBook:
             if shared.reserve is not None and own[1] == 0 and 0 < new.burst < math.inf:
                 initial = max(0.0, min(new.burst, shared.reserve.level(now) - given))
                 given += initial
-            told = new.budget(host, initial=initial, blocked_s=blocked_s, unless_held=self.unknown(now))
+            told = new.budget(host, initial=initial, blocked_s=blocked_s, unless_held=self.unknown(whole, now))
             self._put(host, shared, agent_id, new, told)
-        _refill(shared, ledger, given, now)
+        self._refill(shared, whole, ledger, given, now)
 
     def offer_probe(self, host: str, whole: Portion, agent_id: str, now: float) -> tuple[int, float]:
         """Let one agent ask once, as soon as nobody may ask any more and the budget has a request to spare.
@@ -318,14 +324,14 @@ class ShareBook:
         when something becomes free.
         """
         shared = self._shared(host, whole, now)
-        if shared.holdings or self.unknown(now) or not self.reachable(agent_id, now):
+        if shared.holdings or self.unknown(whole, now) or not self.reachable(agent_id, now):
             return 0, math.inf
         if shared.reserve is not None:
             wait_s = shared.reserve.take_at_once(now)
             if wait_s > 0:
                 return 0, wait_s
         self._put(host, shared, agent_id, PROBE, PROBE.budget(host))
-        _refill(shared, Ledger(whole, [PROBE.values]), 0.0, now)
+        self._refill(shared, whole, Ledger(whole, [PROBE.values]), 0.0, now)
         return shared.holdings[agent_id].version, 0.0
 
     def tell(self, agent_id: str, budget: HostBudget) -> int:
@@ -356,8 +362,8 @@ class ShareBook:
     def _shared(self, host: str, whole: Portion, now: float) -> Shared:
         shared = self._hosts.setdefault(host, Shared())
         if shared.reserve is None and whole.rate < math.inf:
-            was_known = self._is_first or now > (self.unknown_until or now)
-            shared.reserve = TokenBucket(whole.rate, burst=whole.burst, level=whole.burst if was_known else 0.0)
+            level = 0.0 if self.unknown(whole, now) else whole.burst
+            shared.reserve = TokenBucket(whole.rate, burst=whole.burst, level=level)
         return shared
 
     def _put(self, host: str, shared: Shared, agent_id: str, new: Portion, budget: HostBudget) -> None:
@@ -377,13 +383,13 @@ class ShareBook:
             self._order[agent_id] = None
         self._drop_if_empty(host, agent_id)
 
-
-def _refill(shared: Shared, ledger: Ledger, given: float, now: float) -> None:
-    """What is given out and what is not have changed: so have the rate and the burst of the reserve."""
-    reserve = shared.reserve
-    if reserve is not None:
+    def _refill(self, shared: Shared, whole: Portion, ledger: Ledger, given: float, now: float) -> None:
+        """What is given out and what is not have changed: so have the rate and the burst of the reserve."""
+        reserve = shared.reserve
+        if reserve is None:
+            return
         level = reserve.level(now) - given
-        rate, burst = ledger.free()
+        rate, burst = (0.0, 0.0) if self.unknown(whole, now) else ledger.free()
         if rate == math.inf:
             shared.reserve = None
             return

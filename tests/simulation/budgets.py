@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 from shoal.agent.gates import HostGates
 from shoal.agent.session import Identity, Outlook, RenewShares, SessionCore, SessionEffect, SetBudgets, Tell
-from shoal.common.records import AgentMessage, Answer, Capacity, CoordinatorMessage, Goodbye, Hello
-from shoal.common.views import HostCondition
+from shoal.common.records import AgentMessage, Answer, Capacity, CoordinatorMessage, Goodbye, Hello, Welcome
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.scheduler.host_state import EVERY_HOST
 
@@ -75,6 +74,7 @@ class Scenario:
     policy: bool = True  # an administrator's; else a dataset job's values, and agents that want the host
     general: float = 0.0  # rate of hosts without a policy
     rate_multiplier: float = 0.0
+    backoff_cap_s: float = 60.0
     faults: frozenset[str] = frozenset()
     fault_every_s: float = 4.0
     run_s: float = 120.0
@@ -365,7 +365,7 @@ class BudgetWorld:
                     rate_multiplier=scenario.rate_multiplier,
                     connections=connections or 10_000,
                     backoff_initial_s=5.0,
-                    backoff_cap_s=60.0,
+                    backoff_cap_s=scenario.backoff_cap_s,
                 )
                 for agent in self.agents[: core.hosts.agents_max(server.host)]:
                     core.hosts.want(agent.agent_id, server.host)
@@ -389,12 +389,13 @@ class BudgetWorld:
         twice = "duplicate" in self.scenario.faults
 
         def up(link: Link, message: AgentMessage) -> None:
-            for _ in range(1 + (twice and self.rng.random() < 0.2)):
+            # A stream begins once: what opens a session does not come twice in it.
+            for _ in range(1 + (twice and not isinstance(message, Hello) and self.rng.random() < 0.2)):
                 if self.life == life:
                     self._received(link, message)
 
         def down(link: Link, message: CoordinatorMessage) -> None:
-            for _ in range(1 + (twice and self.rng.random() < 0.2)):
+            for _ in range(1 + (twice and not isinstance(message, Welcome) and self.rng.random() < 0.2)):
                 agent.received(link, message)
 
         link = Link(
@@ -461,8 +462,8 @@ class BudgetWorld:
             require(busy == 0, f"{server.host} is probed while {busy} requests are under way")
             self.probes[server.host] += 1
         elif self.core is not None and server.host != "met":
-            condition = self.core.hosts.state_of(server.host).condition
-            require(condition is not HostCondition.HALF_OPEN, f"{server.host} is half-open, and {agent.agent_id} asks")
+            permit = self.core.hosts._hosts[server.host].conduct.permit
+            require(not permit, f"{server.host} is being probed, and {agent.agent_id} asks")
         server.asked(agent.agent_id, now)
         answer, retry_after_s = server.reply(now, len(server.log))
         life = agent.life

@@ -35,7 +35,6 @@ from shoal.common.wire_hosts import decode_host
 from shoal.common.wire_views import (
     decode_agent,
     decode_fleet,
-
     decode_job,
     decode_object,
     decode_queued_job,
