@@ -4,9 +4,9 @@
 
     python -m benchmarks.collect [--rows 5000] [--encoding jpeg|original|...] [--rival PYTHON]
 
-nginx serves 500 distinct JPEGs of 37 kB (`benchmarks.images.pictures`). Counted is the CPU time of this process and its image workers, from
-the start of the batch to its finished files; the server's is not. ``--rival``: a Python that has img2dataset, which then does the same
-work (one process, as many threads as there are connections) after it.
+nginx serves 500 distinct JPEGs of 37 kB (`benchmarks.images.pictures`). Counted is the CPU time of this process and its image workers,
+from the start of the batch to its finished files; the server's is not. ``--rival``: a Python that has img2dataset, which then does the
+same work (one process, as many threads as there are connections).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+
 from shoal.agent.collect.gate import Answer
 from shoal.agent.collect.options import CollectOptions
 from shoal.agent.collect.runs import Collector
@@ -208,8 +209,8 @@ def main() -> None:
         assert report.tally == ((200, options.rows),), report
         own = resource.getrusage(resource.RUSAGE_SELF)
         print(
-            f"shoal: {used_s / options.rows * 1e3:.2f} ms CPU an image, {options.rows / wall_s:.0f} images/s, start {start_s:.2f} s CPU,"
-            f" largest resident set {own.ru_maxrss >> 10} MiB"
+            f"shoal: {used_s / options.rows * 1e3:.2f} ms CPU an image, {options.rows / wall_s:.0f} images/s, "
+            f"start {start_s:.2f} s CPU, largest resident set {own.ru_maxrss >> 10} MiB"
         )
         if profiler is not None:
             pstats.Stats(profiler).sort_stats("tottime").print_stats(35)

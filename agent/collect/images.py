@@ -17,7 +17,8 @@ from ...common.collect_records import ErrorCode, ImageEncoding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP")
+# What begins with MPO (two JPEGs in one file) opens as JPEG.
+FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 _ORIENTATION: Final = 0x0112  # EXIF 2.32, section 4.6.4
 _GAP: Final = (
     2.0  # what is more than so many times too large is first averaged over whole pixels: cheap, and hardly to be seen

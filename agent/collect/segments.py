@@ -1,9 +1,9 @@
 """What a batch has brought so far, on disk: append-only segments below the staging folder, one for each run.
 
-A segment is a row of frames: magic, two lengths, CRC-32, an Arrow record batch, and the images, one behind the other: they go from where
-they were received to the disk without being copied. A frame that was torn by a crash ends the segment: it
-and what lies behind it do not count. Every run reads the segments of all earlier ones, whoever wrote them, and appends to one of its
-own, so two agents never write one file, and nothing of a run that was killed is lost but its last frame.
+A segment is a row of frames: magic, two lengths, CRC-32, an Arrow record batch, and the images, one behind the other: they go to the
+disk from where they were received, without being copied. A frame that was torn by a crash ends the segment: it and what lies behind it
+do not count. Every run reads the segments of all earlier ones, whoever wrote them, and appends to one of its own, so two agents never
+write one file, and nothing of a run that was killed is lost but its last frame.
 
 ====== =====================================================================
 code   a row of a frame says
