@@ -28,6 +28,7 @@ from .answers import (
 )
 from .budget import Share
 from .gate import Answer, HostGate
+from .segments import IMAGES_BYTES_MAX
 
 _STEP_BYTES: Final = 64 << 10  # of a body whose length is not known
 _DRAIN_BYTES_MAX: Final = 64 << 10  # of an answer that is not wanted: reading it is cheaper than a new connection
@@ -150,7 +151,7 @@ class Fetcher:
     ) -> Fetched | Failed | Url:
         """One hop; a Url is where to go on. Raises ShoalError."""
         began_s = self._clock()
-        response = await self._client.request(target.text, headers=self._accept, follow_redirects=False)
+        response = await self._client.request(target, headers=self._accept, follow_redirects=False)
         latency_s = self._clock() - began_s
         status = response.status
         async with response:
@@ -195,7 +196,7 @@ class Fetcher:
 
     async def _body(self, response: Response, watch: _Stopwatch, share: Share) -> bytearray | Failed:
         """The whole body, without its content coding; what is too large is dropped at once."""
-        limit = self._spec.body_bytes_max
+        limit = min(self._spec.body_bytes_max, IMAGES_BYTES_MAX)
         coding = ",".join(response.headers.elements("content-encoding")).lower()
         length = response.body_length
         if length is not None and length > limit:

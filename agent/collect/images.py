@@ -17,7 +17,8 @@ from ...common.collect_records import ErrorCode, ImageEncoding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP")
+# What begins with MPO (two JPEGs in one file) opens as JPEG.
+FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 _ORIENTATION: Final = 0x0112  # EXIF 2.32, section 4.6.4
 _GAP: Final = (
     2.0  # what is more than so many times too large is first averaged over whole pixels: cheap, and hardly to be seen
@@ -186,12 +187,14 @@ def _encoded(image: Image, order: ImageOrder) -> bytes:
 
 def _check_end(data: bytes | bytearray | memoryview, kind: str) -> None:
     """Refuse an image that is kept as served but ends too soon: the mark of its end is missing."""
-    tail = bytes(memoryview(data)[-_TAIL_BYTES:])
-    if kind in _ENDS and _ENDS[kind] not in tail:
+    if kind in _ENDS and not any(
+        _ENDS[kind] in bytes(memoryview(data)[-length:]) for length in (_END_BYTES, _TAIL_BYTES)
+    ):
         raise ImageRefused(ErrorCode.NOT_AN_IMAGE, f"the {kind} image is cut short: its end is missing")
     if kind == "WEBP" and int.from_bytes(bytes(memoryview(data)[4:8]), "little") + 8 > len(data):
         raise ImageRefused(ErrorCode.NOT_AN_IMAGE, "the WEBP image is cut short")
 
 
+_END_BYTES: Final = 16  # where it is, as a rule
 _TAIL_BYTES: Final = 64 << 10  # some cameras and servers put something behind the image
 _ENDS: Final = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\x3b"}

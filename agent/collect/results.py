@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from ...common.collect_records import SUCCESS, CollectSpec, DatasetFormat
+from ...common.collect_records import SUCCESS, CollectSpec, Content, DatasetFormat, ImageEncoding
 from ...common.dataset_schema import ERRORS, SUCCESSES, arrow, batch_schema, errors_schema, successes_schema
 from ...common.errors import ShoalError
 from .beside import Beside, beside_for
@@ -95,7 +95,7 @@ class Assembly:
             written.files.append((staged, f"{self._batch}/{final}"))
             fd = root.open_beneath(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             file = stack.enter_context(os.fdopen(fd, "wb", buffering=0))
-            writer = _TableWriter(file, footer.into(schema), self._spec.row_group_bytes, sync=self._sync)
+            writer = _TableWriter(file, footer.into(schema), self._spec, sync=self._sync)
             stack.callback(writer.close)
             writers.append(writer)
         return writers[0], writers[1]
@@ -183,20 +183,19 @@ class Written:
 class _TableWriter:
     """A Parquet file whose row groups hold a bounded number of bytes."""
 
-    def __init__(self, file: BinaryIO, schema: Schema, group_bytes: int, *, sync: bool) -> None:
+    def __init__(self, file: BinaryIO, schema: Schema, spec: CollectSpec, *, sync: bool) -> None:
         pq = parquet()
 
         self._file = file
         self._schema = schema
-        self._group_bytes = group_bytes
+        self._group_bytes = spec.row_group_bytes
         self._sync = sync
         self._tables: list[Table] = []
         self._bytes = self._rows = 0
         leaves = {name: f"{name}.list.element" if name.endswith("_size") else name for name in schema.names}
         plain = [leaves[name] for name in schema.names if name not in _NO_STATISTICS]
         options: dict[str, Any] = {
-            "compression": "zstd",
-            "compression_level": 1,  # most bytes are pictures already; more effort finds nothing in them
+            "compression": {leaf: _codec(leaf, spec) for leaf in leaves.values()},
             "use_dictionary": [name for name in schema.names if name in _DICTIONARY],
             "write_statistics": plain,
             "write_page_index": True,
@@ -239,6 +238,12 @@ class _TableWriter:
         pa = arrow()
         whole = pa.concat_tables([table.replace_schema_metadata(self._schema.metadata) for table in tables])
         self._writer.write_table(whole, row_group_size=max(1, len(whole)))
+
+
+def _codec(column: str, spec: CollectSpec) -> str:
+    """zstd, but for images that are compressed already: it finds nothing in them, and costs as much as fetching them."""
+    packed = spec.content is Content.IMAGE and spec.image_encoding is not ImageEncoding.RAW_BGR
+    return "none" if column == "image" and packed else "zstd"
 
 
 def published(

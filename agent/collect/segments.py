@@ -1,8 +1,9 @@
 """What a batch has brought so far, on disk: append-only segments below the staging folder, one for each run.
 
-A segment is a row of frames: magic, length, CRC-32, and an Arrow record batch. A frame that was torn by a crash ends the segment: it
-and what lies behind it do not count. Every run reads the segments of all earlier ones, whoever wrote them, and appends to one of its
-own, so two agents never write one file, and nothing of a run that was killed is lost but its last frame.
+A segment is a row of frames: magic, two lengths, CRC-32, an Arrow record batch, and the images, one behind the other: they go to the
+disk from where they were received, without being copied. A frame that was torn by a crash ends the segment: it and what lies behind it
+do not count. Every run reads the segments of all earlier ones, whoever wrote them, and appends to one of its own, so two agents never
+write one file, and nothing of a run that was killed is lost but its last frame.
 
 ====== =====================================================================
 code   a row of a frame says
@@ -26,12 +27,14 @@ from typing import Any, Final
 
 from ...common.dataset_schema import arrow
 from ...common.safe_root import SafeRoot
-from .columns import Frame, Schema, values
+from .columns import Frame, Schema, compute, values
 
 SUFFIX: Final = ".seg"
-_HEAD: Final = struct.Struct("<4sII")
+_HEAD: Final = struct.Struct("<4sIII")  # magic, bytes of the record batch, bytes of the images, CRC-32 over both
 _MAGIC: Final = b"SHC1"
-_FRAME_BYTES_MAX: Final = (1 << 31) - 1  # what an Arrow binary column of 32-bit offsets holds
+_VECTORS_MAX: Final = 1024  # IOV_MAX of Linux
+_IMAGE: Final = "image"
+IMAGES_BYTES_MAX: Final = (1 << 31) - (1 << 24)  # what a binary column of 32-bit offsets holds, less a frame's worth
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class Entry:
 
 
 def frame_schema() -> Schema:
-    """Columns of a frame."""
+    """Columns of a frame as it is read."""
     pa = arrow()
     size = pa.list_(pa.int64())
     return pa.schema(
@@ -83,15 +86,22 @@ def frame_schema() -> Schema:
     )
 
 
+def _stored_schema() -> Schema:
+    """Columns of a frame's record batch: of the image its length alone, empty where there is none."""
+    pa = arrow()
+    schema = frame_schema()
+    return schema.set(schema.get_field_index(_IMAGE), pa.field(_IMAGE, pa.int32()))
+
+
 def frame_of(entries: Sequence[Entry]) -> Frame:
-    """The entries as columns."""
+    """The entries as columns, the images by their lengths."""
     pa = arrow()
     columns: list[Sequence[Any]] = [
         [entry.row for entry in entries],
         [entry.code for entry in entries],
         [entry.retries for entry in entries],
         [entry.message or None for entry in entries],
-        [entry.image for entry in entries],
+        [len(entry.image) if entry.image is not None else None for entry in entries],
         [entry.original_md5.hex() or None for entry in entries],
         [entry.stored_md5.hex() or None for entry in entries],
         [entry.original_size for entry in entries],
@@ -102,7 +112,7 @@ def frame_of(entries: Sequence[Entry]) -> Frame:
         [entry.robots_tag or None for entry in entries],
         [entry.fetched_us or None for entry in entries],
     ]
-    schema = frame_schema()
+    schema = _stored_schema()
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -117,17 +127,25 @@ class SegmentWriter:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write the entries as one frame. After an error nothing more may be appended."""
-        payload = memoryview(frame_of(entries).serialize())
-        if len(payload) > _FRAME_BYTES_MAX:
-            raise OSError(f"a frame of {len(payload)} bytes")
-        head = _HEAD.pack(_MAGIC, len(payload), zlib.crc32(payload))
-        left = [memoryview(head), payload]
-        while left:
-            written = os.writev(self._fd, left)
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if left:
-                left[0] = left[0][written:]
+        told = memoryview(frame_of(entries).serialize())
+        images = [memoryview(entry.image) for entry in entries if entry.image]
+        total = sum(map(len, images))
+        if total > IMAGES_BYTES_MAX:
+            raise OSError(f"a frame of {total} bytes")
+        crc = zlib.crc32(told)
+        for image in images:
+            crc = zlib.crc32(image, crc)
+        self._write([memoryview(_HEAD.pack(_MAGIC, len(told), total, crc)), told, *images])
+
+    def _write(self, parts: list[memoryview]) -> None:
+        at = 0
+        while at < len(parts):
+            written = os.writev(self._fd, parts[at : at + _VECTORS_MAX])
+            while at < len(parts) and written >= len(parts[at]):
+                written -= len(parts[at])
+                at += 1
+            if written:
+                parts[at] = parts[at][written:]
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -147,19 +165,36 @@ class Segment:
 def read_segment(root: SafeRoot, segment: Segment) -> Iterator[tuple[Frame, int]]:
     """The sound frames of a segment, each with where it ends, until the first that is torn. Raises OSError."""
     pa = arrow()
-    schema = frame_schema()
+    schema = _stored_schema()
     with os.fdopen(root.open_beneath(segment.path, os.O_RDONLY), "rb", buffering=0) as file:
-        size = min(os.fstat(file.fileno()).st_size, segment.bytes)
+        fd = file.fileno()
+        size = min(os.fstat(fd).st_size, segment.bytes)
         at = 0
         while at + _HEAD.size <= size:
-            magic, length, crc = _HEAD.unpack(os.pread(file.fileno(), _HEAD.size, at))
-            if magic != _MAGIC or at + _HEAD.size + length > size:
+            magic, told_bytes, image_bytes, crc = _HEAD.unpack(os.pread(fd, _HEAD.size, at))
+            length = told_bytes + image_bytes
+            at += _HEAD.size + length
+            if magic != _MAGIC or at > size:
                 return
-            payload = os.pread(file.fileno(), length, at + _HEAD.size)
+            payload = os.pread(fd, length, at - length)
             if len(payload) < length or zlib.crc32(payload) != crc:
                 return
-            at += _HEAD.size + length
-            yield pa.ipc.read_record_batch(pa.py_buffer(payload), schema), at
+            buffer = pa.py_buffer(payload)
+            frame = pa.ipc.read_record_batch(buffer.slice(0, told_bytes), schema)
+            yield _with_images(frame, buffer.slice(told_bytes)), at
+
+
+def _with_images(frame: Frame, images: Any) -> Frame:
+    """The frame with its images, which stay where they are."""
+    pa, pc = arrow(), compute()
+    at = frame.schema.get_field_index(_IMAGE)
+    lengths = frame.column(at)
+    ends = pc.cumulative_sum(pc.fill_null(lengths, 0))
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends.cast(pa.int32())])
+    there = lengths.buffers()[0]
+    column = pa.Array.from_buffers(pa.binary(), len(frame), [there, offsets.buffers()[1], images], lengths.null_count)
+    columns = [column if number == at else frame.column(number) for number in range(frame.num_columns)]
+    return pa.RecordBatch.from_arrays(columns, schema=frame_schema())
 
 
 class Recorded:

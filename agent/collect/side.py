@@ -50,9 +50,7 @@ class JobSide:
         self.overview_s = float("-inf")  # when this agent last wrote the overview
         self.place = place_for(job, options)
         self._crew = crew
-        self._clock = clock
         self._ignored = IgnoredHosts(self.spec.ignored)
-        self._ignored_s = float("-inf")
         self._ignored_lock = asyncio.Lock()
         agent = self.spec.user_agent or f"Shoal/{VERSION}"
         self.client = _client(self.spec, options.engine, agent)
@@ -71,12 +69,9 @@ class JobSide:
         )
 
     async def reread_ignored(self) -> None:
-        """Look at ``ignored.csv``, if that was not done just now. Raises ShoalError."""
+        """Look at ``ignored.csv``. Raises ShoalError."""
         async with self._ignored_lock:
-            if self._clock() - self._ignored_s >= REREAD_S:
-                found = await self._crew.run(partial(self.place.read_small, IGNORED)).wait()
-                self._ignored.take_file(found)
-                self._ignored_s = self._clock()
+            self._ignored.take_file(await self._crew.run(partial(self.place.read_small, IGNORED)).wait())
 
     async def keep_ignored(self) -> None:
         """Look at it again and again, until this is cancelled. A file that cannot be read stays as it was."""

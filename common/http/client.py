@@ -77,7 +77,7 @@ class HttpClient:
 
     async def request(
         self,
-        url: str,
+        url: str | Url,
         *,
         method: str = "GET",
         headers: Sequence[tuple[str, str]] = (),
@@ -97,7 +97,7 @@ class HttpClient:
         Raises Refused (URL or headers that must not be sent, http under ``https_only``), RedirectRefused, ConnectFailed, TlsFailed,
         TimedOut, ProtocolViolation, Truncated (the head was cut short).
         """
-        target = parse_url(url)
+        target = parse_url(url) if isinstance(url, str) else url
         if self._https_only and target.scheme != "https":
             raise Refused(
                 target.label,

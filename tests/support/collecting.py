@@ -237,3 +237,11 @@ async def collecting(
             yield bench
         finally:
             await collector.aclose()
+
+
+async def collect_for_ever(to: Path, urls: list[str]) -> None:
+    """Collect one batch, for a process that will be killed."""
+    host = urls[0].split("/")[2]
+    async with collecting(to, agent="doomed", connections=2) as bench:
+        await bench.batch(host, table_of(urls))
+        await asyncio.sleep(3600)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-Handler = Callable[["Request", asyncio.StreamWriter], "asyncio.Future[None]"]
+BOMB = gzip.compress(bytes(100 << 20), 1)  # 100 MiB in some hundred kB
 
 
 @dataclass
@@ -141,8 +141,7 @@ class OddServer:
                 writer.write(b"HTTP/1.1 200 X\r\nContent-Type: image/jpeg\r\nConnection: close\r\n\r\n\xff\xd8\xff")
                 await self._pour(writer)
             case "bomb":
-                body = gzip.compress(bytes(200 << 20), 9)
-                await self.answer(writer, 200, body, {"Content-Encoding": "gzip", **jpeg})
+                await self.answer(writer, 200, BOMB, {"Content-Encoding": "gzip", **jpeg})
             case "gzip":
                 await self.answer(writer, 200, gzip.compress(image), {"Content-Encoding": "gzip", **jpeg})
             case "noai":
