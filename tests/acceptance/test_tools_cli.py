@@ -438,6 +438,24 @@ def test_a_tool_of_an_installed_package(shoal: Shoal, dataset: Dataset, tmp_path
     assert "entry point broken" in run.stderr
 
 
+def test_the_example_of_the_documentation(shoal: Shoal, dataset: Dataset, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/tools.md").read_text(encoding="utf-8")
+    tool = tmp_path / "greyscale.py"
+    tool.write_text(text.partition("```python\n# greyscale.py")[2].partition("```")[0].partition("\n")[2])
+    report = run_tool(shoal, "greyscale", dataset, "--load", tool, "--option", "free=CC0,PDM")
+    free = [uuid for uuid in ALL if int(uuid[-6:]) % 3 == 0]
+    assert (report["removed"], report["changed"], report["reported"]) == (40, len(free) - 1, 1)
+    (reported,) = pq.read_table(report["report"]).to_pylist()
+    assert reported["uuid"] == "uuid-000012", "the image that was cut"
+    assert dataset.uuids() == free
+    for each in dataset.read():
+        with Image.open(io.BytesIO(each["image"])) as image:
+            assert image.mode == ("RGB" if each["uuid"] == "uuid-000012" else "L")
+    listed = shoal.run("tools", "list", "--load", tool, "--json").expect(0).document()["tools"]
+    (mine,) = [each for each in listed if each["name"] == "greyscale"]
+    assert mine["about"].startswith("Images with a free licence") and list(mine["options"]) == ["free"]
+
+
 PARTLY = """
 from shoal.tools import FilterRegister, FilterToolBase, RunnerToolBase, Outcome
 
