@@ -433,6 +433,19 @@ def test_schemas_and_metadata_survive(tmp_path: Path) -> None:
             assert below or metadata[b"mine"] == b"yes"
 
 
+def test_what_a_stopped_run_left_is_removed(tmp_path: Path) -> None:
+    dataset = Dataset(folder=tmp_path, edit=small).write()
+    left = [tmp_path / ".shoal/tools/size_based/.filter.0123.tmp/part-00000.parquet"]
+    for below in ("", "filtered/size_based"):
+        path = dataset.path(HOSTS[1], 1, below=below)
+        left.append(path.with_name(".successes.parquet.0123.tmp"))
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("cut")
+    run_tool(ToolSpec(name="size_based"), tmp_path)
+    assert not any(path.exists() for path in left)
+
+
 def test_rows_moved_in_two_runs_lie_together(tmp_path: Path) -> None:
     dataset = Dataset(folder=tmp_path, edit=small).write()
     everything = dataset.uuids()
