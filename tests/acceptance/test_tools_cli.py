@@ -201,24 +201,22 @@ def killed_at(shoal: Shoal, step: int, *arguments: str | Path) -> int:
     return shoal.run(*arguments, environ={STOP_AFTER: str(step)}).exit_code
 
 
+@pytest.mark.parametrize("step", range(8))
 @pytest.mark.parametrize("name", ["size_based", "resize", "image_verification"])
-def test_killed_at_every_rename(shoal: Shoal, tmp_path: Path, name: str) -> None:
-    """Two partitions in one unit: 2 renames of the parent before the worker starts, 4 or 5 for each partition, 1 for the unit."""
-    for step in range(12):
-        dataset = Dataset(folder=tmp_path / str(step), hosts=HOSTS[:1], rows=30, edit=spoil).write()
-        arguments = ["tools", "run", name, "--data", dataset.folder, *RUNS[name]]
-        code = killed_at(shoal, step, *arguments)
-        assert code in (0, 1, -9), code
-        if step > 0:
-            killed_at(shoal, step - 1, *arguments)
-        shoal.run(*arguments).expect(0)
-        assert sorted(dataset.uuids() + dataset.uuids(below=f"filtered/{name}")) == ALL, step
-        assert dataset.leftovers() == [], step
-        left = {"size_based": SMALL, "image_verification": CORRUPT, "resize": []}[name]
-        assert dataset.uuids(below=f"filtered/{name}") == left, step
-        if code == 0:
-            assert step > 4
-            break
+def test_killed_at_every_rename(shoal: Shoal, tmp_path: Path, name: str, step: int) -> None:
+    """Two partitions in one unit: the worker renames at most 3 or 4 times for each and once for the unit, the parent 5 times."""
+    dataset = Dataset(folder=tmp_path / "data", hosts=HOSTS[:1], rows=30, edit=spoil).write()
+    arguments = ["tools", "run", name, "--data", dataset.folder, *RUNS[name]]
+    codes = [killed_at(shoal, step, *arguments)]
+    if step % 2:
+        codes.append(killed_at(shoal, step // 2, *arguments))
+    assert set(codes) <= {0, 1, -9}
+    assert step > 4 or codes[0] != 0, "nothing was killed: the test proves nothing"
+    shoal.run(*arguments).expect(0)
+    left = {"size_based": SMALL, "image_verification": CORRUPT, "resize": []}[name]
+    assert sorted(dataset.uuids() + dataset.uuids(below=f"filtered/{name}")) == ALL
+    assert dataset.uuids(below=f"filtered/{name}") == left
+    assert dataset.leftovers() == []
 
 
 def test_a_stopped_move_is_finished_by_another_tool(shoal: Shoal, tmp_path: Path) -> None:
