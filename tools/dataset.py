@@ -169,6 +169,13 @@ def next_path(table: Path, tool: str) -> Path:
     return table.with_name(f".{table.name}.{tool}{NEXT}")
 
 
+def clear_temporary(data: Path, partition: Partition, tool: str) -> None:
+    """Remove what a stopped run left unfinished beside a partition's files. Only when nobody else is at work on the dataset."""
+    for below in ("", f"{FILTERED}/{tool}"):
+        for path in table_path(data, partition, below=below).parent.glob(f".{SUCCESSES}.*{durable.TEMPORARY}"):
+            path.unlink(missing_ok=True)
+
+
 def settle(data: Path, partition: Partition) -> None:
     """Finish the moves of this partition that were stopped half-way. Raises StateDamaged, OSError."""
     table = table_path(data, partition)

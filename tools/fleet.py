@@ -42,12 +42,17 @@ def run_unit(spec: ToolSpec, data: Path, number: int) -> UnitReport:
 
     Raises as `plan` does, and UsageError for a number that is no unit, StateDamaged when it was not planned.
     """
-    with storage_errors(data), dataset_lock(data, spec.name, together=True) as lock:
-        with (
-            tempfile.TemporaryDirectory(prefix="shoal-tools-") as folder,
-            Worker(spec, data, Path(folder, "row")) as worker,
-        ):
-            report = worker.run(number)
+    folder = ToolFolder(data, spec.name)
+    done = unit_record(folder, number, planned(spec, folder)[0])
+    if done is not None and not done.problems:
+        return done  # also when the tool is finished, and nobody is left to take the lock away
+    with (
+        storage_errors(data),
+        dataset_lock(data, spec.name, together=True) as lock,
+        tempfile.TemporaryDirectory(prefix="shoal-tools-") as scratch,
+        Worker(spec, data, Path(scratch, "row")) as worker,
+    ):
+        report = worker.run(number)
         lock.check()
         return report
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from . import registry
 
 GROUP: Final = "shoal.tools"
 _OWN = Path(__file__).parent
+_STDLIB = sysconfig.get_path("stdlib")
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -133,7 +135,8 @@ def _failed(error: BaseException, thing: str, stage: str, where: str) -> ToolFai
         frames = traceback.extract_tb(error.__traceback__)
         # The innermost line outside of our own files and of installed packages is most likely theirs.
         theirs = [frame for frame in frames if not _is_ours(frame.filename)]
-        frame = (theirs or list(frames))[-1]
+        written = [frame for frame in theirs if "site-packages" not in Path(frame.filename).parts]
+        frame = (written or theirs or list(frames))[-1]
         place = f"{frame.filename}:{frame.lineno}"
     return ToolFailed(
         f"{thing}, stage {stage}" + (f", {where}" if where else ""),
@@ -144,6 +147,5 @@ def _failed(error: BaseException, thing: str, stage: str, where: str) -> ToolFai
 
 def _is_ours(filename: str) -> bool:
     path = Path(filename)
-    return (
-        path.is_relative_to(_OWN) or filename.startswith("<") or bool({"site-packages", "importlib"} & set(path.parts))
-    )
+    # pyarrow's own frames have the relative names that they had where it was built.
+    return path.is_relative_to(_OWN) or not path.is_absolute() or path.is_relative_to(_STDLIB)

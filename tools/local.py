@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..common.collect_records import ToolSpec
+from .dataset import clear_temporary
 from .durable import storage_errors
 from .loading import load_tool
 from .lock import Held, dataset_lock
@@ -15,7 +16,7 @@ from .registry import Tool
 from .stages import Tell, run_filter, run_schedule, silent
 from .state import ToolFolder
 from .summary import read_summary, summarise
-from .tables import unit_sizes
+from .tables import read_chosen, unit_sizes
 from .units import unit_record
 
 
@@ -48,6 +49,8 @@ def _stages(spec: ToolSpec, tool: Tool, folder: ToolFolder, lock: Held, tell: Te
     before = {number: unit_record(folder, number, plan) for number in range(units)}
     finished = {number: report for number, report in before.items() if report is not None and not report.problems}
     waiting = [number for number in range(units) if number not in finished]
+    for chosen in read_chosen(folder.schedule) if waiting else ():
+        clear_temporary(folder.data, chosen.partition, spec.name)
     bytes_done = sum(sizes[number] for number in finished)
     rows = sum(report.rows for report in finished.values())
     removed = sum(report.removed for report in finished.values())

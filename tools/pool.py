@@ -112,8 +112,9 @@ class Worker:
             if self._is_closed:
                 raise _Died
             if self._process is None:
+                # -P: the folder that a person happens to be in has no say in what is imported.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "shoal.tools.worker"],
+                    [sys.executable, "-P", "-m", "shoal.tools.worker"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,

@@ -14,6 +14,7 @@ from .dataset import (
     FILTERED,
     MARKS_KEY,
     Mark,
+    clear_temporary,
     damaged,
     fingerprint,
     marks_of,
@@ -78,6 +79,7 @@ def restore_rows(data: Path, name: str, tell: Callable[[int], None] = lambda row
 def _bring_back(data: Path, partition: Partition, name: str, below: str) -> int:
     """Put the rows of one partition back. The new file says which rows' file it has taken in, so that it is not taken in twice."""
     pa = arrow()
+    clear_temporary(data, partition, name)
     if table_path(data, partition).exists():
         settle(data, partition)
     moved, table = table_path(data, partition, below=below), table_path(data, partition)

@@ -94,7 +94,7 @@ def test_what_looks_alike_is_only_listed(shoal: Shoal, tmp_path: Path) -> None:
     def alike(number: int, values: dict[str, Any]) -> None:
         if number in (4, 44):
             buffer = io.BytesIO()
-            picture(77).save(buffer, "JPEG", quality=92 if number == 4 else 94)  # other bytes, the same picture
+            picture(77).save(buffer, "JPEG", quality=95 if number == 4 else 80)  # other bytes, the same picture
             values["image"] = buffer.getvalue()
         if number == 5:
             values["image"] = b"nothing"
@@ -201,24 +201,22 @@ def killed_at(shoal: Shoal, step: int, *arguments: str | Path) -> int:
     return shoal.run(*arguments, environ={STOP_AFTER: str(step)}).exit_code
 
 
+@pytest.mark.parametrize("step", range(8))
 @pytest.mark.parametrize("name", ["size_based", "resize", "image_verification"])
-def test_killed_at_every_rename(shoal: Shoal, tmp_path: Path, name: str) -> None:
-    """Two partitions in one unit: 2 renames of the parent before the worker starts, 4 or 5 for each partition, 1 for the unit."""
-    for step in range(12):
-        dataset = Dataset(folder=tmp_path / str(step), hosts=HOSTS[:1], rows=30, edit=spoil).write()
-        arguments = ["tools", "run", name, "--data", dataset.folder, *RUNS[name]]
-        code = killed_at(shoal, step, *arguments)
-        assert code in (0, 1, -9), code
-        if step > 0:
-            killed_at(shoal, step - 1, *arguments)
-        shoal.run(*arguments).expect(0)
-        assert sorted(dataset.uuids() + dataset.uuids(below=f"filtered/{name}")) == ALL, step
-        assert dataset.leftovers() == [], step
-        left = {"size_based": SMALL, "image_verification": CORRUPT, "resize": []}[name]
-        assert dataset.uuids(below=f"filtered/{name}") == left, step
-        if code == 0:
-            assert step > 4
-            break
+def test_killed_at_every_rename(shoal: Shoal, tmp_path: Path, name: str, step: int) -> None:
+    """Two partitions in one unit: the worker renames at most 3 or 4 times for each and once for the unit, the parent 5 times."""
+    dataset = Dataset(folder=tmp_path / "data", hosts=HOSTS[:1], rows=30, edit=spoil).write()
+    arguments = ["tools", "run", name, "--data", dataset.folder, *RUNS[name]]
+    codes = [killed_at(shoal, step, *arguments)]
+    if step % 2:
+        codes.append(killed_at(shoal, step // 2, *arguments))
+    assert set(codes) <= {0, 1, -9}
+    assert step > 4 or codes[0] != 0, "nothing was killed: the test proves nothing"
+    shoal.run(*arguments).expect(0)
+    left = {"size_based": SMALL, "image_verification": CORRUPT, "resize": []}[name]
+    assert sorted(dataset.uuids() + dataset.uuids(below=f"filtered/{name}")) == ALL
+    assert dataset.uuids(below=f"filtered/{name}") == left
+    assert dataset.leftovers() == []
 
 
 def test_a_stopped_move_is_finished_by_another_tool(shoal: Shoal, tmp_path: Path) -> None:
@@ -436,6 +434,24 @@ def test_a_tool_of_an_installed_package(shoal: Shoal, dataset: Dataset, tmp_path
     assert listed["resize"]["origin"] == "built in" and "new_size" in listed["resize"]["options"]
     assert "absent_module" in run.document()["broken"][0]["cause"]
     assert "entry point broken" in run.stderr
+
+
+def test_the_example_of_the_documentation(shoal: Shoal, dataset: Dataset, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/tools.md").read_text(encoding="utf-8")
+    tool = tmp_path / "greyscale.py"
+    tool.write_text(text.partition("```python\n# greyscale.py")[2].partition("```")[0].partition("\n")[2])
+    report = run_tool(shoal, "greyscale", dataset, "--load", tool, "--option", "free=CC0,PDM")
+    free = [uuid for uuid in ALL if int(uuid[-6:]) % 3 == 0]
+    assert (report["removed"], report["changed"], report["reported"]) == (40, len(free) - 1, 1)
+    (reported,) = pq.read_table(report["report"]).to_pylist()
+    assert reported["uuid"] == "uuid-000012", "the image that was cut"
+    assert dataset.uuids() == free
+    for each in dataset.read():
+        with Image.open(io.BytesIO(each["image"])) as image:
+            assert image.mode == ("RGB" if each["uuid"] == "uuid-000012" else "L")
+    listed = shoal.run("tools", "list", "--load", tool, "--json").expect(0).document()["tools"]
+    (mine,) = [each for each in listed if each["name"] == "greyscale"]
+    assert mine["about"].startswith("Images with a free licence") and list(mine["options"]) == ["free"]
 
 
 PARTLY = """

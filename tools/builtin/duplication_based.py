@@ -1,7 +1,7 @@
 """``duplication_based``: of images whose originals are the same to the byte, the first stays and the others leave.
 
-The first is the first by server_name, partition_id and row. ``--perceptual`` lists, besides, images that look alike: those whose
-64-bit perceptual hash (pHash, of the well-known library imagehash) is the same. They are only reported.
+The first is the first by server_name, partition_id and row. ``--perceptual`` lists, besides, images that look alike: those of whose
+64-bit perceptual hashes (pHash, by the well-known library imagehash) few bits differ. They stay.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from ...common.errors import MissingExtra
 from .. import durable
 from ..arrow import arrow, compute
 from ..bases import MAX_PIXELS, Batch, DefaultScheduler, FilterToolBase, Outcome, Reported, RunnerToolBase, ToolContext
-from ..dataset import open_table
 from ..duplicates import BUCKETS, Buckets, bucket_of_hex, duplicate_schema, duplicates, key_schema
 from ..images import BadImage, decode
+from ..perceptual import DISTANCE, DISTANCE_MAX, write_alike
 from ..reading import DatasetReader
 from ..records import Partition
 from ..registry import FilterRegister, RunnerRegister, SchedulerRegister
-from ..rows import TableWriter, report_schema
 from ..tables import FilterTable
 
 NAME: Final = "duplication_based"
 ALIKE: Final = "perceptual.parquet"
 PHASH: Final = "phash"
-OPTIONS: Final = {"perceptual": "true: list images that look alike, too (false)"}
+OPTIONS: Final = {
+    "perceptual": "true: list images that look alike, too (false)",
+    "perceptual_distance": f"bits of 64 that the hashes of such images may differ in, 0 to {DISTANCE_MAX} ({DISTANCE})",
+}
 
 
 @FilterRegister(NAME)
@@ -139,6 +141,7 @@ class DuplicationFilterRunnerTool(RunnerToolBase):
     def __init__(self, context: ToolContext) -> None:
         super().__init__(context)
         self._perceptual = self.flag("perceptual")
+        self._distance = min(DISTANCE_MAX, self.integer("perceptual_distance", DISTANCE))
         self._pixels_max = self.integer("max_pixels", MAX_PIXELS, least=1)
 
     def apply(self, batch: Batch) -> Outcome:
@@ -161,41 +164,16 @@ class DuplicationFilterRunnerTool(RunnerToolBase):
                 yield Reported(index=index, reason=str(error), kind="undecodable")
 
     def summarise(self, reports: Sequence[Path]) -> Sequence[Path]:
-        """Group the hashes into perceptual.parquet: every image whose hash another image has too, sorted by hash."""
+        """Group the hashes into perceptual.parquet."""
         if not self._perceptual:
             return ()
-        pa = arrow()
-        pc = compute()
-
-        schema = pa.schema([("phash", pa.string()), *list(report_schema())[:4]])
         target = self.context.scratch / ALIKE
-        folder = durable.temporary_path(target.with_suffix(""))
+        scratch = durable.temporary_path(target.with_suffix(""))
         try:
-            with Buckets(folder, schema) as hashes, TableWriter(target, schema) as writer:
-                for path in reports:
-                    with open_table(path) as file:
-                        for batch in file.iter_batches():
-                            rows = pa.table(batch).filter(pc.equal(batch.column("kind"), PHASH))
-                            rows = rows.select(["reason", *schema.names[1:]]).rename_columns(schema.names)
-                            hashes.add(rows, bucket_of_hex(rows.column("phash").combine_chunks()))
-                for rows in hashes.read():
-                    for batch in _shared(rows).to_batches():
-                        writer.write(batch)
-                writer.finish(())
-                durable.replace(writer.temporary, target)
+            write_alike(reports, PHASH, target, scratch, self._distance)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         return (target,)
-
-
-def _shared(rows: Any) -> Any:
-    """The rows whose hash is there more than once, sorted."""
-    pc = compute()
-
-    counts = rows.group_by("phash").aggregate([("phash", "count")])
-    several = counts.filter(pc.greater(counts.column("phash_count"), 1)).column("phash")
-    order = [(name, "ascending") for name in ("phash", "server_name", "partition_id", "row")]
-    return rows.filter(pc.is_in(rows.column("phash"), value_set=several.combine_chunks())).sort_by(order)
 
 
 def _imagehash() -> Any:
