@@ -540,6 +540,18 @@ def damaged(tmp_path: Path) -> Iterable[Path]:
         yield tmp_path / name
 
 
+def test_a_failure_while_rejects_are_written_is_not_blamed_on_the_table(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shoal.coordinator.collect.rejects._ROWS_MAX", 10)
+    monkeypatch.setattr("shoal.coordinator.collect.rejects.Rejects._write", full)
+    with pytest.raises(NoSpace):
+        plan_of(write(tmp_path / "t.csv", *["x"] * 50), work=work)
+
+
 def test_damaged_files_are_named(tmp_path: Path, work: Path) -> None:
     for path in damaged(tmp_path):
         assert path.name in failure(UsageError, path, work=work), path
