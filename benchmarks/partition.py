@@ -26,7 +26,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from benchmarks.measure import measure
-from benchmarks.run import machine
+from benchmarks.run import machine, save
 from benchmarks.table import markdown_table
 from shoal.common.collect_records import CollectSpec
 from shoal.coordinator.collect import make_plan
@@ -198,9 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for cell in cells:
             document["cells"].append(run_cell(cell, Path(folder)))
-            print(json.dumps(document["cells"][-1]), flush=True)
-    (args.results / "partition.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (args.results / "partition.md").write_text(report(document), encoding="utf-8")
+            save(document, report(document), args.results, "partition")
 
 
 if __name__ == "__main__":

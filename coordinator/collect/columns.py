@@ -138,7 +138,8 @@ def _becomes_text(ours: str, kind: Any) -> bool:
         return ours in OPTIONAL_COLUMNS  # a column without any value is written as float by pandas
     if types.is_fixed_size_binary(kind):
         return kind.byte_width == _UUID_BYTES
-    return types.is_integer(kind) or types.is_boolean(kind) or types.is_temporal(kind) or types.is_decimal(kind)
+    is_time = types.is_date(kind) or types.is_timestamp(kind) or types.is_time(kind)
+    return is_time or types.is_integer(kind) or types.is_boolean(kind) or types.is_decimal(kind)
 
 
 def plain_array(column: Any) -> Any:

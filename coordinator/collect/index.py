@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -59,11 +59,12 @@ def read_run(path: Path) -> Iterator[Entry]:
             yield from _entries(block)
 
 
-def write_index(path: Path, runs: Iterable[Path]) -> None:
-    """The index that these runs make."""
+def write_index(path: Path, runs: Iterable[Path], check: Callable[[], None]) -> None:
+    """The index that these runs make. check is called between blocks and may raise."""
     merged = heapq.merge(*(read_run(run) for run in runs))
     with arrow().OSFile(str(path), "wb") as file, arrow_part("ipc").new_file(file, _schema()) as writer:
         for block in _blocks(merged):
+            check()
             writer.write_batch(block)
 
 

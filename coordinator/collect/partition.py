@@ -222,7 +222,7 @@ class _Partition:
             runs.append(folder / f"{len(runs):03d}")
             write_run(runs[-1], entries)
             arrow().default_memory_pool().release_unused()
-        write_index(self._work / INDEX, runs)
+        write_index(self._work / INDEX, runs, self._check)
         return total
 
     def _sorted_chunks(

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BLOCK_BYTES: Final = 16 << 20
 """A row of a CSV must fit into a block: this leaves room for a URL of 10 MB, which becomes a reject and not an error."""
 _HEADER_BYTES: Final = 1 << 18  # what is read for the header alone, unless the first rows are longer
+_BUFFER_BYTES: Final = (
+    1 << 20
+)  # else Arrow reads a column of a whole row group at once, which may be a column of the whole file
 _BLOCK_ROWS_MIN: Final = 1024
 _BLOCK_ROWS_MAX: Final = 1 << 17
 
@@ -50,6 +53,7 @@ class TableReader:
         """Reads the header. Raises UsageError for a file that cannot be read, and for columns that are missing or of a wrong type."""
         self.file = file
         self.rows = 0
+        self._failure: Exception | None = None  # of on_broken
         self._thing = f"table {file.path}"
         with _told(file.path):
             names, types = self._parquet_header() if file.format is TableFormat.PARQUET else self._text_header()
@@ -65,10 +69,14 @@ class TableReader:
 
         on_broken is called at once, and may have been called for rows behind those of the block that comes next.
         """
-        with _told(self.file.path):
-            yield from (
-                self._parquet_blocks() if self.file.format is TableFormat.PARQUET else self._text_blocks(on_broken)
-            )
+        try:
+            with _told(self.file.path):
+                is_parquet = self.file.format is TableFormat.PARQUET
+                yield from self._parquet_blocks() if is_parquet else self._text_blocks(on_broken)
+        except UsageError:
+            if self._failure:
+                raise self._failure from None
+            raise
 
     def _text_header(self) -> tuple[list[str], dict[str, Any]]:
         try:
@@ -97,7 +105,6 @@ class TableReader:
             null_values=[""],
         )
         gaps: list[list[int]] = []
-        failures: list[Exception] = []
 
         def set_aside(row: Any) -> str:
             number = row.number - 2  # it counts from 1, and the header as a row
@@ -108,21 +115,15 @@ class TableReader:
             try:
                 on_broken(number, row.text)
             except Exception as error:  # Arrow would print it and go on
-                failures.append(error)
+                self._failure = error
                 return "error"
             return "skip"
 
-        try:
-            with self._open_text(set_aside, convert=convert) as reader:
-                for batch in reader:
-                    numbers, self.rows = _number(self.rows, batch.num_rows, gaps)
-                    yield RawBlock(
-                        columns={ours: batch.column(theirs) for ours, theirs in self._found}, numbers=numbers
-                    )
-        except pa.ArrowInvalid:
-            if failures:
-                raise failures[0] from None
-            raise
+        with self._open_text(set_aside, convert=convert) as reader:
+            for batch in reader:
+                numbers, self.rows = _number(self.rows, batch.num_rows, gaps)
+                columns = {ours: batch.column(theirs) for ours, theirs in self._found}
+                yield RawBlock(columns=columns, numbers=numbers)
         self.rows = gaps[-1][1] if gaps else self.rows
 
     @contextmanager
@@ -151,7 +152,7 @@ class TableReader:
     def _parquet_blocks(self) -> Iterator[RawBlock]:
         pa = arrow()
         names = list(dict.fromkeys(theirs for _, theirs in self._found))
-        with arrow_part("parquet").ParquetFile(self.file.path, pre_buffer=False) as parquet:
+        with arrow_part("parquet").ParquetFile(self.file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
             rows = _rows_in_a_block(parquet.metadata)
             for batch in parquet.iter_batches(batch_size=rows, columns=names, use_threads=False):
                 columns = {ours: batch.column(theirs) for ours, theirs in self._found}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 URL_BYTES_MAX: Final = 8192  # as for sources (common/uri.py): what web servers commonly accept as a request line
 _HEADS_KEPT_MAX: Final = 100_000  # some tens of MB
 _NAME_BYTES_MAX: Final = 255  # of one component of a path (NAME_MAX, limits.h)
-_HEAD: Final = r"^(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\x00-\x20\x7f]*)"
+_HEAD: Final = r"^(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\x00-\x20\x7f]*)(?:[/?#]|$)"
 _CONTROL: Final = r"[\x00-\x1f\x7f]"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _BLANKS: Final = " \t\r\n"
