@@ -82,8 +82,11 @@ def png_bomb(width: int, height: int) -> bytes:
 
 
 def images(path: str, _before: int) -> Reply:
-    """``/N.jpg`` is JPEG number N."""
-    number = int(path.rpartition("/")[2].partition(".")[0])
+    """``/N.jpg`` is JPEG number N; nothing else is there."""
+    name, _, suffix = path.rpartition("/")[2].partition(".")
+    if suffix != "jpg":
+        return Reply(status=404)
+    number = int(name)
     return Reply(body=jpeg(number), headers={"Content-Type": "image/jpeg", "ETag": f'"{number}"'})
 
 
