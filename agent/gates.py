@@ -184,7 +184,8 @@ class HostGates:
         debt = gate.received.level(now) if goes_on else min(0.0, gate.received.level(now))
         burst = budget.burst or burst_of(budget.requests_per_s)
         gate.requests.set_rate(budget.requests_per_s, now, burst=burst)
-        gate.received.set_rate(budget.bytes_per_s, now)
+        if not (budget.nothing or budget.probe):  # bodies that are under way go on as they began
+            gate.received.set_rate(budget.bytes_per_s, now)
         if budget.leased:
             gate.requests.set_level(level, now)
             gate.received.set_level(debt, now)
@@ -210,15 +211,16 @@ class HostGates:
     def ask(self, host: str, now: float, *, counted: bool = False) -> float:
         """Whether one request may be sent to the host now.
 
-        Returns 0 if so: its token is taken, and if it is `counted` it is under way until `done`. Otherwise in how many seconds it is
-        worth asking again; infinity is until another word comes or a request ends.
+        Returns 0 if so: its token is taken, and if it is `counted` it needs a connection and is under way until `done`. Otherwise in
+        how many seconds it is worth asking again; infinity is until another word comes or a request ends.
         """
         gate = self._gate(host)
         if gate.blocked_until_s > now:
             return gate.blocked_until_s - now
         share = gate.share
         if share is not None:
-            if gate.is_stopped or not gate.holds(now) or gate.under_way >= self._connections(gate):
+            is_full = counted and gate.under_way >= self._connections(gate)
+            if gate.is_stopped or is_full or not gate.holds(now):
                 return math.inf
             if share.probe:
                 if gate.probe_used:

@@ -231,6 +231,14 @@ def test_fewer_connections_are_confirmed_when_they_are_obeyed() -> None:
     assert made.ask("a", 5.0, counted=True) == math.inf
 
 
+def test_bodies_under_way_are_read_as_they_began() -> None:
+    made = gates(HostBudget(host="a", bytes_per_s=100.0, leased=True))
+    made.set_budgets([HostBudget(host="a", leased=True, nothing=True)], 1.0, 2)
+    received = made.received("a")
+    assert received is not None
+    assert received.rate == 100.0
+
+
 def test_a_probe_is_one_request_and_its_answer_is_told_by_its_permit() -> None:
     made = gates(HostBudget(host="a", leased=True, probe=True, connections=1, burst=1.0))
     assert made.ask("a", 0.0, counted=True) == 0.0
@@ -314,7 +322,13 @@ async def test_a_connection_that_comes_back_lets_the_next_one_go() -> None:
     throttle.renewed(math.inf, time.now, anew=True)
     throttle.set_budgets([share(100.0, burst=9.0, initial=9.0, connections=1)], time.now, 1)
     async with throttle.request("a"):
-        waiter = asyncio.create_task(throttle.request_turn("a"))
+        await throttle.request_turn("a")  # a redirect within the same host follows on the same connection
+
+        async def another() -> None:
+            async with throttle.request("a"):
+                pass
+
+        waiter = asyncio.create_task(another())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waiter.done()
