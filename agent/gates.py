@@ -138,6 +138,13 @@ class HostGates:
                 changed += self._set_general(budget, version, now)
             else:
                 gate = self._gate(budget.host)
+                if (
+                    budget.blocked_s
+                    and not gate.has_budget
+                    and budget == HostBudget(host=budget.host, blocked_s=budget.blocked_s)
+                ):  # the host asked to wait, and has no budget: the general one, if there is one, still holds for it
+                    gate.blocked_until_s = max(gate.blocked_until_s, now + budget.blocked_s)
+                    continue
                 is_own, gate.has_budget = gate.has_budget, True
                 self._apply(gate, budget, version, now, goes_on=is_own)
                 changed.append(budget.host)
@@ -177,9 +184,9 @@ class HostGates:
     def _apply(self, gate: Gate, budget: HostBudget, version: int, now: float, *, goes_on: bool) -> None:
         """goes_on: what the bucket holds was saved up under the share that this one replaces."""
         before = gate.share
-        if budget.unless_held and before is not None and before.leased and not before.probe and gate.holds(now):
-            return
         goes_on = goes_on and before is not None and before.leased and not before.probe and gate.holds(now)
+        if budget.unless_held and goes_on:
+            return
         level = gate.requests.level(now) if goes_on else budget.initial
         debt = gate.received.level(now) if goes_on else min(0.0, gate.received.level(now))
         burst = budget.burst or burst_of(budget.requests_per_s)

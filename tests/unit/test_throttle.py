@@ -153,6 +153,14 @@ def test_a_general_budget_holds_for_hosts_without_their_own() -> None:
     assert made.ask("any.example", 20.0) == 0.0
 
 
+def test_a_block_of_a_host_without_a_budget_leaves_it_to_the_general_one() -> None:
+    made = HostGates()
+    made.set_budgets([HostBudget(host="any.example", blocked_s=5.0)], 0.0, 1)
+    assert made.ask("any.example", 1.0) == 4.0
+    made.set_budgets([HostBudget(host="*", requests_per_s=1.0)], 5.0, 2)
+    assert [made.ask("any.example", 5.0) for _ in range(2)] == [0.0, 1.0]
+
+
 # ---- leased shares ----------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +215,13 @@ def test_nothing_unless_it_is_held() -> None:
     assert made.ask("a", 20.0) == math.inf
     made.set_budgets([nothing], 21.0, 3)
     assert made.ask("a", 21.0) == math.inf
+
+
+def test_what_the_general_share_allows_is_not_held_of_a_host_by_name() -> None:
+    made = gates(share(10.0, host="*", initial=1.0))
+    made.set_budgets([HostBudget(host="a", leased=True, nothing=True, unless_held=True)], 1.0, 2)
+    assert made.ask("a", 1.0) == math.inf
+    assert made.ask("b", 1.0) == 0.0
 
 
 def test_connections_bound_what_is_under_way() -> None:
