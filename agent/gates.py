@@ -138,6 +138,13 @@ class HostGates:
                 changed += self._set_general(budget, version, now)
             else:
                 gate = self._gate(budget.host)
+                if (
+                    budget.blocked_s
+                    and not gate.has_budget
+                    and budget == HostBudget(host=budget.host, blocked_s=budget.blocked_s)
+                ):  # the host asked to wait, and has no budget: the general one, if there is one, still holds for it
+                    gate.blocked_until_s = max(gate.blocked_until_s, now + budget.blocked_s)
+                    continue
                 is_own, gate.has_budget = gate.has_budget, True
                 self._apply(gate, budget, version, now, goes_on=is_own)
                 changed.append(budget.host)
@@ -177,14 +184,15 @@ class HostGates:
     def _apply(self, gate: Gate, budget: HostBudget, version: int, now: float, *, goes_on: bool) -> None:
         """goes_on: what the bucket holds was saved up under the share that this one replaces."""
         before = gate.share
-        if budget.unless_held and before is not None and before.leased and not before.probe and gate.holds(now):
-            return
         goes_on = goes_on and before is not None and before.leased and not before.probe and gate.holds(now)
+        if budget.unless_held and goes_on:
+            return
         level = gate.requests.level(now) if goes_on else budget.initial
         debt = gate.received.level(now) if goes_on else min(0.0, gate.received.level(now))
         burst = budget.burst or burst_of(budget.requests_per_s)
         gate.requests.set_rate(budget.requests_per_s, now, burst=burst)
-        gate.received.set_rate(budget.bytes_per_s, now)
+        if not (budget.nothing or budget.probe):  # bodies that are under way go on as they began
+            gate.received.set_rate(budget.bytes_per_s, now)
         if budget.leased:
             gate.requests.set_level(level, now)
             gate.received.set_level(debt, now)
@@ -210,15 +218,16 @@ class HostGates:
     def ask(self, host: str, now: float, *, counted: bool = False) -> float:
         """Whether one request may be sent to the host now.
 
-        Returns 0 if so: its token is taken, and if it is `counted` it is under way until `done`. Otherwise in how many seconds it is
-        worth asking again; infinity is until another word comes or a request ends.
+        Returns 0 if so: its token is taken, and if it is `counted` it needs a connection and is under way until `done`. Otherwise in
+        how many seconds it is worth asking again; infinity is until another word comes or a request ends.
         """
         gate = self._gate(host)
         if gate.blocked_until_s > now:
             return gate.blocked_until_s - now
         share = gate.share
         if share is not None:
-            if gate.is_stopped or not gate.holds(now) or gate.under_way >= self._connections(gate):
+            is_full = counted and gate.under_way >= self._connections(gate)
+            if gate.is_stopped or is_full or not gate.holds(now):
                 return math.inf
             if share.probe:
                 if gate.probe_used:

@@ -48,7 +48,8 @@ class Throttle:
     # -- requests
 
     async def request_turn(self, host: str) -> None:
-        """Return when one request may be sent to the host."""
+        """Return when one request may be sent to the host. It needs no connection of the share: it follows another one on its own,
+        as after a redirect."""
         await self._turn(host, counted=False)
 
     @asynccontextmanager

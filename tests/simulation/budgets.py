@@ -103,7 +103,9 @@ class Scenario:
         policy = multiplier == 0.0 and rng.random() < 0.6
         if policy and rng.random() < 0.4:
             general = rng.choice(rates)
-            servers.append(Server(host="met", rate=general * (1 + DRIFT + 0.001), burst=max(general, 1.0)))
+            reply = rng.choice((always_well, _moody(rng.randrange(1 << 30))))
+            most = general * (1 + DRIFT + 0.001)
+            servers.append(Server(host="met", rate=most, burst=max(general, 1.0), reply=reply))
         return cls(
             agents=rng.choice((1, 2, 3, 5, 8, 20)),
             workers=rng.choice((1, 3, 6)),
@@ -461,7 +463,7 @@ class BudgetWorld:
             busy = server.under_way.total()
             require(busy == 0, f"{server.host} is probed while {busy} requests are under way")
             self.probes[server.host] += 1
-        elif self.core is not None and server.host != "met":
+        elif self.core is not None and server.host in self.core.hosts._hosts:
             permit = self.core.hosts._hosts[server.host].conduct.permit
             require(not permit, f"{server.host} is being probed, and {agent.agent_id} asks")
         server.asked(agent.agent_id, now)

@@ -153,6 +153,14 @@ def test_a_general_budget_holds_for_hosts_without_their_own() -> None:
     assert made.ask("any.example", 20.0) == 0.0
 
 
+def test_a_block_of_a_host_without_a_budget_leaves_it_to_the_general_one() -> None:
+    made = HostGates()
+    made.set_budgets([HostBudget(host="any.example", blocked_s=5.0)], 0.0, 1)
+    assert made.ask("any.example", 1.0) == 4.0
+    made.set_budgets([HostBudget(host="*", requests_per_s=1.0)], 5.0, 2)
+    assert [made.ask("any.example", 5.0) for _ in range(2)] == [0.0, 1.0]
+
+
 # ---- leased shares ----------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +217,13 @@ def test_nothing_unless_it_is_held() -> None:
     assert made.ask("a", 21.0) == math.inf
 
 
+def test_what_the_general_share_allows_is_not_held_of_a_host_by_name() -> None:
+    made = gates(share(10.0, host="*", initial=1.0))
+    made.set_budgets([HostBudget(host="a", leased=True, nothing=True, unless_held=True)], 1.0, 2)
+    assert made.ask("a", 1.0) == math.inf
+    assert made.ask("b", 1.0) == 0.0
+
+
 def test_connections_bound_what_is_under_way() -> None:
     made = gates(share(100.0, burst=100.0, initial=100.0, connections=2))
     assert [made.ask("a", 0.0, counted=True) for _ in range(3)] == [0.0, 0.0, math.inf]
@@ -229,6 +244,14 @@ def test_fewer_connections_are_confirmed_when_they_are_obeyed() -> None:
     assert made.versions(1.0)[0] == 3
     assert made.is_pressing
     assert made.ask("a", 5.0, counted=True) == math.inf
+
+
+def test_bodies_under_way_are_read_as_they_began() -> None:
+    made = gates(HostBudget(host="a", bytes_per_s=100.0, leased=True))
+    made.set_budgets([HostBudget(host="a", leased=True, nothing=True)], 1.0, 2)
+    received = made.received("a")
+    assert received is not None
+    assert received.rate == 100.0
 
 
 def test_a_probe_is_one_request_and_its_answer_is_told_by_its_permit() -> None:
@@ -314,7 +337,13 @@ async def test_a_connection_that_comes_back_lets_the_next_one_go() -> None:
     throttle.renewed(math.inf, time.now, anew=True)
     throttle.set_budgets([share(100.0, burst=9.0, initial=9.0, connections=1)], time.now, 1)
     async with throttle.request("a"):
-        waiter = asyncio.create_task(throttle.request_turn("a"))
+        await throttle.request_turn("a")  # a redirect within the same host follows on the same connection
+
+        async def another() -> None:
+            async with throttle.request("a"):
+                pass
+
+        waiter = asyncio.create_task(another())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waiter.done()
