@@ -21,8 +21,8 @@ from ..common.collect_records import (
 )
 from ..common.errors import ExitCode, UsageError, error_class
 from ..common.records import Delivery, Tally
-from ..common.views import JobView, SubmitRequest
-from .output import printable, to_document
+from ..common.views import JobView, ObjectView, SubmitRequest
+from .output import job_document, printable, reason_of, to_document
 from .running import run
 
 if TYPE_CHECKING:
@@ -60,26 +60,27 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
     """Collect and wait. Returns the exit code."""
     request = collect_request(settings, options)
     confirm(request, options)
-    job = run(_collect(settings, request))
+    job, failed = run(_collect(settings, request))
     result = outcome(job)
     if options.json:
-        document = to_document(result) | {"errors": result.errors, "job": to_document(job)}
+        document = to_document(result) | {"errors": result.errors, "job": job_document(job, failed)}
         print(json.dumps(document, indent=2))
     else:
         print(result.folder)
-    for line in report_lines(job, result):
+    for line in report_lines(job, result, failed):
         print(line, file=sys.stderr)
     if job.failure is not None:
         return int(error_class(job.failure.code).exit_code)
     return ExitCode.OK if job.status.value == "done" else ExitCode.FAILED
 
 
-async def _collect(settings: Settings, request: SubmitRequest) -> JobView:
-    from .transfer import follow, transfers
+async def _collect(settings: Settings, request: SubmitRequest) -> tuple[JobView, list[ObjectView]]:
+    from .transfer import failed_objects, follow, transfers
 
     async with transfers(settings) as coordinator:
         submitted = (await coordinator.submit(request))[0]
-        return (await follow(coordinator, [submitted.job.job_id], detach=bool(settings.coordinator.address)))[0]
+        (job,) = await follow(coordinator, [submitted.job.job_id], detach=bool(settings.coordinator.address))
+        return job, await failed_objects(coordinator, job)
 
 
 def collect_request(settings: Settings, options: argparse.Namespace | None = None) -> SubmitRequest:
@@ -200,7 +201,7 @@ def outcome(job: JobView) -> Collected:
     )
 
 
-def report_lines(job: JobView, result: Collected) -> list[str]:
+def report_lines(job: JobView, result: Collected, failed: Sequence[ObjectView]) -> list[str]:
     """The outcome for people."""
     lines = [
         f"{printable(job.uri)}: {job.status.value}, {result.successes:,} of {result.rows:,} rows collected, "
@@ -210,6 +211,7 @@ def report_lines(job: JobView, result: Collected) -> list[str]:
         lines.append(f"  {rows:>12,}  {code_name(code)}")
     if job.failure is not None:
         lines.append(f"  {printable(job.failure.text)}")
+    lines += [f"  {reason_of(batch)}" for batch in failed[:CODES_SHOWN]]
     return lines
 
 
@@ -236,7 +238,7 @@ def collect_api(config: str | Path, *, settings: Mapping[str, object] | None = N
     from ..common.settings import load_settings
 
     loaded = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=settings, config_file=Path(config))
-    job = run(_collect(loaded, collect_request(loaded)))
+    job, _ = run(_collect(loaded, collect_request(loaded)))
     if job.failure is not None:
         raise error_class(job.failure.code)("shoal collect", cause=job.failure.text)
     return outcome(job)

@@ -112,7 +112,7 @@ def _table_folder(settings: Settings, spec: CollectSpec, destination: str) -> Pa
     """Where a table's partition is kept: beside the dataset, so that a later run finds it."""
     if destination.startswith("s3://"):
         return fingerprint_folder(settings.coordinator.state / "collect", spec, destination)
-    return settings.agent.root / destination.lstrip("/") / ".shoal" / "collect" / "table"
+    return settings.agent.root / destination.lstrip("/") / ".shoal" / "table"
 
 
 @asynccontextmanager

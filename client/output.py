@@ -89,6 +89,12 @@ def agent_state(agent: AgentView) -> str:
     return f"{agent.status.value}, cut off" if agent.cut_off else agent.status.value
 
 
+def reason_of(obj: ObjectView) -> str:
+    """Why an object failed, with its name: an error of a connection knows only the URL."""
+    path, text = printable(obj.path), printable(obj.failure.text if obj.failure else "")
+    return text if path in text else f"{path}: {text}"
+
+
 def progress_line(job: JobView) -> str:
     """A running job in one line."""
     if job.delivery is Delivery.DATASET and job.rows_total:

@@ -16,7 +16,7 @@ from ..common.errors import ExitCode, Interrupted, UsageError, error_class
 from ..common.records import Delivery, Layout
 from ..common.uri import HubUri, SourceUri, parse_list_file, parse_uri
 from ..common.views import Control, JobView, ObjectView, SubmitRequest, Submitted
-from .output import job_document, printable, to_document
+from .output import job_document, reason_of, to_document
 from .running import run
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
     async with transfers(settings) as coordinator:
         submitted = [job for request in requests for job in await coordinator.submit(request)]
         jobs = await follow(coordinator, [each.job.job_id for each in submitted], detach=remote)
-        failed = [await _failed_objects(coordinator, job) for job in jobs]
+        failed = [await failed_objects(coordinator, job) for job in jobs]
     report(jobs, failed, sys.stderr)
     if options.json:
         documents = [job_document(job, objects) for job, objects in zip(jobs, failed, strict=True)]
@@ -204,7 +204,8 @@ class _on_signals:  # reads as a statement
             signal.signal(number, signal.SIG_DFL)
 
 
-async def _failed_objects(transfers: Transfers, job: JobView) -> list[ObjectView]:
+async def failed_objects(transfers: Transfers, job: JobView) -> list[ObjectView]:
+    """The objects of a job that failed for good, the first of them."""
     if not job.objects_failed:
         return []
     return await transfers.list_objects(job.job_id, status="failed", after_id=0, limit=ERRORS_PAGE)
@@ -217,15 +218,9 @@ def report(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]], out:
     for job, objects in zip(jobs, failed, strict=True):
         print(summary_line(job), file=out)
         for obj in objects[:FAILURES_SHOWN]:
-            print(f"  failed: {_reason(obj)}", file=out)
+            print(f"  failed: {reason_of(obj)}", file=out)
         if job.objects_failed > FAILURES_SHOWN:
             print(f"  … and {job.objects_failed - FAILURES_SHOWN} more", file=out)
-
-
-def _reason(obj: ObjectView) -> str:
-    """Why an object failed, with its name: an error of a connection knows only the URL."""
-    path, text = printable(obj.path), printable(obj.failure.text if obj.failure else "")
-    return text if path in text else f"{path}: {text}"
 
 
 def place(job: JobView, settings: Settings) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
-from ...common.collect_records import HostProfile, batch_of_path
+from ...common.collect_records import HostProfile, Restart, batch_of_path
 from ...common.dataset_rows import read_rows
 from ...common.dataset_schema import OVERVIEW, PROFILES, REJECTS
 from ...common.errors import ShoalError, Unreachable
@@ -210,8 +210,14 @@ class Collector:
             f"{run.job.job_id} {spec.path}", asyncio.Lock()
         )  # kept as long as one holds it
         async with before, self._slots:
-            await side.reread_ignored()
             tools = self._shared()
+            there = await tools.crew.run(partial(side.place.find, spec.path)).wait()
+            if there is not None and side.spec.restart is not Restart.FAILED:
+                # Before its rows are asked for: a table that was read anew has them no more.
+                return WorkReport(
+                    unit=lease.unit, token=lease.token, outcome=Outcome.DONE, tally=there.tally, skipped=True
+                )
+            await side.reread_ignored()
             tools.images.check()
             rows = read_rows(await self._rows(run, f"batch/{spec.object_id}"))
             profiler: Callable[[Timing, Failed | None], HostProfile] | None = None

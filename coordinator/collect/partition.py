@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...common.collect_records import CollectSpec, Restart
 from ...common.dataset_rows import arrow_part, stream_head
 from ...common.dataset_schema import REJECTS, arrow
-from ...common.errors import Conflict, Interrupted, NoSpace, NotWritable, ShoalError, StateDamaged, UsageError
+from ...common.errors import Conflict, Interrupted, NoSpace, NotFound, NotWritable, ShoalError, StateDamaged, UsageError
 from ..sources.policy import Policy
 from .checking import RowChecker
 from .columns import Columns, carried_schema, columns_of
@@ -34,7 +34,18 @@ from .duplicates import Duplicates
 from .finished import FINISHED, Finished, look_for_finished, write_finished
 from .index import write_index, write_run
 from .inputs import TableFile, find_tables, look_at
-from .plan import INDEX, PLAN, Plan, PlanRecord, fingerprint_of, open_plan, tables_of, write_plan
+from .plan import (
+    INDEX,
+    PLAN,
+    Plan,
+    PlanRecord,
+    fingerprint_of,
+    older_plans,
+    open_plan,
+    set_aside,
+    tables_of,
+    write_plan,
+)
 from .reading import TableReader
 from .reasons import Reason
 from .rejects import FileStarts, Reject, Rejects
@@ -73,6 +84,7 @@ def make_plan(
         return _reuse(open_plan(work), files, fingerprint)
     with _told(work):
         work.mkdir(parents=True, exist_ok=True)
+        set_aside(work)
         finished = _finished(work, dataset)
         _clear(work)
         partition = _Partition(spec, work, policy, should_stop, progress, finished)
@@ -280,11 +292,11 @@ def _finished(work: Path, dataset: Path | None) -> Finished | None:
     if dataset is None or not dataset.is_dir():
         return None
     found = look_for_finished(dataset)
-    if (work / PLAN).exists():
+    for older in older_plans(work):
         try:
-            for batch in open_plan(work).batches():
+            for batch in open_plan(older).batches():
                 found.reserve(batch.host, batch.partition)
-        except StateDamaged:
+        except (StateDamaged, NotFound):
             pass  # its finished batches were found, and begun ones name the rows that they belong to
     return found if found.free else None
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PLAN: Final = "plan.json"
 INDEX: Final = "index.arrow"
+_OLDER: Final = "older"
 _VERSION: Final = 1
 _REMEDY: Final = "make the partition anew with --restart partitioning"
 
@@ -88,6 +89,24 @@ def write_plan(work: Path, record: PlanRecord) -> None:
     _sync_folder(work)
     temporary.replace(work / PLAN)
     _sync_folder(work)
+
+
+def older_plans(work: Path) -> list[Path]:
+    """The folders of plans that `set_aside` kept, the newest first: rows of their finished batches are in none of the later ones."""
+    found = [path for path in (work / _OLDER).glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: -int(path.name))
+
+
+def set_aside(work: Path) -> None:
+    """Keep a finished plan while another one takes its place. Raises OSError."""
+    if not (work / PLAN).exists():
+        return
+    older = older_plans(work)
+    folder = work / _OLDER / str(int(older[0].name) + 1 if older else 1)
+    folder.mkdir(parents=True)
+    files = [path for path in work.iterdir() if path.is_file() and path.name != PLAN]
+    for path in [*files, work / PLAN]:  # plan.json last: where it is, all of it is
+        path.rename(folder / path.name)
 
 
 def open_plan(work: Path) -> Plan:
@@ -176,6 +195,10 @@ class Plan:
         Raises NotFound, and StateDamaged, then without the end of the stream.
         """
         entry = self._index.find(host, partition)
+        older = self._older_with(host, partition) if entry is None else None
+        if older is not None:
+            yield from older.batch_bytes(host, partition)
+            return
         if entry is None:
             raise NotFound(
                 f"batch {partition} of {host}", cause="the plan has no such batch", remedy="list the batches"
@@ -190,6 +213,13 @@ class Plan:
         data = memoryview(write_rows(shared.slice(entry.skip, entry.rows)))
         for at in range(0, len(data), BLOCK_BYTES_MAX):
             yield bytes(data[at : at + BLOCK_BYTES_MAX])
+
+    def _older_with(self, host: str, partition: int) -> Plan | None:
+        for folder in older_plans(self._work):
+            plan = open_plan(folder)
+            if plan._index.find(host, partition) is not None:
+                return plan
+        return None
 
     def _stored(self, entry: Entry) -> Iterator[bytes]:
         path = self._work / container_name(entry.container)
