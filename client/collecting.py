@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from ..common.collect_records import (
     ImageEncoding,
     Restart,
 )
-from ..common.errors import ExitCode, UsageError, error_class
+from ..common.errors import ExitCode, NotWritable, UsageError, error_class
 from ..common.records import Delivery, Tally
 from ..common.views import JobView, ObjectView, SubmitRequest
 from .output import job_document, printable, reason_of, to_document
@@ -59,7 +60,8 @@ class Collected:
 def collect(options: argparse.Namespace, settings: Settings) -> int:
     """Collect and wait. Returns the exit code."""
     request = collect_request(settings, options)
-    confirm(request, options)
+    if request.force:
+        request = begin_anew(request, options)
     job, failed = run(_collect(settings, request))
     result = outcome(job)
     if options.json:
@@ -162,22 +164,32 @@ def _user_agent(contact: str) -> str:
     return f"shoal/{VERSION} (+{contact})" if contact else f"shoal/{VERSION}"
 
 
-def confirm(request: SubmitRequest, options: argparse.Namespace) -> None:
-    """With --force finished data is deleted: only after the folder's name was typed, or given with --confirm.
+def begin_anew(request: SubmitRequest, options: argparse.Namespace) -> SubmitRequest:
+    """With --force: delete what was collected, once the folder's name was typed or given with --confirm, and read the table anew.
 
-    Raises UsageError without it.
+    Raises UsageError without it, NotWritable.
     """
-    if not request.force:
-        return
+    assert request.collect is not None
     if request.destination.startswith("s3://"):
         raise UsageError(
             "--force", cause="finished data in a store is never deleted from here", remedy="use the store's own tools"
         )
-    images = Path(request.destination) / "images"
-    if not images.exists():
-        return
-    name = Path(request.destination).name
-    typed = options.confirm
+    folder = Path(request.destination)
+    images = folder / "images"
+    if images.exists():
+        _confirm(images, folder.name, options.confirm)
+        # Under another name first: half of a dataset must not pass for all of it.
+        doomed = folder / ".shoal" / f"deleted-{os.getpid()}"
+        try:
+            doomed.parent.mkdir(exist_ok=True)
+            images.rename(doomed)
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise NotWritable(f"folder {images}", cause=str(error), remedy="check its permissions") from None
+    return replace(request, force=False, collect=replace(request.collect, restart=Restart.PARTITIONING))
+
+
+def _confirm(images: Path, name: str, typed: str) -> None:
     if not typed and sys.stdin.isatty():
         print(f"--force deletes everything below {images}. Type {name} to go on: ", end="", file=sys.stderr, flush=True)
         typed = sys.stdin.readline().strip()

@@ -210,7 +210,7 @@ def test_killed_at_any_moment_it_goes_on_inside_the_batch(site: ImageSite, shoal
     uuids = write_csv(tmp_path / "t.csv", urls)
     slow = {"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "40"}
     arguments = ("collect", tmp_path / "t.csv", "--to", tmp_path / "out")
-    for target in (40, 90):
+    for target in (120, 200):
         with shoal.start(*arguments, environ=slow) as running:
             until("some rows", lambda target=target: sum(len(host.requests) for host in hosts) > target)
             running.signal(signal.SIGKILL)
@@ -220,7 +220,7 @@ def test_killed_at_any_moment_it_goes_on_inside_the_batch(site: ImageSite, shoal
     assert sorted(ended) == sorted(uuids)
     assert set(ended.values()) == {"success"}
     again = sum(len(host.requests) for host in hosts) - len(urls)
-    assert again < 100, f"{again} of {len(urls)} were asked for again"
+    assert again < 160, f"{again} of {len(urls)} were asked for again"
 
 
 def test_interrupted_it_stops_at_once_and_goes_on_later(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
