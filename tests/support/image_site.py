@@ -136,8 +136,8 @@ class WebHost:
                         return
                 finally:
                     self.open -= 1
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # cancelled by `_stop` alone, which awaits it
         finally:
             writer.close()
             with contextlib.suppress(OSError):
