@@ -114,19 +114,29 @@ class BatchRun:
         self._changed = asyncio.Event()
         self._stopping = False
         self._failure: ShoalError | None = None
-        self._ended = False
+        self._ended = self._closed = False
         self.fetched = 0  # bytes
 
     async def run(self) -> BatchResult:
         """Do the batch. Raises ShoalError, LeaseLost."""
-        crew = self._tools.crew
-        there = await crew.run(partial(self._place.find, self._batch)).wait()
+        there = await self._find()
         old: Old | None = None
         if there is not None:
             if self._spec.restart is Restart.FAILED and there.job != self._job:
-                old = Old(there, dict(await crew.run(self._again).wait()))
+                old = Old(there, dict(await self._tools.crew.run(self._again).wait()))
             if old is None or not old.again:
                 return BatchResult(outcome=Outcome.DONE, tally=there.tally, skipped=True)
+        try:
+            return await self._run(old)
+        except ShoalError:
+            # Another agent, which lost its lease to us, may have finished it all the same, and tidied behind us.
+            there = await self._find()
+            if there is None or there.job != self._job:
+                raise
+            return BatchResult(outcome=Outcome.DONE, tally=there.tally, fetched=self.fetched, profile=self._profile)
+
+    async def _run(self, old: Old | None) -> BatchResult:
+        crew = self._tools.crew
         self._urls = values(self._rows["identifier"])
         folder = self._place.staged(self._key(old))
         self._recorder = Recorder(crew, self._place, folder, self._tools.agent, failed=self._broke)
@@ -141,24 +151,30 @@ class BatchRun:
         )
         try:
             await self._collect()
-        except BaseException:
-            self._ended = True
-            raise
-        finally:
-            for job in self._jobs:
-                job.abandoned = True
-            self._recorder.note_tries(self._queue.tried())
-            await self._recorder.close()
-        if self._failure is not None:
-            raise self._failure
-        if self._queue.left:
-            return BatchResult(outcome=Outcome.RETURNED, fetched=self.fetched, profile=self._profile)
-        try:
+            await self._close()
+            if self._failure is not None:
+                raise self._failure
+            if self._queue.left:
+                return BatchResult(outcome=Outcome.RETURNED, fetched=self.fetched, profile=self._profile)
             footer = await crew.run(partial(self._finish, folder, old)).wait()
         except BaseException:
             self._ended = True
+            await self._close()
             raise
         return BatchResult(outcome=Outcome.DONE, tally=footer.tally, fetched=self.fetched, profile=self._profile)
+
+    async def _close(self) -> None:
+        """Nothing is made any more; what was is recorded. Safe to call twice."""
+        for job in self._jobs:
+            job.abandoned = True
+        self._jobs.clear()
+        if not self._closed:
+            self._closed = True
+            self._recorder.note_tries(self._queue.tried())
+        await self._recorder.close()
+
+    async def _find(self) -> Footer | None:
+        return await self._tools.crew.run(partial(self._place.find, self._batch)).wait()
 
     def give_back(self) -> None:
         """Begin nothing more: `run` returns with what is under way recorded."""
@@ -204,9 +220,9 @@ class BatchRun:
         if self._give_up_code:
             self._give_up()
         count = min(max(1, self._spec.connections), TASKS_MAX, self._queue.left)
-        if count and self._profiler is not None:
-            await self._fetch_one(first=True)
         async with asyncio.TaskGroup() as tasks:
+            if count and self._profiler is not None:
+                await self._watch([tasks.create_task(self._fetch_first(), name=f"shoal-collect-{self._host}-first")])
             fetching = [
                 tasks.create_task(self._fetch_some(), name=f"shoal-collect-{self._host}-{number}")
                 for number in range(count)
@@ -231,6 +247,12 @@ class BatchRun:
                 self._changed.set()
                 for task in pending & self._fetcher.waiting:
                     task.cancel()
+
+    async def _fetch_first(self) -> None:
+        try:
+            await self._fetch_one(first=True)
+        except ShoalError as error:
+            self._broke(error)
 
     async def _fetch_some(self) -> None:
         try:

@@ -22,7 +22,7 @@ ORDER: Final = struct.Struct("<IIBBxxQQ")
 RESULT: Final = struct.Struct("<iI4I16s16s")
 READY: Final = b"R"  # a worker's first byte: from now on it works
 AS_SERVED: Final = 0xFFFFFFFF
-_ENCODINGS: Final = tuple(ImageEncoding)
+_ENCODINGS: Final[tuple[ImageEncoding, ...]] = tuple(ImageEncoding)
 _NUMBERS: Final = {encoding: number for number, encoding in enumerate(_ENCODINGS)}
 
 
@@ -34,7 +34,7 @@ def order_head(order: ImageOrder, length: int) -> bytes:
 def read_order(head: bytes) -> tuple[int, ImageOrder]:
     """(length of the image, what is to be done with it)."""
     length, size, encoding, quality, pixels, memory = ORDER.unpack(head)
-    return length, ImageOrder(_ENCODINGS[encoding], size, quality, pixels, memory)
+    return length, ImageOrder(_ENCODINGS[int(encoding)], size, quality, pixels, memory)
 
 
 def result_frame(made: ImageMade | ImageRefused) -> tuple[bytes, bytes]:

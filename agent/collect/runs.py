@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
-from ...common.collect_records import HostProfile, batch_of_path
+from ...common.collect_records import Content, HostProfile, batch_of_path
 from ...common.dataset_rows import read_rows
 from ...common.dataset_schema import OVERVIEW, PROFILES, REJECTS
 from ...common.errors import ShoalError, Unreachable
@@ -212,7 +212,8 @@ class Collector:
         async with before, self._slots:
             await side.reread_ignored()
             tools = self._shared()
-            tools.images.check()
+            if side.spec.content is Content.IMAGE:
+                tools.images.check()
             rows = read_rows(await self._rows(run, f"batch/{spec.object_id}"))
             profiler: Callable[[Timing, Failed | None], HostProfile] | None = None
             if lease.profile:
