@@ -110,7 +110,7 @@ class BatchRun:
             spec.image_encoding, spec.image_size, spec.image_quality, spec.pixels_max, spec.decode_memory_bytes
         )
         self._urls: list[str] = []
-        self._jobs: set[ImageJob] = set()  # with the image workers
+        self._jobs: dict[ImageJob, Share] = {}  # with the image workers
         self._changed = asyncio.Event()
         self._stopping = False
         self._failure: ShoalError | None = None
@@ -165,8 +165,9 @@ class BatchRun:
 
     async def _close(self) -> None:
         """Nothing is made any more; what was is recorded. Safe to call twice."""
-        for job in self._jobs:
+        for job, share in self._jobs.items():
             job.abandoned = True
+            share.close()
         self._jobs.clear()
         if not self._closed:
             self._closed = True
@@ -319,14 +320,14 @@ class BatchRun:
             self._made_one(job, row, fetched, share, result)
 
         job = ImageJob(fetched.body, self._order, self._spec.decode_timeout_s, made)
-        self._jobs.add(job)
+        self._jobs[job] = share
         self._tools.images.submit(job)
 
     def _made_one(
         self, job: ImageJob, row: int, fetched: Fetched, share: Share, result: ImageResult | ShoalError
     ) -> None:
         """The image workers are done with a row."""
-        self._jobs.discard(job)
+        self._jobs.pop(job, None)
         if isinstance(result, ShoalError):
             self._broke(result)
             share.close()

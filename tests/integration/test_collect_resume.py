@@ -125,6 +125,9 @@ async def test_stopping_keeps_what_was_recorded_and_reports_nothing(tmp_path: Pa
             assert bench.collector.held == ()
             await asyncio.sleep(0.2)
             assert len(bench.reports) == 1  # of PREPARE
+            assert bench.collector._tools is not None
+            while bench.collector._tools.budget.used:  # noqa: ASYNC110  # nothing of it stays taken
+                await asyncio.sleep(0.02)
         before, kept = len(site.log), len(recorded_rows(tmp_path))
         async with collecting(tmp_path, agent="agent-2") as bench:
             report = await bench.batch(site.host, rows)
