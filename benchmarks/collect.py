@@ -214,11 +214,11 @@ def main() -> None:
             used_s, wall_s = cpu_s() - began_s, time.perf_counter() - wall_s
         assert report.tally == ((200, options.rows),), report
         own = resource.getrusage(resource.RUSAGE_SELF)
-        in_workers_s = workers_cpu_s() - workers_s
+        each, in_workers = used_s / options.rows * 1e3, (workers_cpu_s() - workers_s) / options.rows * 1e3
         print(
-            f"shoal: {used_s / options.rows * 1e3:.2f} ms CPU an image ({in_workers_s / options.rows * 1e3:.2f} in image workers), {options.rows / wall_s:.0f} images/s, "
-            f"start {start_s:.2f} s CPU, largest resident set {own.ru_maxrss >> 10} MiB"
+            f"shoal: {each:.2f} ms CPU an image ({in_workers:.2f} in image workers), {options.rows / wall_s:.0f} images/s"
         )
+        print(f"start {start_s:.2f} s CPU, largest resident set {own.ru_maxrss >> 10} MiB")
         if profiler is not None:
             pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
         if options.rival:

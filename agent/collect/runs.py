@@ -151,9 +151,10 @@ class Collector:
                     await self._left.wait()
         except TimeoutError:
             pass
-        for ref, run in list(self._runs.items()):
-            self._say(run, WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.RETURNED))
-            self._end(run)
+        finally:  # also when somebody is in a hurry, and cancels this
+            for ref, run in list(self._runs.items()):
+                self._say(run, WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.RETURNED))
+                self._end(run)
 
     async def aclose(self) -> None:
         """Stop everything, and close what is open."""
