@@ -10,7 +10,7 @@ Pure and synchronous: no I/O, no clock, no randomness. The simulator in tests/si
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ..common.records import (
     Ack,
@@ -36,35 +36,13 @@ from .dataset_model import BatchRow
 from .datasets import DatasetBook
 from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
 from .leases import HeldLease, LeaseTable
+from .limits import RECONNECT_GRACE_S, CoreLimits
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
 from .replica_model import TableRow
 from .replicas import ReplicaBook
 from .reports import ReportBook
 from .scheduler.hosts import HostTable
-from .scheduler.spread import UNIT_WEIGHT, SpreadLimits
-from .scheduler.swarm import SwarmLimits
-
-RECONNECT_GRACE_S = 5.0
-"""An agent whose session broke keeps its leases so long, to come back; then others take over."""
-
-
-SHARE_BEATS = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CoreLimits:
-    """The core's settings."""
-
-    lease_ttl_s: float = 30.0
-    heartbeat_s: float = 5.0
-    attempts: int = 3
-    spread: SpreadLimits = field(default_factory=SpreadLimits)
-    swarm: SwarmLimits = field(default_factory=SwarmLimits)
-
-    @property
-    def share_s(self) -> float:
-        """How long a share of a host's budget holds after its agent's word: some heartbeats may be late, but none outlives a lease."""
-        return min(self.lease_ttl_s, SHARE_BEATS * self.heartbeat_s)
+from .scheduler.spread import UNIT_WEIGHT
 
 
 class Core:

@@ -110,11 +110,11 @@ class BatchRun:
             spec.image_encoding, spec.image_size, spec.image_quality, spec.pixels_max, spec.decode_memory_bytes
         )
         self._urls: list[str] = []
-        self._jobs: set[ImageJob] = set()  # with the image workers
+        self._jobs: dict[ImageJob, Share] = {}  # with the image workers
         self._changed = asyncio.Event()
         self._stopping = False
         self._failure: ShoalError | None = None
-        self._ended = False
+        self._ended = self._closed = False
         self.fetched = 0  # bytes
         self._settled: Collection[int] = ()
 
@@ -125,14 +125,24 @@ class BatchRun:
 
     async def run(self) -> BatchResult:
         """Do the batch. Raises ShoalError, LeaseLost."""
-        crew = self._tools.crew
-        there = await crew.run(partial(self._place.find, self._batch)).wait()
+        there = await self._find()
         old: Old | None = None
         if there is not None:
             if self._spec.restart is Restart.FAILED and there.job != self._job:
-                old = Old(there, dict(await crew.run(self._again).wait()))
+                old = Old(there, dict(await self._tools.crew.run(self._again).wait()))
             if old is None or not old.again:
                 return BatchResult(outcome=Outcome.DONE, tally=there.tally, skipped=True)
+        try:
+            return await self._run(old)
+        except ShoalError:
+            # Another agent, which lost its lease to us, may have finished it all the same, and tidied behind us.
+            there = await self._find()
+            if there is None or there.job != self._job:
+                raise
+            return BatchResult(outcome=Outcome.DONE, tally=there.tally, fetched=self.fetched, profile=self._profile)
+
+    async def _run(self, old: Old | None) -> BatchResult:
+        crew = self._tools.crew
         self._urls = values(self._rows["identifier"])
         folder = self._place.staged(self._key(old))
         self._recorder = Recorder(crew, self._place, folder, self._tools.agent, failed=self._broke)
@@ -148,24 +158,31 @@ class BatchRun:
         )
         try:
             await self._collect()
-        except BaseException:
-            self._ended = True
-            raise
-        finally:
-            for job in self._jobs:
-                job.abandoned = True
-            self._recorder.note_tries(self._queue.tried())
-            await self._recorder.close()
-        if self._failure is not None:
-            raise self._failure
-        if self._queue.left:
-            return BatchResult(outcome=Outcome.RETURNED, fetched=self.fetched, profile=self._profile)
-        try:
+            await self._close()
+            if self._failure is not None:
+                raise self._failure
+            if self._queue.left:
+                return BatchResult(outcome=Outcome.RETURNED, fetched=self.fetched, profile=self._profile)
             footer = await crew.run(partial(self._finish, folder, old)).wait()
         except BaseException:
             self._ended = True
+            await self._close()
             raise
         return BatchResult(outcome=Outcome.DONE, tally=footer.tally, fetched=self.fetched, profile=self._profile)
+
+    async def _close(self) -> None:
+        """Nothing is made any more; what was is recorded. Safe to call twice."""
+        for job, share in self._jobs.items():
+            job.abandoned = True
+            share.close()
+        self._jobs.clear()
+        if not self._closed:
+            self._closed = True
+            self._recorder.note_tries(self._queue.tried())
+        await self._recorder.close()
+
+    async def _find(self) -> Footer | None:
+        return await self._tools.crew.run(partial(self._place.find, self._batch)).wait()
 
     def give_back(self) -> None:
         """Begin nothing more: `run` returns with what is under way recorded."""
@@ -211,9 +228,9 @@ class BatchRun:
         if self._give_up_code:
             self._give_up()
         count = min(max(1, self._spec.connections), TASKS_MAX, self._queue.left)
-        if count and self._profiler is not None:
-            await self._fetch_one(first=True)
         async with asyncio.TaskGroup() as tasks:
+            if count and self._profiler is not None:
+                await self._watch([tasks.create_task(self._fetch_first(), name=f"shoal-collect-{self._host}-first")])
             fetching = [
                 tasks.create_task(self._fetch_some(), name=f"shoal-collect-{self._host}-{number}")
                 for number in range(count)
@@ -238,6 +255,12 @@ class BatchRun:
                 self._changed.set()
                 for task in pending & self._fetcher.waiting:
                     task.cancel()
+
+    async def _fetch_first(self) -> None:
+        try:
+            await self._fetch_one(first=True)
+        except ShoalError as error:
+            self._broke(error)
 
     async def _fetch_some(self) -> None:
         try:
@@ -304,14 +327,14 @@ class BatchRun:
             self._made_one(job, row, fetched, share, result)
 
         job = ImageJob(fetched.body, self._order, self._spec.decode_timeout_s, made)
-        self._jobs.add(job)
+        self._jobs[job] = share
         self._tools.images.submit(job)
 
     def _made_one(
         self, job: ImageJob, row: int, fetched: Fetched, share: Share, result: ImageResult | ShoalError
     ) -> None:
         """The image workers are done with a row."""
-        self._jobs.discard(job)
+        self._jobs.pop(job, None)
         if isinstance(result, ShoalError):
             self._broke(result)
             share.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,7 @@ from .budget import Share
 from .gate import Answer, HostGate
 from .segments import IMAGES_BYTES_MAX
 
+ELSEWHERE_S: Final = 30.0  # that a row waits for the turn of another host, where a redirect leads
 _STEP_BYTES: Final = 64 << 10  # of a body whose length is not known
 _DRAIN_BYTES_MAX: Final = 64 << 10  # of an answer that is not wanted: reading it is cheaper than a new connection
 _INFLATE_STEP_BYTES: Final = 256 << 10
@@ -92,14 +94,12 @@ class Fetcher:
             self._gate.seen(host, Answer.TIMEOUT)
             limit_s = self._spec.request_timeout_s
             return Failed(ErrorCode.NETWORK, f"it was not fetched within {limit_s:g} s", retry=True)
-        finally:
-            if (task := asyncio.current_task()) is not None:
-                self.waiting.discard(task)
 
     async def _follow(
         self, url: str, host: str, watch: _Stopwatch, share: Share, timing: Timing | None
     ) -> Fetched | Failed:
         seen: set[str] = set()
+        own = host
         try:
             target = parse_url(url)
         except Refused as error:
@@ -107,29 +107,59 @@ class Fetcher:
         while True:
             if failure := await self._forbidden(target, host):
                 return failure
-            task = asyncio.current_task()
-            assert task is not None
-            self.waiting.add(task)
-            async with self._gate.request(host):
-                self.waiting.discard(task)
-                watch.start()
-                try:
-                    outcome = await self._ask(target, host, watch, share, timing)
-                    if not isinstance(outcome, Url):
-                        return outcome
+            outcome = await self._hop(target, host, watch, share, timing, seen, own=host == own)
+            if not isinstance(outcome, Url):
+                return outcome
+            target, host = outcome, outcome.authority
+
+    async def _hop(
+        self,
+        target: Url,
+        host: str,
+        watch: _Stopwatch,
+        share: Share,
+        timing: Timing | None,
+        seen: set[str],
+        *,
+        own: bool,
+    ) -> Fetched | Failed | Url:
+        """One hop within its host's budget; a Url is where to go on. own: the host is the batch's own."""
+        async with AsyncExitStack() as stack:
+            if not await self._turn(stack, host, own=own):
+                return Failed(
+                    ErrorCode.NETWORK, f"{shown(host, 100)}, where it redirects to, was not free in time", retry=True
+                )
+            watch.start()
+            try:
+                outcome = await self._ask(target, host, watch, share, timing)
+                if isinstance(outcome, Url):
                     seen.add(target.text)
                     if outcome.text in seen:
                         raise RedirectRefused(target.label, cause="the redirects go in a circle")
                     if len(seen) > self._spec.redirects_max:
                         raise RedirectRefused(target.label, cause=f"more than {self._spec.redirects_max} redirects")
-                except ShoalError as error:
-                    failure, kind = of_error(error)
-                    if kind is not None:
-                        self._gate.seen(host, kind)
-                    return failure
-                finally:
-                    watch.stop()
-            target, host = outcome, outcome.authority
+                return outcome
+            except ShoalError as error:
+                failure, kind = of_error(error)
+                if kind is not None:
+                    self._gate.seen(host, kind)
+                return failure
+            finally:
+                watch.stop()
+
+    async def _turn(self, stack: AsyncExitStack, host: str, *, own: bool) -> bool:
+        """Wait until the host may be asked; for another one than the batch's own not for ever, as no run ends on its account."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.waiting.add(task)
+        try:
+            async with asyncio.timeout(None if own else ELSEWHERE_S):
+                await stack.enter_async_context(self._gate.request(host))
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting.discard(task)
+        return True
 
     async def _forbidden(self, target: Url, host: str) -> Failed | None:
         """What stands against asking at all: the rules of this job, and what the host says in robots.txt."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
-from ...common.collect_records import HostProfile, Restart, batch_of_path
+from ...common.collect_records import Content, HostProfile, Restart, batch_of_path
 from ...common.dataset_rows import read_rows
 from ...common.dataset_schema import OVERVIEW, PROFILES, REJECTS
 from ...common.errors import ShoalError, Unreachable
@@ -151,9 +151,10 @@ class Collector:
                     await self._left.wait()
         except TimeoutError:
             pass
-        for ref, run in list(self._runs.items()):
-            self._say(run, WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.RETURNED))
-            self._end(run)
+        finally:  # also when somebody is in a hurry, and cancels this
+            for ref, run in list(self._runs.items()):
+                self._say(run, WorkReport(unit=ref.unit, token=ref.token, outcome=Outcome.RETURNED))
+                self._end(run)
 
     async def aclose(self) -> None:
         """Stop everything, and close what is open."""
@@ -218,7 +219,8 @@ class Collector:
                     unit=lease.unit, token=lease.token, outcome=Outcome.DONE, tally=there.tally, skipped=True
                 )
             await side.reread_ignored()
-            tools.images.check()
+            if side.spec.content is Content.IMAGE:
+                tools.images.check()
             rows = read_rows(await self._rows(run, f"batch/{spec.object_id}"))
             profiler: Callable[[Timing, Failed | None], HostProfile] | None = None
             if lease.profile:

@@ -125,6 +125,9 @@ async def test_stopping_keeps_what_was_recorded_and_reports_nothing(tmp_path: Pa
             assert bench.collector.held == ()
             await asyncio.sleep(0.2)
             assert len(bench.reports) == 1  # of PREPARE
+            assert bench.collector._tools is not None
+            while bench.collector._tools.budget.used:  # noqa: ASYNC110  # nothing of it stays taken
+                await asyncio.sleep(0.02)
         before, kept = len(site.log), len(recorded_rows(tmp_path))
         async with collecting(tmp_path, agent="agent-2") as bench:
             report = await bench.batch(site.host, rows)
@@ -291,3 +294,16 @@ async def test_many_slow_hosts_at_once(tmp_path: Path) -> None:
         for ref in refs:
             assert (await bench.last(ref)).tally == ((200, 3),)
         assert site.together_max > 20
+
+
+async def test_a_drain_that_is_cut_short_still_returns_the_leases(tmp_path: Path) -> None:
+    async with odd_server(picture()) as site, collecting(tmp_path) as bench:
+        ref = bench.start(UnitKind.BATCH, host=site.host, rows=table_of([f"{site.url}/hang"]))
+        while not site.log:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        draining = asyncio.ensure_future(bench.collector.drain(60.0))
+        await asyncio.sleep(0.1)
+        draining.cancel()
+        assert (await bench.last(ref, 5.0)).outcome is Outcome.RETURNED
+        after = bench.start(UnitKind.BATCH, host=site.host, rows=table_of([f"{site.url}/ok/1"]), partition=1)
+        assert (await bench.last(after, 5.0)).outcome is Outcome.RETURNED

@@ -136,6 +136,8 @@ class CollectBench:
     tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     deadline_s: float = float("inf")
     job_id: str = "job1"
+    destination: str = ""
+    profile: str = ""
 
     def took(self, report: WorkReport) -> None:
         self.reports.append(report)
@@ -155,7 +157,8 @@ class CollectBench:
             source="table",
             origin=OriginKind.HTTP,
             layout=Layout.FOLDER,
-            destination=str(self.to),
+            destination=self.destination or str(self.to),
+            profile=self.profile,
             delivery=Delivery.DATASET,
             collect=self.spec,
         )
