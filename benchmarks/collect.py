@@ -1,249 +1,301 @@
-"""CPU time of collecting images from a server on this machine, beside img2dataset where it is installed.
-
-::
-
-    python -m benchmarks.collect [--rows 5000] [--encoding jpeg|original|...] [--rival PYTHON]
-
-nginx serves 500 distinct JPEGs of 37 kB (`benchmarks.images.pictures`). Counted is the CPU time of this process and its image workers,
-from the start of the batch to its finished files; the server's is not. ``--rival``: a Python that has img2dataset, which then does the
-same work (one process, as many threads as there are connections).
-"""
+"""`shoal collect` beside img2dataset, in one run: `python -m benchmarks.collect`. See benchmarks/README.md."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import cProfile
 import os
-import pstats
-import random
-import resource
 import shutil
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
+from . import collect_table
+from .collect_origin import PictureOrigin, UrlTable, make_pictures, make_table, serve_pictures
+from .collect_quality import ORIGINAL
+from .collect_tools import (
+    ANY,
+    COLLECT_TOOLS,
+    REFERENCE,
+    RIVAL,
+    RIVAL_TUNED,
+    Collection,
+    check,
+    img2dataset_version,
+    picture_quality,
+)
+from .launch import cpu_s, tree
+from .measure import RunFailed, Usage, measure, rotated, summarize
+from .run import add_output_options, machine, save, say, stop_on_signals, workspace
+from .tools import SCRIPTS, find_nginx, nginx_version
 
-from shoal.agent.collect.gate import Answer
-from shoal.agent.collect.options import CollectOptions
-from shoal.agent.collect.runs import Collector
-from shoal.agent.engine.options import EngineOptions
-from shoal.common.collect_records import CollectSpec, ImageEncoding, batch_path
-from shoal.common.dataset_schema import batch_schema
-from shoal.common.records import (
-    Delivery,
-    JobSpec,
-    Layout,
-    Lease,
-    ObjectSpec,
-    OriginKind,
-    Outcome,
-    UnitKind,
-    WorkReport,
+WARM_UP_ROWS = 400
+SAMPLE_PICTURES = 200  # whose quality is measured
+TIMEOUT_BASE_S = 60.0
+TIMEOUT_ROW_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectCell:
+    """A case that is measured. Args: resized (else stored as served)."""
+
+    name: str
+    title: str
+    resized: bool
+    tools: tuple[str, ...]
+
+
+CELLS = (
+    CollectCell(
+        name="resize",
+        title="Fetch, make the long side 256, encode as JPEG, Parquet",
+        resized=True,
+        tools=(REFERENCE, RIVAL, RIVAL_TUNED),
+    ),
+    CollectCell(
+        name="as-served",
+        title="Fetch, store as served, Parquet",
+        resized=False,
+        tools=(REFERENCE, ANY, RIVAL, RIVAL_TUNED),
+    ),
 )
 
-from .images import pictures
 
-NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 512; }}
-http {{ access_log off; keepalive_requests 100000000; sendfile on; types {{ image/jpeg jpg; }}
-        client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c; uwsgi_temp_path {folder}/d;
-        scgi_temp_path {folder}/e;
-        server {{ listen 127.0.0.1:{port}; root {folder}/www; }} }}
-"""
-RIVAL = """
-import sys
-from img2dataset import download
-if __name__ == "__main__":
-    urls, out, size, mode, threads = sys.argv[1:]
-    download(url_list=urls, input_format="parquet", url_col="url", output_folder=out, output_format="parquet", processes_count=1,
-             thread_count=int(threads), image_size=int(size), resize_mode="keep_ratio_largest" if mode == "jpeg" else "no",
-             disable_all_reencoding=mode != "jpeg", resize_only_if_bigger=True, compute_hash="md5", number_sample_per_shard=5000,
-             enable_wandb=False, encode_quality=95, disallowed_header_directives=[])
-"""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectRun:
+    """One run. Args: origin_cpu_s (nginx's, not in the usage), rows_right."""
+
+    usage: Usage
+    origin_cpu_s: float
+    rows_right: int
 
 
-class FreeGate:
-    """No budgets: what is measured is the work."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """What every run needs. Args: pictures (folder of the originals), base (where runs have their folders)."""
 
-    @asynccontextmanager
-    async def request(self, host: str) -> AsyncGenerator[None]:
-        yield
-
-    def seen(
-        self,
-        host: str,
-        kind: Answer,
-        *,
-        status: int = 0,
-        retry_after_s: float = 0.0,
-        latency_s: float = 0.0,
-        crawl_delay_s: float = 0.0,
-    ) -> None:
-        if kind is not Answer.OK:
-            print("seen", host, kind, status)
-
-    def blocked_s(self, host: str, now: float) -> float:
-        return 0.0
+    origin: PictureOrigin
+    base: Path
+    pictures: Path
+    processes: int
+    rival_python: str
 
 
-@contextlib.contextmanager
-def nginx(folder: Path, count: int) -> Iterator[int]:
-    """nginx with so many pictures at ``/N.jpg``; yields its port."""
-    www = folder / "www"
-    www.mkdir()
-    for number, data in enumerate(pictures(count)):
-        (www / f"{number}.jpg").write_bytes(data)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port))
-    os.chmod(folder, 0o755)
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
-    with subprocess.Popen([program, "-c", str(folder / "nginx.conf"), "-p", str(folder)]) as server:
+def main() -> int:
+    arguments = _parser().parse_args()
+    nginx = find_nginx()
+    if nginx is None:
+        print("benchmarks.collect: nginx missing; install it", file=sys.stderr)
+        return 2
+    try:
+        versions = {"nginx": nginx_version(), "python": sys.version.split()[0]}
+        if needs_rival(arguments.tools):
+            versions["img2dataset"] = img2dataset_version(arguments.rival_python)
+    except (RunFailed, OSError) as failure:
+        print(f"benchmarks.collect: {failure}; see benchmarks/README.md", file=sys.stderr)
+        return 2
+    description = machine()
+    with stop_on_signals(), workspace() as base:
+        say(f"making {arguments.pictures} pictures")
+        pictures = make_pictures(base / "pictures", arguments.pictures)
+        with serve_pictures(nginx, base / "pictures", base / "nginx") as origin:
+            bench = Bench(
+                origin=origin,
+                base=base,
+                pictures=base / "pictures",
+                processes=arguments.processes,
+                rival_python=arguments.rival_python,
+            )
+            warm_up = make_table(base / "warm-up.parquet", origin.bases, pictures, WARM_UP_ROWS)
+            table = make_table(base / "urls.parquet", origin.bases, pictures, arguments.rows)
+            cells = [
+                _measure_cell(
+                    bench, cell, [tool for tool in cell.tools if tool in arguments.tools], arguments, table, warm_up
+                )
+                for cell in CELLS
+                if cell.name in arguments.cells
+            ]
+    document = {
+        "date": arguments.date,
+        "machine": description,
+        "versions": versions,
+        "runs": arguments.runs,
+        "rows": arguments.rows,
+        "pictures": len(pictures),
+        "picture_bytes": statistics.mean(picture.size for picture in pictures),
+        "hosts": len(bench.origin.bases),
+        "processes": arguments.processes,
+        "cells": cells,
+    }
+    save(document, collect_table.report(document), arguments.out, arguments.result)
+    return 1 if any(REFERENCE in cell["failures"] for cell in cells) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collect", description=__doc__)
+    names = [cell.name for cell in CELLS]
+    parser.add_argument("--runs", type=int, default=3, help="rounds; each runs every tool once")
+    parser.add_argument("--cells", nargs="+", choices=names, default=names)
+    parser.add_argument("--tools", nargs="+", choices=list(COLLECT_TOOLS), default=list(COLLECT_TOOLS))
+    parser.add_argument("--rows", type=int, default=20_000, help="URLs of the table")
+    parser.add_argument("--pictures", type=int, default=500, help="different pictures that the URLs lead to")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes that decode, of either tool (default: one for each core)",
+    )
+    parser.add_argument("--rival-python", default="", help="an interpreter that has img2dataset")
+    parser.add_argument("--result", default="collect", help="name of the results' files")
+    add_output_options(parser)
+    return parser
+
+
+def needs_rival(tools: Sequence[str]) -> bool:
+    """Whether one of the tools runs in the rival's Python."""
+    return RIVAL in tools or RIVAL_TUNED in tools
+
+
+def _measure_cell(
+    bench: Bench,
+    cell: CollectCell,
+    tools: Sequence[str],
+    arguments: argparse.Namespace,
+    table: UrlTable,
+    warm_up: UrlTable,
+) -> dict[str, Any]:
+    failures: dict[str, str] = {}
+    rounds: list[dict[str, CollectRun]] = []
+    with tempfile.TemporaryDirectory(dir=bench.base, prefix="sample-") as folder:
+        samples = Path(folder, "pictures")
+        _round(bench, cell, tools, warm_up, failures, None)
+        for turn in range(arguments.runs):
+            working = [tool for tool in rotated(tools, turn) if tool not in failures]
+            rounds.append(_round(bench, cell, working, table, failures, samples if cell.resized else None))
+            say(f"{cell.name} {turn + 1}/{arguments.runs}: {told(rounds[-1])}")
+        quality = _quality(bench, samples) if cell.resized and bench.rival_python and samples.exists() else {}
+    complete = [{tool: run for tool, run in figures.items() if tool not in failures} for figures in rounds]
+    return {
+        "name": cell.name,
+        "title": cell.title,
+        "summary": summarize_collect(complete, len(table.picture_of)),
+        "quality": quality,
+        "rounds": [{tool: asdict(run) for tool, run in figures.items()} for figures in rounds],
+        "failures": failures,
+    }
+
+
+def told(figures: Mapping[str, CollectRun]) -> str:
+    """A round in one line, for a person."""
+    return "; ".join(
+        f"{tool} {run.usage.wall_s:.1f} s, CPU {run.usage.cpu_s:.1f} s, {run.usage.peak_bytes >> 20} MiB"
+        for tool, run in figures.items()
+    )
+
+
+def _round(
+    bench: Bench,
+    cell: CollectCell,
+    tools: Sequence[str],
+    table: UrlTable,
+    failures: dict[str, str],
+    samples: Path | None,
+) -> dict[str, CollectRun]:
+    """Each tool once. What fails goes into ``failures``."""
+    figures: dict[str, CollectRun] = {}
+    for tool in tools:
         try:
-            for _ in range(100):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
-                    break
-                time.sleep(0.05)
-            yield port
-        finally:
-            server.terminate()
+            figures[tool] = _collect(bench, cell, tool, table, samples)
+        except RunFailed as failure:
+            failures[tool] = str(failure).replace(str(bench.base), "…")
+            say(f"{tool} failed: {failures[tool]}")
+    return figures
 
 
-def workers_cpu_s() -> float:
-    """Seconds of CPU of the children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return children.ru_utime + children.ru_stime
-
-
-def cpu_s() -> float:
-    """Seconds of CPU of this process and its children that have ended."""
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-async def collect(port: int, to: Path, urls: list[str], spec: CollectSpec) -> WorkReport:
-    """One batch."""
-    loop = asyncio.get_running_loop()
-    host = f"127.0.0.1:{port}"
-    names = ["uuid", "identifier", "source_id", "license", "source", "title"]
-    ids = [f"{number:032x}" for number in range(len(urls))]
-    rows = pa.table(dict(zip(names, [ids, urls, ids, ids, ids, ids], strict=True)), schema=batch_schema())
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    reports: asyncio.Queue[WorkReport] = asyncio.Queue(10)
-
-    async def read_document(job_id: str, name: str) -> AsyncIterator[bytes]:
-        yield sink.getvalue().to_pybytes()
-
-    job = JobSpec(
-        job_id="bench",
-        source="table",
-        origin=OriginKind.HTTP,
-        layout=Layout.FOLDER,
-        destination=str(to),
-        delivery=Delivery.DATASET,
-        collect=spec,
-    )
-    async with asyncio.TaskGroup() as tasks:
-        collector = Collector(
-            CollectOptions(engine=EngineOptions(agent_id="bench", sync=True)),
-            tasks=tasks,
-            throttle=FreeGate(),
-            read_document=read_document,
-            report=reports.put_nowait,
-            clock=loop.time,
-            wall_clock=time.time,
-            rng=random.Random(1),
+def _collect(bench: Bench, cell: CollectCell, tool: str, table: UrlTable, samples: Path | None) -> CollectRun:
+    """One run into a fresh folder, checked after the clock has stopped. Raises RunFailed. Args: samples (where to keep pictures)."""
+    chosen, server = COLLECT_TOOLS[tool], bench.origin.server.pid
+    with tempfile.TemporaryDirectory(dir=bench.base, prefix="run-") as folder:
+        run = Collection(
+            table=table,
+            resized=cell.resized,
+            processes=bench.processes,
+            target=Path(folder, "target"),
+            scratch=Path(folder, "scratch"),
+            rival_python=bench.rival_python,
         )
-        prepare = Lease(unit="j", token=1, kind=UnitKind.PREPARE, job_id="bench")
-        collector.start(prepare, job, lambda: float("inf"))
-        assert (await reports.get()).outcome is Outcome.DONE
-        batch = ObjectSpec(object_id=1, path=batch_path(host, 0), size=None)
-        collector.start(
-            Lease(unit="o1", token=2, kind=UnitKind.BATCH, job_id="bench", object=batch), job, lambda: float("inf")
+        run.target.mkdir()
+        run.scratch.mkdir()
+        before = _origin_cpu_s(server)
+        usage = measure(
+            chosen.command(run),
+            env=_environment(run.scratch) | dict(chosen.environ),
+            cwd=run.scratch,
+            timeout_s=TIMEOUT_BASE_S + TIMEOUT_ROW_S * len(table.picture_of),
+            output=Path(folder, "output"),
         )
-        report = await reports.get()
-        await collector.aclose()
-    return report
+        origin_cpu_s = _origin_cpu_s(server) - before
+        rows = check(run, chosen, _places(bench.pictures, samples, tool) if samples else None)
+        return CollectRun(usage=usage, origin_cpu_s=origin_cpu_s, rows_right=rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=5000)
-    parser.add_argument("--pictures", type=int, default=500)
-    parser.add_argument("--encoding", default="jpeg")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--rival", default="")
-    parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
-    spec = CollectSpec(
-        tables=(),
-        allow_private_addresses=True,
-        image_size=options.size,
-        image_encoding=ImageEncoding(options.encoding),
-        connections=options.connections,
-    )
-    import uvloop
-
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch, nginx(Path(scratch), options.pictures) as port:
-        urls = [f"http://127.0.0.1:{port}/{n % options.pictures}.jpg?{n}" for n in range(options.rows)]
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            began_s = cpu_s()
-            runner.run(collect(port, Path(scratch) / "warm", urls[:16], replace(spec, tables=("w",))))
-            start_s = cpu_s() - began_s  # imports, and the workers' start
-            profiler = cProfile.Profile() if options.profile else None
-            began_s, wall_s, workers_s = cpu_s(), time.perf_counter(), workers_cpu_s()
-            if profiler is not None:
-                profiler.enable()
-            report = runner.run(collect(port, Path(scratch) / "out", urls, spec))
-            if profiler is not None:
-                profiler.disable()
-            used_s, wall_s = cpu_s() - began_s, time.perf_counter() - wall_s
-        assert report.tally == ((200, options.rows),), report
-        own = resource.getrusage(resource.RUSAGE_SELF)
-        each, in_workers = used_s / options.rows * 1e3, (workers_cpu_s() - workers_s) / options.rows * 1e3
-        print(
-            f"shoal: {each:.2f} ms CPU an image ({in_workers:.2f} in image workers), {options.rows / wall_s:.0f} images/s"
-        )
-        print(f"start {start_s:.2f} s CPU, largest resident set {own.ru_maxrss >> 10} MiB")
-        if profiler is not None:
-            pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
-        if options.rival:
-            rival(options, Path(scratch), urls)
+def _environment(home: Path) -> dict[str, str]:
+    """What every tool gets: nothing of the caller's configuration, credentials or proxies."""
+    path = f"{SCRIPTS}:{os.environ.get('PATH', os.defpath)}"
+    return {"PATH": path, "HOME": str(home), "TMPDIR": str(home), "LANG": "C.UTF-8"}
 
 
-def rival(options: argparse.Namespace, scratch: Path, urls: list[str]) -> None:
-    """img2dataset on the same URLs."""
-    import pyarrow.parquet as pq
+def _origin_cpu_s(server: int) -> float:
+    return sum(map(cpu_s, tree(server)))
 
-    pq.write_table(pa.table({"url": urls}), scratch / "urls.parquet")
-    (scratch / "rival.py").write_text(RIVAL)
-    began_s, wall_s = cpu_s(), time.perf_counter()
-    command = [options.rival, "rival.py", "urls.parquet", str(scratch / "rival"), str(options.size), options.encoding]
-    done = subprocess.run(
-        [*command, str(options.connections)], cwd=scratch, check=False, capture_output=True, text=True
-    )
-    used_s, wall_s = cpu_s() - began_s, time.perf_counter() - wall_s
-    if done.returncode:
-        print(done.stderr[-2000:], file=sys.stderr)
-    count = sum(pq.read_metadata(path).num_rows for path in (scratch / "rival").glob("*.parquet"))
-    print(
-        f"img2dataset: {used_s / options.rows * 1e3:.2f} ms CPU an image, {options.rows / wall_s:.0f} images/s, {count} rows"
-    )
+
+def _places(pictures: Path, samples: Path, tool: str) -> dict[str, Path]:
+    """Where a tool's pictures of the sample go, by their names; the originals are put beside them."""
+    originals = samples / ORIGINAL
+    if not originals.exists():
+        originals.mkdir(parents=True)
+        for path in sorted(pictures.iterdir())[:SAMPLE_PICTURES]:
+            shutil.copyfile(path, originals / path.name)
+    (samples / tool).mkdir(exist_ok=True)
+    return {path.name: samples / tool / path.name for path in originals.iterdir()}
+
+
+def _quality(bench: Bench, samples: Path) -> dict[str, dict[str, float]]:
+    try:
+        return picture_quality(bench.rival_python, samples)
+    except (RunFailed, subprocess.TimeoutExpired) as failure:
+        say(str(failure))
+        return {}
+
+
+def summarize_collect(rounds: Sequence[Mapping[str, CollectRun]], rows: int) -> dict[str, dict[str, Any]]:
+    """Medians of every tool. A ratio is formed within a round: the tool's wall or CPU time over the reference's."""
+    usages = [{tool: run.usage for tool, run in figures.items()} for figures in rounds]
+    summaries: dict[str, dict[str, Any]] = {}
+    for tool, summary in summarize(usages, reference=REFERENCE).items():
+        runs = [figures[tool] for figures in rounds if tool in figures]
+        cpu_ratios = [
+            figures[tool].usage.cpu_s / figures[REFERENCE].usage.cpu_s
+            for figures in rounds
+            if {tool, REFERENCE} <= figures.keys()
+        ]
+        summaries[tool] = {
+            **asdict(summary),
+            "cpu_ratio": statistics.median(cpu_ratios) if cpu_ratios else None,
+            "images_s": statistics.median(rows / run.usage.wall_s for run in runs),
+            "cpu_ms_image": statistics.median(run.usage.cpu_s * 1000 / rows for run in runs),
+            "origin_cpu_s": statistics.median(run.origin_cpu_s for run in runs),
+            "rows_right": min(run.rows_right for run in runs),
+        }
+    return summaries
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
