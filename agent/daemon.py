@@ -65,6 +65,7 @@ async def serve(settings: Settings, *, version: str) -> int:
             tell=agent.tell,
             list_objects=agent.manifest_pages,
             sign=agent.sign_objects,
+            read_document=agent.read_document,
         )
         with closing(Notifier.from_environ(os.environ)) as notifier, on_stop(agent.stop):
             log.info("agent.started", agent=identity.name, coordinator=settings.coordinator.address)

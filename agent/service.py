@@ -42,6 +42,7 @@ from .session import (
     Leave,
     Obey,
     Outlook,
+    RenewShares,
     SessionCore,
     SessionEffect,
     SetBudgets,
@@ -87,16 +88,31 @@ class Link(Protocol):
         ...
 
 
+class Budgeted(Protocol):
+    """What keeps to the shares of hosts' budgets; see `throttle.py`."""
+
+    urgent: Callable[[], None]
+
+    @property
+    def obeyed(self) -> int: ...
+    @property
+    def is_pressing(self) -> bool: ...
+    def set_budgets(self, budgets: Sequence[HostBudget], now: float, version: int) -> None: ...
+    def renewed(self, until: float, now: float, *, anew: bool) -> None: ...
+    def versions(self, now: float) -> tuple[int, int]: ...
+    def take_observations(self) -> tuple[HostObservation, ...]: ...
+
+
 class Worker(Protocol):
     """What does the work; see `worker.py`."""
 
     def start(self, lease: Lease, job: JobSpec, deadline: Callable[[], float]) -> None: ...
     def stop(self, ref: LeaseRef) -> None: ...
     def give_back(self, ref: LeaseRef) -> None: ...
-    def set_budget(self, budgets: Sequence[HostBudget]) -> None: ...
+    @property
+    def throttle(self) -> Budgeted: ...
     def admitted(self) -> None: ...
     def obey(self, orders: SwarmOrders) -> None: ...
-    def take_observations(self) -> tuple[HostObservation, ...]: ...
     def progress(self) -> tuple[Progress, ...]: ...
     async def drain(self, grace_s: float) -> None: ...
 
@@ -150,7 +166,6 @@ class Agent:
         self._outgoing: asyncio.Queue[AgentMessage] = asyncio.Queue(OUTGOING_MAX)
         self._reports: list[WorkReport] = []
         self._flush_due = False
-        self._observations: list[HostObservation] = []
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._recalled = False  # the coordinator restarts: this session is over, the next one comes soon
@@ -205,6 +220,7 @@ class Agent:
     async def run(self, worker: Worker) -> None:
         """Work until `stop`. Raises what the worker raises if it breaks."""
         self._worker = worker
+        worker.throttle.urgent = self._wake.set
         self._session.peer = self._exchange.offer if self._exchange is not None else None
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -246,7 +262,8 @@ class Agent:
             self._outgoing.get_nowait()
             self._outgoing.task_done()
         self._recalled = False
-        self._perform(self._session.open(self._clock()))
+        assert self._worker is not None
+        self._perform(self._session.open(self._clock(), self._worker.throttle.obeyed))
         self._link = link
         self._wake.set()
         writer = asyncio.ensure_future(self._write(link))
@@ -255,6 +272,8 @@ class Agent:
                 self._perform(self._session.receive(message, self._clock()))
                 if self._recalled:
                     return  # without a Goodbye: the leases stay ours, and the work goes on
+                if self._worker.throttle.is_pressing:
+                    self._wake.set()
                 if self._session.welcomed and not self.connected.is_set():
                     self.connected.set()
                     self._wake.set()
@@ -276,8 +295,7 @@ class Agent:
         assert self._worker is not None
         while True:
             now = self._clock()
-            self._observations.extend(self._worker.take_observations())
-            if any(seen.throttled or seen.retry_after_s for seen in self._observations):
+            if self._worker.throttle.is_pressing:
                 self._session.hasten(now)
             self._tick(now)
             delay_s = min(POLL_S, max(0.0, self._session.next_wakeup(now) - now))
@@ -291,17 +309,17 @@ class Agent:
     def _tick(self, now: float) -> None:
         assert self._worker is not None
         outlook = Outlook()
-        if self._session.welcomed:
+        if self._session.beat_is_due(now):
+            obeyed, lapsed = self._worker.throttle.versions(now)
             outlook = Outlook(
                 progress=self._worker.progress(),
-                hosts=tuple(self._observations),
+                hosts=self._worker.throttle.take_observations(),
+                budgets_version=obeyed,
+                lapsed_version=lapsed,
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 sent=self._exchange.sent_bytes if self._exchange is not None else 0,
             )
-        effects = self._session.tick(now, outlook)
-        if any(isinstance(effect, Tell) for effect in effects):
-            self._observations.clear()
-        self._perform(effects)
+        self._perform(self._session.tick(now, outlook))
 
     # ---- effects ----------------------------------------------------------------------------------------------------
 
@@ -322,8 +340,10 @@ class Agent:
                     self._worker.stop(ref)
                 case GiveBackHalf(ref):
                     self._worker.give_back(ref)
-                case SetBudgets(budgets):
-                    self._worker.set_budget(budgets)
+                case SetBudgets(budgets, version):
+                    self._worker.throttle.set_budgets(budgets, self._clock(), version)
+                case RenewShares(until, anew):
+                    self._worker.throttle.renewed(until, self._clock(), anew=anew)
                 case Journal(results):
                     self._keep(lambda: self._journal.put(results))
                 case Settle(seqs):

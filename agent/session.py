@@ -75,6 +75,15 @@ class SetBudgets:
     """Use these shares from now on."""
 
     budgets: tuple[HostBudget, ...]
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RenewShares:
+    """Leased shares hold until then. anew: those of this session, which begins; what an earlier one gave just runs out."""
+
+    until: float
+    anew: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,9 @@ class Obey:
     orders: SwarmOrders
 
 
-SessionEffect = StartWork | StopWork | GiveBackHalf | SetBudgets | Journal | Settle | Tell | Leave | Admitted | Obey
+SessionEffect = (
+    StartWork | StopWork | GiveBackHalf | SetBudgets | RenewShares | Journal | Settle | Tell | Leave | Admitted | Obey
+)
 
 
 @dataclass(slots=True)
@@ -150,6 +161,8 @@ class Outlook:
     hosts: Sequence[HostObservation] = ()
     memory: int = 0
     sent: int = 0  # bytes, to peers
+    budgets_version: int = 0  # of the last Budgets that are obeyed in full
+    lapsed_version: int = 0  # shares of Budgets up to this one ran out
     capacity: Capacity | None = None
 
 
@@ -167,6 +180,8 @@ class SessionCore:
     welcomed: bool = False
     heartbeat_s: float = 5.0
     lease_ttl_s: float = 30.0
+    share_s: float = 0.0
+    _opened_at: float = 0.0
     _next_seq: int = 1
     _next_beat: int = 1
     _beats: dict[int, tuple[float, tuple[LeaseRef, ...]]] = field(
@@ -179,9 +194,10 @@ class SessionCore:
 
     # ---- connection -------------------------------------------------------------------------------------------------
 
-    def open(self, now: float) -> list[SessionEffect]:
-        """A connection stands: introduce yourself."""
+    def open(self, now: float, budgets_version: int = 0) -> list[SessionEffect]:
+        """A connection stands: introduce yourself. budgets_version: of the Budgets that this process obeys."""
         self.connected, self.welcomed = True, False
+        self._opened_at = now
         self._beats.clear()
         stopped = self._stop_overdue(now)
         hello = Hello(
@@ -193,6 +209,7 @@ class SessionCore:
             held=self._refs(),
             results=tuple(self.unreported.values()),
             peer=self.peer,
+            budgets_version=budgets_version,
         )
         return [*stopped, Tell(hello)]
 
@@ -215,8 +232,7 @@ class SessionCore:
             case Welcome():
                 return self._welcome(message, now)
             case HeartbeatAck():
-                self._renewed(message.seq)
-                return []
+                return self._renewed(message.seq)
             case Grants():
                 return self._granted(message, now)
             case Acks():
@@ -226,7 +242,7 @@ class SessionCore:
             case Yield():
                 return [GiveBackHalf(ref) for ref in message.leases if self._holds(ref)]
             case Budgets():
-                return [SetBudgets(message.budgets)]
+                return [SetBudgets(message.budgets, message.version)]
             case Drain():
                 return [Leave(message.reason, message.reconnect)]
             case SwarmOrders():
@@ -235,18 +251,21 @@ class SessionCore:
     def _welcome(self, welcome: Welcome, now: float) -> list[SessionEffect]:
         self.heartbeat_s, self.lease_ttl_s = welcome.heartbeat_s, welcome.lease_ttl_s
         self.welcomed = True
+        self.share_s = welcome.share_s
         self._beat_due = now  # renew at once: the leases that were kept may be near their end
-        return [*self._stop(welcome.fenced), Admitted(welcome.peer_key, welcome.epoch_s)]
+        shares = RenewShares(self._opened_at + self.share_s, anew=True)
+        return [*self._stop(welcome.fenced), shares, Admitted(welcome.peer_key, welcome.epoch_s)]
 
-    def _renewed(self, seq: int) -> None:
+    def _renewed(self, seq: int) -> list[SessionEffect]:
         sent = self._beats.pop(seq, None)
         if sent is None:
-            return
+            return []
         sent_at, refs = sent
         for ref in refs:
             if self._holds(ref):
                 work = self.held[ref.unit]
                 work.deadline = max(work.deadline, sent_at + self.lease_ttl_s)
+        return [RenewShares(sent_at + self.share_s, anew=False)]
 
     def _granted(self, grants: Grants, now: float) -> list[SessionEffect]:
         for job in grants.jobs:
@@ -330,12 +349,18 @@ class SessionCore:
                         capacity=outlook.capacity,
                         memory=outlook.memory,
                         sent=outlook.sent,
+                        budgets_version=outlook.budgets_version,
+                        lapsed_version=outlook.lapsed_version,
                     )
                 )
             )
             self._next_beat += 1
             self._beat_due = now + self.heartbeat_s
         return effects
+
+    def beat_is_due(self, now: float) -> bool:
+        """Whether `tick` will send a heartbeat."""
+        return self.welcomed and now >= self._beat_due
 
     def hasten(self, now: float) -> None:
         """Something cannot wait for the next heartbeat (a host asked to wait): let it be due now."""

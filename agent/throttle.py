@@ -1,74 +1,30 @@
-"""How fast this agent may ask each origin host, and what the hosts say of it.
+"""Waits until a host may be asked, as `gates.py` decides.
 
-Buckets and host states are plain objects that take ``now``; only `Throttle.request_turn` and `Throttle.bytes_turn` wait. A
-token bucket here lends: `take` always grants and says how long the taker must wait for it, so that takers are served in
-order and a large take cannot starve.
+Requests to one host are let through in the order in which they came: the first one waits for the gate, the others for the first one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Final
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 
-from ..common.records import HostBudget, HostObservation
+from ..common.buckets import TokenBucket
+from ..common.records import Answer, HostBudget, HostObservation
+from .gates import BLOCK_S_MAX, HostGates
 
-BLOCK_S_MAX: Final = 3600.0  # no host may stop us for longer with one answer: it is asked again after an hour
-EVERY_HOST: Final = "*"  # the budget of this name holds for each host that has none of its own
-_BURST_S: Final = 1.0  # an idle bucket saves up the tokens of so many seconds
-
-
-class TokenBucket:
-    """A rate with a burst of one second. Tokens are requests or bytes; a rate of 0 is unlimited."""
-
-    __slots__ = ("_level", "_rate", "_updated_s")
-
-    def __init__(self, rate: float = 0.0) -> None:
-        """rate: tokens/s."""
-        self._rate = rate
-        self._level = max(rate * _BURST_S, 1.0)
-        self._updated_s: float | None = None
-
-    @property
-    def rate(self) -> float:
-        return self._rate
-
-    def set_rate(self, rate: float, now: float) -> None:
-        """Change the rate from now on. Debts stay; savings beyond the new burst are lost."""
-        self._refill(now)
-        if rate and not self._rate:
-            self._level = max(rate * _BURST_S, 1.0)
-        self._rate = rate
-        self._refill(now)
-
-    def take(self, count: float, now: float) -> float:
-        """Take ``count`` tokens. Returns for how many seconds the taker must wait before it uses them."""
-        if not self._rate:
-            return 0.0
-        self._refill(now)
-        self._level -= count
-        return max(0.0, -self._level / self._rate)
-
-    def _refill(self, now: float) -> None:
-        if self._updated_s is not None and now > self._updated_s:
-            self._level += (now - self._updated_s) * self._rate
-        self._updated_s = now if self._updated_s is None else max(now, self._updated_s)
-        self._level = min(self._level, max(self._rate * _BURST_S, 1.0))
+__all__ = ["BLOCK_S_MAX", "Throttle"]
 
 
-@dataclass(slots=True)
-class HostState:
-    """One origin host as this agent knows it."""
-
-    requests: TokenBucket = field(default_factory=TokenBucket)
-    received: TokenBucket = field(default_factory=TokenBucket)
-    blocked_until_s: float = 0.0
-    has_budget: bool = False  # of its own
-    ok: int = 0
-    throttled: int = 0
-    errors: int = 0
-    retry_after_s: float = 0.0
+async def pause(changed: asyncio.Event, wait_s: float) -> None:
+    """Return after so many seconds, or when something changed."""
+    try:
+        async with asyncio.timeout(None if wait_s == math.inf else wait_s):
+            await changed.wait()
+    except TimeoutError:
+        pass
 
 
 class Throttle:
@@ -79,125 +35,154 @@ class Throttle:
         *,
         rate_limit: float,
         clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        pause: Callable[[asyncio.Event, float], Awaitable[None]] = pause,
     ) -> None:
         """rate_limit: bytes/s of the whole agent, 0 for none."""
         self._line = TokenBucket(rate_limit)
         self._clock = clock
-        self._sleep = sleep
-        self._hosts: dict[str, HostState] = {}
-        self._general: HostBudget | None = None
-        self._met: set[str] = set()  # hosts with something to tell since the last take_observations
-        self.urgent: Callable[[], None] = lambda: None  # called when the fleet should hear of a block at once
+        self._pause = pause
+        self._gates = HostGates()
+        self._queues: dict[str, deque[asyncio.Event]] = {}
+        self.urgent: Callable[[], None] = lambda: None  # called when the fleet should hear of something at once
 
-    # -- decisions
+    # -- requests
 
-    def request_delay_s(self, host: str, now: float) -> float:
-        """How long to wait before one request to the host. While the host is blocked nothing is taken from its budget."""
-        state = self._state(host) if self._general is not None else self._hosts.get(host)
-        if state is None:
-            return 0.0
-        if state.blocked_until_s > now:
-            return state.blocked_until_s - now
-        return state.requests.take(1, now)
+    async def request_turn(self, host: str) -> None:
+        """Return when one request may be sent to the host. It needs no connection of the share: it follows another one on its own,
+        as after a redirect."""
+        await self._turn(host, counted=False)
+
+    @asynccontextmanager
+    async def request(self, host: str) -> AsyncGenerator[None]:
+        """Wait until one request may be sent to the host. While the block runs it counts among those that are under way."""
+        await self._turn(host, counted=True)
+        try:
+            yield
+        finally:
+            self._gates.done(host)
+            self._stir(host)
+
+    async def _turn(self, host: str, *, counted: bool) -> None:
+        queue = self._queues.get(host)
+        if queue is None and self._gates.ask(host, self._clock(), counted=counted) == 0:
+            return
+        queue = self._queues.setdefault(host, deque())
+        changed = asyncio.Event()
+        queue.append(changed)
+        self._gates.wait_begins(host)
+        self._press()
+        try:
+            while queue[0] is not changed:
+                await changed.wait()
+                changed.clear()
+            while (wait_s := self._gates.ask(host, self._clock(), counted=counted)) > 0:
+                await self._pause(changed, wait_s)
+                changed.clear()
+        finally:
+            self._gates.wait_ends(host)
+            queue.remove(changed)
+            if queue:
+                queue[0].set()
+            else:
+                del self._queues[host]
+
+    def _stir(self, *hosts: str) -> None:
+        """Let the first that waits for each of the hosts look again."""
+        for host in hosts:
+            queue = self._queues.get(host)
+            if queue:
+                queue[0].set()
+        self._press()
+
+    def _press(self) -> None:
+        if self._gates.is_pressing:
+            self.urgent()
+
+    # -- bytes
 
     def bytes_rate(self, host: str) -> float:
         """The tighter of the limits in bytes/s that hold for the host; 0 for none."""
-        state = self._hosts.get(host)
-        rates = (self._line.rate, state.received.rate if state is not None else 0.0)
+        received = self._gates.received(host)
+        rates = (self._line.rate, received.rate if received is not None else 0.0)
         return min((rate for rate in rates if rate), default=0.0)
 
     def bytes_delay_s(self, host: str, count: int, now: float) -> float:
         """How long to wait before ``count`` bytes from the host are read."""
-        state = self._hosts.get(host)
-        return max(self._line.take(count, now), state.received.take(count, now) if state is not None else 0.0)
-
-    def blocked_s(self, host: str, now: float) -> float:
-        """For how long the host must still not be asked."""
-        state = self._hosts.get(host)
-        return max(0.0, state.blocked_until_s - now) if state is not None else 0.0
-
-    def set_budgets(self, budgets: Iterable[HostBudget], now: float) -> None:
-        """Take this agent's shares from the coordinator. A block only ever grows here: the host's own word is the newer one."""
-        for budget in budgets:
-            if budget.host == EVERY_HOST:
-                self._set_general(budget, now)
-                continue
-            state = self._state(budget.host)
-            state.has_budget = True
-            state.requests.set_rate(budget.requests_per_s, now)
-            state.received.set_rate(budget.bytes_per_s, now)
-            if budget.blocked_s > 0:
-                state.blocked_until_s = max(state.blocked_until_s, now + budget.blocked_s)
-
-    def _set_general(self, budget: HostBudget, now: float) -> None:
-        """The budget of each host that has none of its own."""
-        self._general = budget
-        for state in self._hosts.values():
-            if not state.has_budget:
-                state.requests.set_rate(budget.requests_per_s, now)
-                state.received.set_rate(budget.bytes_per_s, now)
-
-    def answered(self, host: str) -> None:
-        """The host gave a good answer."""
-        self._state(host).ok += 1
-        self._met.add(host)
-
-    def failed(self, host: str) -> None:
-        """The host answered with an error, or not at all."""
-        self._state(host).errors += 1
-        self._met.add(host)
-
-    def throttled(self, host: str, retry_after_s: float, now: float) -> None:
-        """The host asks to wait: nobody on this agent asks it before, and the fleet is told at once."""
-        wait_s = min(max(retry_after_s, 0.0), BLOCK_S_MAX)
-        state = self._state(host)
-        state.throttled += 1
-        state.retry_after_s = max(state.retry_after_s, wait_s)
-        state.blocked_until_s = max(state.blocked_until_s, now + wait_s)
-        self._met.add(host)
-        self.urgent()
-
-    def take_observations(self) -> tuple[HostObservation, ...]:
-        """What was met since the last call, and forget it."""
-        found: list[HostObservation] = []
-        for host in sorted(self._met):
-            state = self._hosts[host]
-            found.append(
-                HostObservation(
-                    host=host,
-                    ok=state.ok,
-                    throttled=state.throttled,
-                    errors=state.errors,
-                    retry_after_s=state.retry_after_s,
-                )
-            )
-            state.ok = state.throttled = state.errors = 0
-            state.retry_after_s = 0.0
-        self._met.clear()
-        return tuple(found)
-
-    # -- waiting
-
-    async def request_turn(self, host: str) -> None:
-        """Return when one request may be sent to the host."""
-        while (delay_s := self.request_delay_s(host, self._clock())) > 0:
-            blocked = self.blocked_s(host, self._clock()) > 0
-            await self._sleep(delay_s)
-            if not blocked and self.blocked_s(host, self._clock()) == 0:
-                return  # the token is ours; a host that was blocked meanwhile is waited for again
+        received = self._gates.received(host)
+        return max(self._line.take(count, now), received.take(count, now) if received is not None else 0.0)
 
     async def bytes_turn(self, host: str, count: int) -> None:
         """Return when ``count`` bytes from the host may be read."""
         delay_s = self.bytes_delay_s(host, count, self._clock())
         if delay_s > 0:
-            await self._sleep(delay_s)
+            await self._pause(asyncio.Event(), delay_s)
 
-    def _state(self, host: str) -> HostState:
-        state = self._hosts.get(host)
-        if state is None:
-            state = self._hosts[host] = HostState()
-            if self._general is not None:
-                state.requests = TokenBucket(self._general.requests_per_s)
-                state.received = TokenBucket(self._general.bytes_per_s)
-        return state
+    # -- shares
+
+    def set_budgets(self, budgets: Iterable[HostBudget], now: float, version: int = 0) -> None:
+        """Take this agent's shares from the coordinator."""
+        self._stir(*self._gates.set_budgets(budgets, now, version))
+
+    def renewed(self, until: float, now: float, *, anew: bool) -> None:
+        """Leased shares hold until then. anew: a session begins."""
+        self._gates.renewed(until, now, anew=anew)
+
+    def versions(self, now: float) -> tuple[int, int]:
+        """For a heartbeat: up to which version of Budgets the agent obeys, and up to which one its shares have run out."""
+        return self._gates.versions(now)
+
+    @property
+    def obeyed(self) -> int:
+        """For a Hello: the version of the last Budgets that were taken."""
+        return self._gates.obeyed
+
+    @property
+    def is_pressing(self) -> bool:
+        """Whether something should be told before the next heartbeat is due."""
+        return self._gates.is_pressing
+
+    def blocked_s(self, host: str, now: float) -> float:
+        """For how long the host must still not be asked by its own word."""
+        return self._gates.blocked_s(host, now)
+
+    # -- what is met
+
+    def seen(
+        self,
+        host: str,
+        kind: Answer,
+        *,
+        status: int = 0,
+        retry_after_s: float | None = None,
+        latency_s: float = 0.0,
+        crawl_delay_s: float = 0.0,
+    ) -> None:
+        """A request ended so. status: of HTTP, 0 if there was no answer. A wait that the host asks for is kept at once by all of this
+        agent, and told to the fleet at once; the rest is told with the next heartbeat."""
+        self._gates.seen(
+            host,
+            kind,
+            self._clock(),
+            status=status,
+            retry_after_s=retry_after_s,
+            latency_s=latency_s,
+            crawl_delay_s=crawl_delay_s,
+        )
+        self._press()
+
+    def answered(self, host: str) -> None:
+        """The host gave a good answer."""
+        self.seen(host, Answer.OK)
+
+    def failed(self, host: str) -> None:
+        """The host answered with an error, or not at all."""
+        self.seen(host, Answer.ERROR)
+
+    def throttled(self, host: str, retry_after_s: float, now: float) -> None:
+        """The host asks to wait: nobody on this agent asks it before, and the fleet is told at once."""
+        self._gates.seen(host, Answer.THROTTLED, now, retry_after_s=retry_after_s)
+        self._press()
+
+    def take_observations(self) -> tuple[HostObservation, ...]:
+        """What was met since the last call, which is forgotten, and what waits now."""
+        return self._gates.take_observations()

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.records import AgentMessage, Capacity, JobSpec, WorkReport
-from ..common.wiring import hub_token, user_agent
+from ..common.wiring import hub_token, s3_profiles, user_agent
+from .collect.documents import ReadDocument
+from .collect.options import CollectOptions
 from .engine.options import EngineOptions
 from .engine.pieces import PiecePolicy
 from .engine.signatures import Sign
@@ -63,6 +65,20 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
     )
 
 
+def collect_options(
+    settings: Settings, options: EngineOptions, *, version: str, any_tool: bool = False
+) -> CollectOptions:
+    """The options of what collects URL tables and runs tools. any_tool: wherever a tool's file lies, it may be loaded."""
+    return CollectOptions(
+        engine=options,
+        memory_limit=max(32 * MIB, settings.agent.memory_limit // BUFFER_SHARE),
+        image_workers=settings.collect.image_workers,
+        staging=settings.agent.data / "collect",
+        stores=s3_profiles(settings, version=version).store,
+        tool_paths=None if any_tool else settings.tools.load_paths,
+    )
+
+
 def capacity(settings: Settings) -> Capacity:
     """How much the agent can hold: work for all its connections, and some to go on with while the next grants travel."""
     connections = settings.fetch.connections_per_host
@@ -80,6 +96,7 @@ def make_worker(
     tell: Callable[[AgentMessage], None] = lambda message: None,
     list_objects: ListObjects,
     sign: Sign | None = None,
+    read_document: ReadDocument | None = None,
     exclusive: bool = False,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
@@ -103,6 +120,8 @@ def make_worker(
         rng=random.Random(),
         make_destination=locked if exclusive else None,
         sign=sign,
+        read_document=read_document,
+        collect=collect_options(settings, options, version=version, any_tool=exclusive),
     )
 
 

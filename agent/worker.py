@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from ..common.errors import ShoalError
 from ..common.records import (
     AgentMessage,
-    HostBudget,
-    HostObservation,
     JobSpec,
     Lease,
     LeaseRef,
@@ -25,6 +23,9 @@ from ..common.records import (
 )
 from ..common.swarm_records import SwarmOrders
 from .backends import Backends
+from .collect.documents import ReadDocument
+from .collect.options import CollectOptions
+from .dataset_leases import DatasetLeases
 from .engine.admission import Admission
 from .engine.crew import Crew
 from .engine.files import FileFetcher
@@ -34,10 +35,9 @@ from .engine.lanes import Lane
 from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
 from .engine.origins import Origins
-from .engine.reporting import failed, not_taken, progressed, released, returned
+from .engine.reporting import failed, not_taken, released, report_grown, returned
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
-from .engine.transfer import Transfer
 from .engine.turns import Turns
 from .engine.units import Lapsed, ListObjects, Units
 from .engine.waiting import either
@@ -72,15 +72,19 @@ class Worker:
         rng: random.Random | None = None,
         make_destination: Callable[[JobSpec], Destination] | None = None,
         sign: Sign | None = None,
+        read_document: ReadDocument | None = None,
+        collect: CollectOptions | None = None,
     ) -> None:
         """report: is called in the loop with each report, in order; tell with what is said of swarms. clock: seconds; that of the
-        deadlines, so the loop's own."""
+        deadlines, so the loop's own. read_document: a file that the coordinator keeps for a job, block by block."""
         self._options = options
         self._report = report
         self._tell = tell
         self._list_objects = list_objects
         self._hub_token = hub_token
         self._sign = sign
+        self._read_document = read_document
+        self._collect = collect or CollectOptions(engine=options)
         self._clock = clock
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()
@@ -132,6 +136,16 @@ class Worker:
         )
         self._replicas = Replicas(self._shop(), self._new_job)
         self.shelf = self._replicas.shelf
+        self._collector = DatasetLeases(
+            self._collect,
+            tasks=self._tasks,
+            throttle=self._throttle,
+            read_document=self._read_document,
+            report=self._report,
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+            rng=self._rng,
+        )
         await self._tasks.__aenter__()
         self._ticker = self._tasks.create_task(self._tick(), name="shoal-worker-tick")
         return self
@@ -145,17 +159,15 @@ class Worker:
         self._ticker.cancel()
         try:
             await self._replicas.aclose()
+            await self._collector.aclose()
             await self._tasks.__aexit__(None, None, None)
         finally:
-            await self._release()
-
-    async def _release(self) -> None:
-        await self._jobs.close()
-        await self._disk.idle()
-        await self._origins.aclose()
-        await self._disk.aclose()
-        await self._hashing.aclose()
-        await self._unpacking.aclose()
+            await self._jobs.close()
+            await self._disk.idle()
+            await self._origins.aclose()
+            await self._disk.aclose()
+            await self._hashing.aclose()
+            await self._unpacking.aclose()
 
     # -- leases
 
@@ -169,6 +181,9 @@ class Worker:
             return
         if self._draining:
             self._report(not_taken(ref))
+            return
+        if job.collect is not None or job.tool is not None:
+            self._collector.start(lease, job, deadline)
             return
         if lease.kind is UnitKind.REPLICA:
             self._replicas.start(lease, job, deadline)
@@ -194,15 +209,18 @@ class Worker:
             self._end(holding)
         else:
             self._replicas.stop(ref)
+            self._collector.stop(ref)
 
     def give_back(self, ref: LeaseRef) -> None:
         """Others are idle: release what has not been started of the lease and about half of what is under way."""
+        self._collector.give_back(ref)
         holding = self._holdings.get(ref)
         if holding is None or holding.committing:
             return
         if holding.lease.kind is UnitKind.RANGE:
             self._release_range(holding)
-        elif holding.lease.kind is UnitKind.WHOLE and not holding.arrived and not self._is_fetching(holding):
+        fetching = holding.lane is not None and holding.lane.planner.is_active(holding)
+        if holding.lease.kind is UnitKind.WHOLE and not holding.arrived and not fetching:
             self._give_up(holding)
 
     def admitted(self) -> None:
@@ -216,24 +234,18 @@ class Worker:
     @property
     def held(self) -> tuple[LeaseRef, ...]:
         """The leases that are being worked on."""
-        return (*self._holdings, *self._replicas.held)
+        return (*self._holdings, *self._replicas.held, *self._collector.held)
 
     def progress(self) -> tuple[Progress, ...]:
         """How far each lease with bytes is, for people."""
         working = [(ref, holding.arrived) for ref, holding in self._holdings.items() if holding.arrived]
-        return (*(Progress(ref.unit, ref.token, arrived) for ref, arrived in working), *self._replicas.progress())
+        own = (Progress(ref.unit, ref.token, arrived) for ref, arrived in working)
+        return (*own, *self._replicas.progress(), *self._collector.progress())
 
-    def set_budget(self, budgets: Sequence[HostBudget]) -> None:
-        """Take new shares of hosts' budgets."""
-        self._throttle.set_budgets(budgets, self._clock())
-
-    def take_observations(self) -> tuple[HostObservation, ...]:
-        """What was met at origin hosts since the last call."""
-        return self._throttle.take_observations()
-
-    def on_throttled(self, callback: Callable[[], None]) -> None:
-        """Call back at once when a host asks to wait, so that the fleet hears of it before the next heartbeat."""
-        self._throttle.urgent = callback
+    @property
+    def throttle(self) -> Throttle:
+        """What holds its requests to the fleet's budgets."""
+        return self._throttle
 
     async def drain(self, grace_s: float) -> None:
         """Give everything back: RETURNED reports, with what is on disk. Files that are just getting their name may still get it.
@@ -244,6 +256,7 @@ class Worker:
             self._hurry.set()
         self._draining = True
         self._replicas.give_back()
+        collecting = self._tasks.create_task(self._collector.drain(grace_s), name="shoal-collect-drain")
         for holding in list(self._holdings.values()):
             if not holding.committing:
                 await self._return(holding)
@@ -256,6 +269,9 @@ class Worker:
             pass
         for holding in list(self._holdings.values()):
             await self._return(holding)
+        if self._hurry.is_set():
+            collecting.cancel()
+        await asyncio.wait([collecting])
 
     # -- how
 
@@ -340,9 +356,6 @@ class Worker:
             if not holding.want:
                 holding.complete()
 
-    def _is_fetching(self, holding: Holding) -> bool:
-        return holding.lane is not None and holding.lane.planner.is_active(holding)
-
     # -- time
 
     async def _tick(self) -> None:
@@ -354,31 +367,10 @@ class Worker:
             self._origins.tend()
             if self._clock() - reported_s >= REPORT_S:
                 reported_s = self._clock()
-                await self._report_partial()
+                await report_grown(self._holdings.values(), self._report)
                 await self._jobs.close_idle({holding.job for holding in self._holdings.values()}, self._clock())
             if not self._holdings and not self._jobs and not self._replicas:
                 self._busy.clear()
-
-    async def _report_partial(self) -> None:
-        """PARTIAL reports of the ranges that have grown. The one that completes a lease is its last, and not sent here."""
-        grown: dict[Transfer, list[Holding]] = {}
-        for holding in self._holdings.values():
-            if holding.transfer is not None and holding.unreported and holding.want:
-                grown.setdefault(holding.transfer, []).append(holding)
-        for transfer, holdings in grown.items():
-            taken = [(holding, tuple(holding.unreported)) for holding in holdings]
-            try:
-                await transfer.settle()
-            except ShoalError as error:
-                transfer.fail(error)
-                continue
-            for holding, done in taken:
-                if holding.ended:
-                    continue
-                for start, stop in done:
-                    holding.unreported.remove(start, stop)
-                if holding.lease.kind is UnitKind.RANGE:
-                    self._report(progressed(holding, done))
 
     # -- what leases share
 
@@ -396,6 +388,9 @@ class Worker:
             streams=self._unpacking.streams(spec, destination),
         )
 
+    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
+        return self._origins.lane_for(job, spec)
+
     def _shop(self) -> Shop:
         options = self._options
         return Shop(
@@ -406,13 +401,10 @@ class Worker:
             buffers=self._buffers,
             clock=self._clock,
             units=self._units,
-            lane_for=self._lane_for,
+            lane_for=self._origins.lane_for,
             bytes_turn=self._throttle.bytes_turn,
             peers=PeerClient(user_agent=options.user_agent, ca_bundle=str(options.peer_ca_bundle or "")),
             list_objects=self._list_objects,
             report=self._report,
             tell=self._tell,
         )
-
-    def _lane_for(self, job: JobContext, spec: ObjectSpec) -> Lane:
-        return self._origins.lane_for(job, spec)

@@ -144,33 +144,45 @@ def serve(
     work.mkdir()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, work, ignore_errors=True)
-        sockets = [stack.enter_context(_listen(rate_bytes_s)) for _ in range(2)]
+        sockets = [stack.enter_context(listening_socket(rate_bytes_s)) for _ in range(2)]
         hub, cdn = (f"127.0.0.1:{listening.getsockname()[1]}" for listening in sockets)
         bodies_log = work / "bodies.log" if log else None
-        config = work / "nginx.conf"
-        config.write_text(_config(root, work, repos, hub=hub, cdn=cdn, bodies_log=bodies_log))
-        numbers = [listening.fileno() for listening in sockets]
-        server = subprocess.Popen(
-            [nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(config)],
-            env={"NGINX": "".join(f"{number};" for number in numbers)},
-            pass_fds=numbers,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        stack.callback(_stop, server)
+        config = _config(root, work, repos, hub=hub, cdn=cdn, bodies_log=bodies_log)
+        stack.enter_context(running_nginx(nginx, work, config, sockets))
         origin = Origin(hub_url=f"http://{hub}", cdn_url=f"http://{cdn}", bodies_log=bodies_log)
         _await_ready(origin, repos, work)
         yield origin
 
 
-def _listen(rate_bytes_s: int) -> socket.socket:
+@contextmanager
+def running_nginx(
+    nginx: str, work: Path, config: str, sockets: Sequence[socket.socket]
+) -> Generator[subprocess.Popen[bytes]]:
+    """nginx with this configuration, taking over these sockets; ends with the block. Args: work (its folder, which exists)."""
+    (work / "nginx.conf").write_text(config)
+    numbers = [listening.fileno() for listening in sockets]
+    server = subprocess.Popen(
+        [nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(work / "nginx.conf")],
+        env={"NGINX": "".join(f"{number};" for number in numbers)},
+        pass_fds=numbers,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield server
+    finally:
+        _stop(server)
+
+
+def listening_socket(rate_bytes_s: int = 0, address: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
+    """A socket for nginx to take over. Args: rate_bytes_s (bytes/s of each connection; 0: as fast as it goes)."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if rate_bytes_s:
         listening.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate_bytes_s)
-    listening.bind(("127.0.0.1", 0))
+    listening.bind(address)
     listening.listen(BACKLOG)
     # nginx takes over a socket as it is: with a blocking one, a worker that lost the race for a connection would hang in accept().
     listening.setblocking(False)
@@ -178,10 +190,14 @@ def _listen(rate_bytes_s: int) -> socket.socket:
 
 
 def _await_ready(origin: Origin, repos: Sequence[Repo], work: Path) -> None:
-    """The sockets listen already: the first answer tells that nginx is up."""
+    await_answer(f"{origin.hub_url}/api/models/{repos[0].repo_id}", work)
+
+
+def await_answer(url: str, work: Path) -> None:
+    """The sockets listen already: the first answer tells that nginx is up. Raises RuntimeError."""
     opener = build_opener(ProxyHandler({}))
     try:
-        with opener.open(f"{origin.hub_url}/api/models/{repos[0].repo_id}", timeout=READY_S) as answer:
+        with opener.open(url, timeout=READY_S) as answer:
             answer.read()
     except OSError as error:
         log = work / "error.log"

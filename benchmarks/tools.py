@@ -122,9 +122,14 @@ def versions() -> dict[str, str]:
         "aria2c": _said("aria2c", "--version").split()[2],
         "hf_transfer": version("hf_transfer"),
         "huggingface_hub": version("huggingface_hub"),
-        "nginx": _said(find_nginx() or "nginx", "-v").rpartition("/")[2].strip(),
+        "nginx": nginx_version(),
         "python": sys.version.split()[0],
     }
+
+
+def nginx_version() -> str:
+    """The version of the origin's server."""
+    return _said(find_nginx() or "nginx", "-v").rpartition("/")[2].strip()
 
 
 def _said(*command: str) -> str:

@@ -13,23 +13,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import FetchedFile, Result, download
+    from .collecting import Collected
+    from .collecting import collect_api as collect
     from .distributed import async_download_distributed, download_distributed
     from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
     from .sdk import AsyncClient, AsyncJob, JobResult
     from .sdk_sync import Client, Job
+    from .tools_api import apply_tool
 
 _HOMES = {
+    "collecting": ("Collected",),
     "api": ("FetchedFile", "Result", "download"),
     "distributed": ("async_download_distributed", "download_distributed"),
     "requests": ("DeliveryFailed", "DistributedResult", "DownloadRequest", "FailedRequest"),
     "sdk": ("AsyncClient", "AsyncJob", "JobResult"),
     "sdk_sync": ("Client", "Job"),
+    "tools_api": ("apply_tool",),
 }
 
 __all__ = [
     "AsyncClient",
     "AsyncJob",
     "Client",
+    "Collected",
     "DeliveryFailed",
     "DistributedResult",
     "DownloadRequest",
@@ -38,7 +44,9 @@ __all__ = [
     "Job",
     "JobResult",
     "Result",
+    "apply_tool",
     "async_download_distributed",
+    "collect",
     "download",
     "download_distributed",
 ]
@@ -46,6 +54,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # The API pulls in both daemons; `shoal --help` imports this package too and must not pay for them.
+    if name == "collect":
+        from .collecting import collect_api
+
+        return collect_api
     for module, names in _HOMES.items():
         if name in names:
             from importlib import import_module

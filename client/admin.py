@@ -79,12 +79,22 @@ QUEUE_COLUMNS: Mapping[str, Callable[[QueueView], str]] = {
     "leases>": lambda job: str(job.units_leased),
     "source": lambda job: job.name or job.uri,
 }
+CONNECTIONS_MAX = 10_000
 HOST_COLUMNS: Mapping[str, Callable[[HostView], str]] = {
     "host": lambda host: host.host,
+    "state": lambda host: host.condition.value,
     "requests/s>": lambda host: f"{host.requests_per_s:g}" if host.requests_per_s else "no limit",
+    "now>": lambda host: f"{host.rate_now:.3g}" if host.rate_now else "-",
+    "measured>": lambda host: f"{host.rate_measured:.3g}",
     "bandwidth>": lambda host: format_rate(host.bytes_per_s) if host.bytes_per_s else "no limit",
+    "connections>": lambda host: str(host.connections or "no limit"),
+    "agents>": lambda host: str(len(host.shares)),
     "blocked for>": lambda host: format_duration(host.blocked_s) if host.blocked_s else "-",
+    "last>": lambda host: {0: "-", -1: "no answer"}.get(host.last_status, str(host.last_status)),
+    "ok>": lambda host: str(host.ok),
     "throttled>": lambda host: str(host.throttled),
+    "refused>": lambda host: str(host.refused),
+    "silent>": lambda host: str(host.timeouts + host.unreachable),
     "errors>": lambda host: str(host.errors),
 }
 ERROR_COLUMNS: Mapping[str, Callable[[ObjectView], str]] = {
@@ -257,14 +267,27 @@ async def _hosts(remote: RemoteCoordinator, options: argparse.Namespace) -> None
     if options.action != "set":
         _print(options, await remote.hosts(), HOST_COLUMNS, "hosts")
         return
-    if not options.host or (options.rate is None and options.bandwidth is None):
+    limits = (options.rate, options.bandwidth, options.connections)
+    if not options.host or all(limit is None for limit in limits):
         raise UsageError("shoal hosts set", cause="it needs a host and a limit", remedy="shoal hosts set HOST --rate 5")
     before = next(
         (host for host in await remote.hosts() if host.host == options.host.lower()), HostView(host=options.host)
     )
     rate = before.requests_per_s if options.rate is None else _request_rate(options.rate)
     bandwidth = before.bytes_per_s if options.bandwidth is None else float(parse_rate(options.bandwidth))
-    _print(options, [await remote.set_host_policy(options.host, rate, bandwidth)], HOST_COLUMNS, "hosts")
+    connections = before.connections if options.connections is None else _connections(options.connections)
+    host = await remote.set_host_policy(options.host, rate, bandwidth, connections)
+    _print(options, [host], HOST_COLUMNS, "hosts")
+
+
+def _connections(text: str) -> int:
+    if not text.isdecimal() or int(text) > CONNECTIONS_MAX:
+        raise UsageError(
+            f"--connections {text}",
+            cause=f"it is not a number from 0 to {CONNECTIONS_MAX}",
+            remedy="for example --connections 8",
+        )
+    return int(text)
 
 
 def _request_rate(text: str) -> float:

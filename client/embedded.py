@@ -29,12 +29,14 @@ from ..common.uri import parse_uri
 from ..common.version import VERSION
 from ..common.views import SubmitRequest
 from ..common.wiring import warn_of_open_tls
+from ..coordinator.collecting import fingerprint_folder
 from ..coordinator.sources import Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
 from ..coordinator.wiring import make_coordinator, sources
 
 if TYPE_CHECKING:
+    from ..common.collect_records import CollectSpec
     from ..common.settings import Settings
     from ..coordinator.api import AgentSession
     from ..coordinator.service import Coordinator
@@ -90,13 +92,27 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
     warn_of_open_tls(settings)
     async with sources(settings, version=VERSION) as open_source:
         store = StoreRunner(MemoryStore(), blocks=False)
-        coordinator = make_coordinator(settings, store, open_source, version=VERSION, heartbeat_s=HEARTBEAT_S)
+        coordinator = make_coordinator(
+            settings,
+            store,
+            open_source,
+            version=VERSION,
+            heartbeat_s=HEARTBEAT_S,
+            work_folder=lambda spec, to: _table_folder(settings, spec, to),
+        )
         await coordinator.start()
         try:
             async with _working(settings, coordinator):
                 yield coordinator
         finally:
             await coordinator.close()
+
+
+def _table_folder(settings: Settings, spec: CollectSpec, destination: str) -> Path:
+    """Where a table's partition is kept: beside the dataset, so that a later run finds it."""
+    if destination.startswith("s3://"):
+        return fingerprint_folder(settings.coordinator.state / "collect", spec, destination)
+    return settings.agent.root / destination.lstrip("/") / ".shoal" / "table"
 
 
 @asynccontextmanager
@@ -124,6 +140,7 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
         tell=agent.tell,
         list_objects=agent.manifest_pages,
         sign=agent.sign_objects,
+        read_document=agent.read_document,
         exclusive=True,
     )
     async with worker, asyncio.TaskGroup() as tasks:

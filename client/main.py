@@ -97,6 +97,18 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",
         "data": "agent.data",
+        "image_size": "collect.image_size",
+        "content": "collect.content",
+        "image_encoding": "collect.image_encoding",
+        "format": "collect.format",
+        "robots": "collect.robots",
+        "dataset": "tools.data",
+        "tools_load": "tools.load",
+        "tools_workers": "tools.workers",
+        "threshold_size": "tools.threshold_size",
+        "new_size": "tools.new_size",
+        "perceptual": "tools.perceptual",
+        "remove": "tools.remove",
     }
     for flag, name in flags.items():
         if getattr(options, flag, None) is not None:
@@ -105,6 +117,8 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         given["security.insecure"] = True
     if options.command == "agent" and options.name:
         given["agent.name"] = options.name
+    if options.command == "collect" and options.rate is not None:
+        given["collect.default_rate_limit"] = options.rate
     if getattr(options, "state", None):
         given["coordinator.state"] = options.state
     return given
@@ -115,6 +129,10 @@ def _command(name: str) -> Command:
         from . import transfer
 
         return transfer.get if name == "get" else transfer.submit
+    if name == "collect":
+        from . import collecting
+
+        return collecting.collect
     if name in ("coordinator", "agent"):
         from . import daemons
 
@@ -123,6 +141,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "tools":
+        from . import tools_cmd
+
+        return tools_cmd.tools
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS

@@ -7,6 +7,8 @@ import functools
 import os
 from typing import Any
 
+from .options_datasets import add_dataset_commands
+
 EXAMPLES = """\
 examples:
   shoal get hf://ORG/NAME --to models/NAME         a Hub repo into a folder
@@ -15,6 +17,7 @@ examples:
   shoal agent --coordinator HOST:7070              join its fleet
   shoal submit hf://ORG/NAME --to /data/NAME --coordinator HOST:7070
   shoal status --watch
+  shoal tools run resize --data DIR --new-size 128
 
 exit codes: 0 done, 1 failed, 2 usage, 3 not found or no access, 4 coordinator not reachable, 5 no space or not
 writable, 6 verification failed, 7 refused by policy, 130 interrupted
@@ -65,9 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     _add_transfer(command)
+    add_dataset_commands(command)
     _add_lists(command)
     _add_control(command)
     _add_local(command)
+    _add_tools(command, common)
     _add_daemons(command)
     _add_setup(command, common)
     return parser
@@ -174,6 +179,7 @@ def _add_lists(command: Any) -> None:
     parser.add_argument(
         "--bandwidth", metavar="B", help="bytes per second, of all agents together (20MiB); 0: no limit"
     )
+    parser.add_argument("--connections", metavar="N", help="requests under way at once; 0: no limit")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser = command("errors", "List a job's failed objects with their reasons.")
     parser.add_argument("job", metavar="JOB")
@@ -202,6 +208,51 @@ def _add_local(command: Any) -> None:
     parser.add_argument("dir", nargs="?", metavar="DIR", default=".")
     parser.add_argument("--older-than", metavar="AGE", default="1h", help="leave what was touched since (default 1h)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_tools(command: Any, common: argparse.ArgumentParser) -> None:
+    parser = command(
+        "tools", "Post-processing of collected data: resize, verify, remove duplicates, tools of your own."
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, parents=[common], help=help, description=help, formatter_class=_Formatter)
+        if name != "list":
+            made.add_argument("tool", metavar="NAME", help="shoal tools list names them")
+            made.add_argument(
+                "--data", dest="dataset", metavar="DIR", help="folder of the dataset (default tools.data)"
+            )
+        if name != "restore":
+            made.add_argument(
+                "--load", dest="tools_load", metavar="FILE.py", help="a Python file with tools of your own"
+            )
+        made.add_argument("--json", action="store_true", help="print JSON")
+        return made
+
+    action("list", "List tools, their options, and where they come from.")
+    action("restore", "Bring back the rows that a tool moved to DIR/filtered/NAME.")
+    run = action("run", "Run a tool over a dataset, or go on where it was stopped.")
+    run.add_argument(
+        "--allow-unregistered", action="store_true", help="take the default for each stage that is not registered"
+    )
+    resets = run.add_mutually_exclusive_group()
+    for stage, help in (
+        ("filtering", "choose the rows again, and do all that follows"),
+        ("scheduling", "make the units again, and run them"),
+        ("runners", "run the units again"),
+    ):
+        resets.add_argument(f"--reset-{stage}", dest="reset", action="store_const", const=stage, default="", help=help)
+    run.add_argument("--workers", dest="tools_workers", metavar="N", help="processes (default: one for each core)")
+    run.add_argument(
+        "--option", dest="tool_options", metavar="KEY=VALUE", action="append", default=[], help="an option of the tool"
+    )
+    run.add_argument("--threshold-size", metavar="PIXELS", help="size_based: the least shorter side")
+    run.add_argument("--new-size", metavar="PIXELS", help="resize: the new longest side")
+    run.add_argument(
+        "--perceptual", action="store_true", default=None, help="duplication_based: list what looks alike, too"
+    )
+    run.add_argument("--remove", action="store_true", default=None, help="image_verification: corrupted rows leave")
 
 
 def _add_daemons(command: Any) -> None:

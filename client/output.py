@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from ..common.collect_records import SUCCESS
+from ..common.records import Delivery
 from ..common.secrets import Secret
 from ..common.units import format_duration, format_rate, format_size
 from ..common.views import AgentView, JobStatus, JobView, ObjectView, ReplicaStatus
@@ -70,6 +72,8 @@ def percent(job: JobView) -> str:
     """How much of a job has arrived."""
     if job.status is JobStatus.DONE:
         return "100%"
+    if job.rows_total:
+        return f"{min(99, 100 * job.rows_done // job.rows_total)}%"
     if not job.bytes_total:
         return "-"
     return f"{min(99, 100 * job.bytes_arrived // job.bytes_total)}%"
@@ -85,8 +89,16 @@ def agent_state(agent: AgentView) -> str:
     return f"{agent.status.value}, cut off" if agent.cut_off else agent.status.value
 
 
+def reason_of(obj: ObjectView) -> str:
+    """Why an object failed, with its name: an error of a connection knows only the URL."""
+    path, text = printable(obj.path), printable(obj.failure.text if obj.failure else "")
+    return text if path in text else f"{path}: {text}"
+
+
 def progress_line(job: JobView) -> str:
     """A running job in one line."""
+    if job.delivery is Delivery.DATASET and job.rows_total:
+        return _rows_line(job)
     parts = [
         f"{printable(job.uri)}: {state(job)}",
         f"{job.objects_done}/{job.objects_total} files",
@@ -98,6 +110,18 @@ def progress_line(job: JobView) -> str:
         parts.append(f"{format_duration(job.eta_s)} left")
     if job.objects_failed:
         parts.append(f"{job.objects_failed} failed")
+    return ", ".join(parts)
+
+
+def _rows_line(job: JobView) -> str:
+    errors = sum(rows for code, rows in job.tally if code != SUCCESS)
+    parts = [f"{printable(job.uri)}: {state(job)}", f"{job.rows_done:,} of {job.rows_total:,} rows"]
+    if job.rows_per_s:
+        parts.append(f"{job.rows_per_s:.1f} rows/s")
+    if job.eta_s is not None:
+        parts.append(f"{format_duration(job.eta_s)} left")
+    if errors:
+        parts.append(f"{errors:,} errors")
     return ", ".join(parts)
 
 

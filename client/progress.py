@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from ..common.records import Delivery
+from ..common.units import format_rate, format_size
 from ..common.views import JobView
 from .output import printable, progress_line
 
@@ -67,18 +69,15 @@ class Bars:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
-            DownloadColumn,
             Progress,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
 
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[amount]}", justify="right"),
             TimeRemainingColumn(compact=True),
             console=Console(file=out),
             expand=True,
@@ -100,29 +99,37 @@ class Bars:
         for job in jobs:
             task = self._jobs.get(job.job_id)
             if task is None:
-                task = self._jobs[job.job_id] = self._progress.add_task("", total=None)
+                task = self._jobs[job.job_id] = self._progress.add_task("", total=None, amount="")
+            done, total = (job.rows_done, job.rows_total) if job.rows_total else (job.bytes_arrived, job.bytes_total)
             self._progress.update(
-                task,
-                description=_title(job),
-                completed=job.bytes_arrived,
-                total=job.bytes_total or None,
+                task, description=_title(job), completed=done, total=total or None, amount=_amount(job)
             )
         self._show_files(jobs)
 
     def _show_files(self, jobs: Sequence[JobView]) -> None:
-        active = {(job.job_id, obj.object_id): obj for job in jobs for obj in job.active if obj.size}
+        shown = [job for job in jobs if job.delivery is not Delivery.DATASET]
+        active = {(job.job_id, obj.object_id): obj for job in shown for obj in job.active if obj.size}
         largest = sorted(active, key=lambda key: -(active[key].size or 0))[:FILES_SHOWN]
         for key in set(self._files) - set(largest):
             self._progress.remove_task(self._files.pop(key))
         for key in largest:
             if key not in self._files:
-                self._files[key] = self._progress.add_task("", total=active[key].size)
+                self._files[key] = self._progress.add_task("", total=active[key].size, amount="")
             name = printable(active[key].path)
             self._progress.update(
                 self._files[key],
                 description=f"  {name if len(name) <= 36 else '…' + name[-35:]}",
                 completed=active[key].done_bytes,
+                amount=f"{format_size(active[key].done_bytes)} of {format_size(active[key].size or 0)}",
             )
+
+
+def _amount(job: JobView) -> str:
+    if job.rows_total:
+        rate = f", {job.rows_per_s:,.0f}/s" if job.rows_per_s else ""
+        return f"{job.rows_done:,} of {job.rows_total:,} rows{rate}"
+    rate = f", {format_rate(job.rate_bytes_per_s)}" if job.rate_bytes_per_s else ""
+    return f"{format_size(job.bytes_arrived)} of {format_size(job.bytes_total)}{rate}"
 
 
 def _title(job: JobView) -> str:

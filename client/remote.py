@@ -33,6 +33,7 @@ from ..common.views import (
     Submitted,
     TokenView,
 )
+from ..common.wire_hosts import decode_host
 from ..common.wire_requests import encode_submit_request
 from ..common.wire_values import each
 from ..common.wire_views import (
@@ -40,7 +41,6 @@ from ..common.wire_views import (
     ROLE,
     decode_agent,
     decode_fleet,
-    decode_host,
     decode_job,
     decode_new_token,
     decode_object,
@@ -167,9 +167,13 @@ class RemoteCoordinator:
         answer = await self._call(self._admin.ListHosts, admin.ListHostsRequest(), admin.ListHostsResponse)
         return list(each(decode_host, answer.hosts, "ListHostsResponse.hosts"))
 
-    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
-        """Limit the whole fleet's rates at a host; 0 is unlimited."""
-        request = admin.SetHostPolicyRequest(host=host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s)
+    async def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, connections: int = 0
+    ) -> HostView:
+        """Limit the whole fleet's rates and connections at a host; 0 is unlimited."""
+        request = admin.SetHostPolicyRequest(
+            host=host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s, connections=connections
+        )
         answer = await self._call(self._admin.SetHostPolicy, request, admin.SetHostPolicyResponse)
         return decode_host(answer.host)
 

@@ -16,7 +16,7 @@ from ..common.errors import ExitCode, Interrupted, UsageError, error_class
 from ..common.records import Delivery, Layout
 from ..common.uri import HubUri, SourceUri, parse_list_file, parse_uri
 from ..common.views import Control, JobView, ObjectView, SubmitRequest, Submitted
-from .output import job_document, printable, to_document
+from .output import job_document, reason_of, to_document
 from .running import run
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
     remote = bool(settings.coordinator.address)
     if not remote:  # every agent is this one
         requests = [replace(request, delivery=Delivery.SPREAD) for request in requests]
-    async with _transfers(settings) as transfers:
-        submitted = [job for request in requests for job in await transfers.submit(request)]
-        jobs = await follow(transfers, [each.job.job_id for each in submitted], detach=remote)
-        failed = [await _failed_objects(transfers, job) for job in jobs]
+    async with transfers(settings) as coordinator:
+        submitted = [job for request in requests for job in await coordinator.submit(request)]
+        jobs = await follow(coordinator, [each.job.job_id for each in submitted], detach=remote)
+        failed = [await failed_objects(coordinator, job) for job in jobs]
     report(jobs, failed, sys.stderr)
     if options.json:
         documents = [job_document(job, objects) for job, objects in zip(jobs, failed, strict=True)]
@@ -129,7 +129,8 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
 
 
 @asynccontextmanager
-async def _transfers(settings: Settings) -> AsyncGenerator[Transfers]:
+async def transfers(settings: Settings) -> AsyncGenerator[Transfers]:
+    """The configured coordinator, or one in this process."""
     if settings.coordinator.address:
         from .remote import connect
 
@@ -203,7 +204,8 @@ class _on_signals:  # reads as a statement
             signal.signal(number, signal.SIG_DFL)
 
 
-async def _failed_objects(transfers: Transfers, job: JobView) -> list[ObjectView]:
+async def failed_objects(transfers: Transfers, job: JobView) -> list[ObjectView]:
+    """The objects of a job that failed for good, the first of them."""
     if not job.objects_failed:
         return []
     return await transfers.list_objects(job.job_id, status="failed", after_id=0, limit=ERRORS_PAGE)
@@ -216,15 +218,9 @@ def report(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]], out:
     for job, objects in zip(jobs, failed, strict=True):
         print(summary_line(job), file=out)
         for obj in objects[:FAILURES_SHOWN]:
-            print(f"  failed: {_reason(obj)}", file=out)
+            print(f"  failed: {reason_of(obj)}", file=out)
         if job.objects_failed > FAILURES_SHOWN:
             print(f"  … and {job.objects_failed - FAILURES_SHOWN} more", file=out)
-
-
-def _reason(obj: ObjectView) -> str:
-    """Why an object failed, with its name: an error of a connection knows only the URL."""
-    path, text = printable(obj.path), printable(obj.failure.text if obj.failure else "")
-    return text if path in text else f"{path}: {text}"
 
 
 def place(job: JobView, settings: Settings) -> str:
@@ -285,8 +281,8 @@ async def _dry_run(options: argparse.Namespace, settings: Settings, requests: li
 
 
 async def _submit(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
-    async with _transfers(settings) as transfers:
-        submitted = [job for request in requests for job in await transfers.submit(request)]
+    async with transfers(settings) as coordinator:
+        submitted = [job for request in requests for job in await coordinator.submit(request)]
     if options.json:
         documents = [{**to_document(each.job), "created": each.created} for each in submitted]
         print(json.dumps({"jobs": documents}, indent=2))

@@ -143,6 +143,12 @@ class Busy(ShoalError):
     code, retryable, grpc_status = "busy", True, "UNAVAILABLE"
 
 
+class ToolFailed(ShoalError):
+    """The code of a tool failed; the data are as they were before the step that failed."""
+
+    code = "tool-failed"
+
+
 class StateDamaged(ShoalError):
     """A state file is damaged."""
 

@@ -201,25 +201,56 @@ class Capacity:
     bytes_max: int  # bytes of units it can hold
 
 
+class Answer(enum.StrEnum):
+    """What became of one request to a host, as far as its budget is concerned."""
+
+    OK = "ok"
+    THROTTLED = "throttled"  # 429, 503, or Retry-After on anything
+    TIMEOUT = "timeout"  # it was silent for too long
+    CONNECT = "connect"  # no connection came about, or it broke
+    REFUSED = "refused"  # 401, 403, 410
+    ERROR = "error"  # any other 4xx or 5xx
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostObservation:
     """What an agent met at an origin host since it last said so."""
 
     host: str
     ok: int = 0
-    throttled: int = 0  # 429, or 503 with Retry-After
-    errors: int = 0
+    throttled: int = 0
+    errors: int = 0  # answers that are none of the kinds beside this
     retry_after_s: float = 0.0  # the longest wait that the host asked for
+    timeouts: int = 0
+    unreachable: int = 0  # connections that did not come about, or broke
+    refused: int = 0
+    status: int = 0  # the last HTTP status; -1: no answer; 0: nothing was met
+    latency_s: float = 0.0  # of the last answer
+    crawl_delay_s: float = 0.0  # what its robots.txt asks for; 0: not said
+    waiting: int = 0  # requests that wait for their turn now
+    probe: int = 0  # the permit (version of the share) whose request has ended; 0: none
+    probe_answer: Answer | None = None  # how it ended; None: nobody knows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostBudget:
-    """An agent's share of a host's budget. Rates of 0 are unlimited."""
+    """An agent's share of a host's budget. Rates of 0 are unlimited, and so are 0 connections.
+
+    A leased share runs out `Welcome.share_s` after the agent sent the last word that the coordinator answered; a share that is not
+    holds until it is replaced.
+    """
 
     host: str
     requests_per_s: float = 0.0
     bytes_per_s: float = 0.0
     blocked_s: float = 0.0  # ask nothing of the host for so long
+    burst: float = 0.0  # requests at once, at most; 0: what goes with the rate
+    connections: int = 0  # requests under way at once, at most
+    leased: bool = False
+    nothing: bool = False  # ask nothing of the host until there is another word
+    unless_held: bool = False  # with nothing: a share that is still in force stays until it runs out
+    probe: bool = False  # ask once, tell how it went, and then nothing until there is another word
+    initial: float = 0.0  # requests that a share which was nothing begins with
 
 
 # ---- agent to coordinator -------------------------------------------------------------------------------------------
@@ -237,6 +268,7 @@ class Hello:
     results: tuple[Result, ...] = ()
     zone: str = ""
     peer: PeerOffer | None = None  # None: it takes no part in the exchange between peers
+    budgets_version: int = 0  # of the last Budgets that this process obeys; 0: it never had any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +282,8 @@ class Heartbeat:
     capacity: Capacity | None = None  # when it changed
     memory: int = 0  # bytes resident
     sent: int = 0  # bytes sent to peers since the process began
+    budgets_version: int = 0  # of the last Budgets that the agent obeys in full
+    lapsed_version: int = 0  # shares of Budgets up to this one ran out at the agent: it uses them no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +313,7 @@ class Welcome:
     fenced: tuple[LeaseRef, ...] = ()
     peer_key: bytes = field(default=b"", repr=False)  # a secret: capabilities for this agent are signed with it
     epoch_s: float = 0.0  # the coordinator's clock, seconds since the epoch: capabilities expire by it
+    share_s: float = 0.0  # how long leased shares hold after the agent sent what the coordinator answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,9 +354,10 @@ class Yield:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """New shares of host budgets."""
+    """New shares of host budgets. Versions grow with every message, and with every incarnation of the coordinator."""
 
     budgets: tuple[HostBudget, ...]
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

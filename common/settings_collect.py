@@ -124,3 +124,9 @@ class ToolsSettings:
         integer(0, 1_000_000), 224, "size_based: images whose shorter side is below this leave."
     )
     new_size: int = setting(integer(1, 65_535), 224, "resize: the new longest side in pixels.")
+    perceptual: bool = setting(BOOLEAN, False, "duplication_based: list images that look alike, too; they stay.")
+    remove: bool = setting(BOOLEAN, False, "image_verification: corrupted rows leave. Otherwise they are only listed.")
+    unit_size: int = setting(SIZE, "256MiB", "Bytes of partitions that one process works on at a time.")
+    options: Mapping[str, str] = setting(
+        text_map(), {}, "Options of tools of your own, by name; tools that do not know them pass them by."
+    )

@@ -173,6 +173,8 @@ class JobView:
     replicas: tuple[ReplicaView, ...] = ()  # of a replicated job, by agent
     rows_total: int = 0  # of a dataset job's table, without those that were rejected
     rows_rejected: int = 0
+    rows_done: int = 0  # that have ended, those of unfinished batches included
+    rows_per_s: float = 0.0
     tally: Tally = ()  # of a dataset job: rows that have ended, by code (`collect_records.py`)
 
     @property
@@ -228,6 +230,26 @@ class AgentView:
     cut_off: bool = False  # it sent bad bytes repeatedly: nobody is sent to it any more
 
 
+class HostCondition(enum.StrEnum):
+    """What may be asked of a host now."""
+
+    OPEN = "open"
+    HALF_OPEN = "half-open"  # one request probes it
+    BLOCKED = "blocked"  # it asked to wait
+    PARKED = "parked"  # it refused too often, or cannot be reached; a request probes it at growing intervals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostShareView:
+    """One agent's share of a host's budget. 0 is unlimited."""
+
+    agent: str  # its name
+    requests_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    connections: int = 0
+    probe: bool = False  # it probes the host: one request
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostView:
     """An origin host: the fleet's limits for it, and what the fleet met there. Rates of 0 are unlimited."""
@@ -237,7 +259,18 @@ class HostView:
     bytes_per_s: float = 0.0
     blocked_s: float = 0.0  # the whole fleet waits for so long
     throttled: int = 0
-    errors: int = 0
+    errors: int = 0  # answers that are none of the kinds beside this
+    connections: int = 0  # requests under way at once; 0: no limit
+    condition: HostCondition = HostCondition.OPEN
+    rate_now: float = 0.0  # requests/s that are given out now; 0: no limit
+    rate_measured: float = 0.0  # requests/s that are really asked
+    last_status: int = 0  # -1: no answer; 0: nothing was met
+    ok: int = 0
+    timeouts: int = 0
+    unreachable: int = 0
+    refused: int = 0
+    crawl_delay_s: float = 0.0
+    shares: tuple[HostShareView, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

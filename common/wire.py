@@ -27,6 +27,7 @@ from .records import (
     Yield,
 )
 from .swarm_records import SwarmInventory, SwarmOrders, SwarmReport
+from .wire_hosts import decode_host_budget, decode_host_observation, encode_host_budget, encode_host_observation
 from .wire_swarm import (
     decode_peer_offer,
     decode_swarm_inventory,
@@ -41,16 +42,12 @@ from .wire_values import amount, count, each, name, prose, violation
 from .wire_work import (
     decode_ack,
     decode_capacity,
-    decode_host_budget,
-    decode_host_observation,
     decode_job_spec,
     decode_lease,
     decode_lease_ref,
     decode_progress,
     decode_result,
     encode_capacity,
-    encode_host_budget,
-    encode_host_observation,
     encode_job_spec,
     encode_lease,
     encode_lease_ref,
@@ -125,7 +122,8 @@ def decode_coordinator_message(message: pb.SessionResponse) -> CoordinatorMessag
         case "yield":
             return Yield(each(decode_lease_ref, getattr(message, "yield").leases, "Yield.leases"))
         case "budgets":
-            return Budgets(each(decode_host_budget, message.budgets.budgets, "Budgets.budgets"))
+            budgets = each(decode_host_budget, message.budgets.budgets, "Budgets.budgets")
+            return Budgets(budgets, count(message.budgets.version, "Budgets.version"))
         case "drain":
             return Drain(message.drain.reason, message.drain.reconnect)
         case "swarm_orders":
@@ -162,7 +160,8 @@ def _encode_coordinator_message(message: CoordinatorMessage) -> pb.SessionRespon
             getattr(said, "yield").CopyFrom(pb.Yield(leases=map(encode_lease_ref, message.leases)))
             return said
         case Budgets():
-            return pb.SessionResponse(budgets=pb.Budgets(budgets=map(encode_host_budget, message.budgets)))
+            budgets = map(encode_host_budget, message.budgets)
+            return pb.SessionResponse(budgets=pb.Budgets(budgets=budgets, version=message.version))
         case Drain():
             return pb.SessionResponse(drain=pb.Drain(reason=prose(message.reason), reconnect=message.reconnect))
         case SwarmOrders():
@@ -179,6 +178,7 @@ def _encode_hello(hello: Hello) -> pb.Hello:
         results=map(encode_result, hello.results),
         zone=hello.zone,
         peer=encode_peer_offer(hello.peer),
+        budgets_version=hello.budgets_version,
     )
 
 
@@ -194,6 +194,7 @@ def _decode_hello(hello: pb.Hello) -> Hello:
         results=each(decode_result, hello.results, "Hello.results"),
         zone=hello.zone,
         peer=decode_peer_offer(hello.peer) if hello.HasField("peer") else None,
+        budgets_version=count(hello.budgets_version, "Hello.budgets_version"),
     )
 
 
@@ -206,6 +207,8 @@ def _encode_heartbeat(beat: Heartbeat) -> pb.Heartbeat:
         capacity=None if beat.capacity is None else encode_capacity(beat.capacity),
         memory=beat.memory,
         sent=beat.sent,
+        budgets_version=beat.budgets_version,
+        lapsed_version=beat.lapsed_version,
     )
 
 
@@ -218,6 +221,8 @@ def _decode_heartbeat(beat: pb.Heartbeat) -> Heartbeat:
         capacity=decode_capacity(beat.capacity) if beat.HasField("capacity") else None,
         memory=count(beat.memory, "Heartbeat.memory"),
         sent=count(beat.sent, "Heartbeat.sent"),
+        budgets_version=count(beat.budgets_version, "Heartbeat.budgets_version"),
+        lapsed_version=count(beat.lapsed_version, "Heartbeat.lapsed_version"),
     )
 
 
@@ -229,6 +234,7 @@ def _encode_welcome(welcome: Welcome) -> pb.Welcome:
         fenced=map(encode_lease_ref, welcome.fenced),
         peer_key=welcome.peer_key,
         epoch_s=welcome.epoch_s,
+        share_s=welcome.share_s,
     )
 
 
@@ -240,4 +246,5 @@ def _decode_welcome(welcome: pb.Welcome) -> Welcome:
         fenced=each(decode_lease_ref, welcome.fenced, "Welcome.fenced"),
         peer_key=welcome.peer_key,
         epoch_s=amount(welcome.epoch_s, "Welcome.epoch_s"),
+        share_s=amount(welcome.share_s, "Welcome.share_s"),
     )

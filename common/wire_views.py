@@ -17,7 +17,6 @@ from .views import (
     AgentStatus,
     AgentView,
     FleetView,
-    HostView,
     JobStatus,
     JobView,
     NewToken,
@@ -86,6 +85,8 @@ def encode_job(view: JobView) -> jobs.Job:
         replicas=map(encode_replica, view.replicas),
         rows_total=view.rows_total,
         rows_rejected=view.rows_rejected,
+        rows_done=view.rows_done,
+        rows_per_s=view.rows_per_s,
         tally=encode_tally(view.tally),
     )
 
@@ -121,6 +122,8 @@ def decode_job(job: jobs.Job) -> JobView:
         replicas=each(decode_replica, job.replicas, "Job.replicas"),
         rows_total=count(job.rows_total, "Job.rows_total"),
         rows_rejected=count(job.rows_rejected, "Job.rows_rejected"),
+        rows_done=count(job.rows_done, "Job.rows_done"),
+        rows_per_s=amount(job.rows_per_s, "Job.rows_per_s"),
         tally=decode_tally(job.tally, "Job.tally"),
     )
 
@@ -237,30 +240,6 @@ def decode_agent(agent: admin.Agent) -> AgentView:
         sent_bytes=count(agent.sent_bytes, "Agent.sent_bytes"),
         bad_chunks=count(agent.bad_chunks, "Agent.bad_chunks"),
         cut_off=agent.cut_off,
-    )
-
-
-def encode_host(view: HostView) -> admin.Host:
-    """An origin host."""
-    return admin.Host(
-        host=view.host,
-        requests_per_s=view.requests_per_s,
-        bytes_per_s=view.bytes_per_s,
-        blocked_s=view.blocked_s,
-        throttled=view.throttled,
-        errors=view.errors,
-    )
-
-
-def decode_host(host: admin.Host) -> HostView:
-    """An origin host."""
-    return HostView(
-        host=name(host.host, "Host.host"),
-        requests_per_s=amount(host.requests_per_s, "Host.requests_per_s"),
-        bytes_per_s=amount(host.bytes_per_s, "Host.bytes_per_s"),
-        blocked_s=amount(host.blocked_s, "Host.blocked_s"),
-        throttled=count(host.throttled, "Host.throttled"),
-        errors=count(host.errors, "Host.errors"),
     )
 
 

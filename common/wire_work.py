@@ -16,8 +16,6 @@ from .records import (
     Capacity,
     Delivery,
     Failure,
-    HostBudget,
-    HostObservation,
     JobSpec,
     Layout,
     Lease,
@@ -281,44 +279,6 @@ def decode_progress(progress: work.Progress) -> Progress:
         name(progress.unit, "Progress.unit"),
         count(progress.token, "Progress.token"),
         count(progress.arrived, "Progress.arrived"),
-    )
-
-
-def encode_host_observation(seen: HostObservation) -> work.HostObservation:
-    """What an agent met at a host."""
-    return work.HostObservation(
-        host=seen.host, ok=seen.ok, throttled=seen.throttled, errors=seen.errors, retry_after_s=seen.retry_after_s
-    )
-
-
-def decode_host_observation(seen: work.HostObservation) -> HostObservation:
-    """What an agent met at a host."""
-    return HostObservation(
-        host=name(seen.host, "HostObservation.host"),
-        ok=count(seen.ok, "HostObservation.ok"),
-        throttled=count(seen.throttled, "HostObservation.throttled"),
-        errors=count(seen.errors, "HostObservation.errors"),
-        retry_after_s=amount(seen.retry_after_s, "HostObservation.retry_after_s"),
-    )
-
-
-def encode_host_budget(budget: HostBudget) -> work.HostBudget:
-    """A share of a host's budget."""
-    return work.HostBudget(
-        host=budget.host,
-        requests_per_s=budget.requests_per_s,
-        bytes_per_s=budget.bytes_per_s,
-        blocked_s=budget.blocked_s,
-    )
-
-
-def decode_host_budget(budget: work.HostBudget) -> HostBudget:
-    """A share of a host's budget."""
-    return HostBudget(
-        host=name(budget.host, "HostBudget.host"),
-        requests_per_s=amount(budget.requests_per_s, "HostBudget.requests_per_s"),
-        bytes_per_s=amount(budget.bytes_per_s, "HostBudget.bytes_per_s"),
-        blocked_s=amount(budget.blocked_s, "HostBudget.blocked_s"),
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from shoal.v1 import fleet_admin_service_pb2 as pb
 from shoal.v1.fleet_admin_service_pb2_grpc import FleetAdminServiceServicer
 
-from ..common.wire_values import amount
+from ..common.wire_hosts import encode_host
+from ..common.wire_values import amount, count
 from ..common.wire_values import name as checked_name
 from ..common.wire_views import (
     ROLE,
     encode_agent,
     encode_fleet,
-    encode_host,
     encode_new_token,
     encode_queued_job,
     encode_token,
@@ -47,9 +47,9 @@ class FleetAdminService(FleetAdminServiceServicer):
             host = checked_name(request.host, "SetHostPolicyRequest.host")
             requests_per_s = amount(request.requests_per_s, "SetHostPolicyRequest.requests_per_s")
             bytes_per_s = amount(request.bytes_per_s, "SetHostPolicyRequest.bytes_per_s")
-        return pb.SetHostPolicyResponse(
-            host=encode_host(await self._api.set_host_policy(host, requests_per_s, bytes_per_s))
-        )
+            connections = count(request.connections, "SetHostPolicyRequest.connections")
+        view = await self._api.set_host_policy(host, requests_per_s, bytes_per_s, connections)
+        return pb.SetHostPolicyResponse(host=encode_host(view))
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: object) -> pb.CreateTokenResponse:
         with reading():

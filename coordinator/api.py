@@ -96,8 +96,12 @@ class CoordinatorApi(Protocol):
         """Origin hosts with a limit or with trouble, by name."""
         ...
 
-    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
-        """Limit the whole fleet's rates at a host; 0 is unlimited. On return it survives a restart. Raises UsageError."""
+    async def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, connections: int = 0
+    ) -> HostView:
+        """Limit the whole fleet's rates and connections at a host; 0 is unlimited.
+
+        On return it survives a restart. Raises UsageError."""
         ...
 
     def fleet(self) -> FleetView:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from ..common.records import Grants, Lease, UnitKind, Yield
 from .effects import Effects, Load, PutLease, Send
 from .leases import HeldLease, LeaseTable
-from .model import AgentState, JobState, JobStatus
+from .model import AgentState, JobState, JobStatus, ObjectState
 from .scheduler.spread import (
+    UNIT_WEIGHT,
     Fleet,
     SpreadLimits,
     Work,
@@ -65,6 +66,21 @@ class Assigner:
         """Grant a unit of the job as a whole that nobody holds."""
         return self._issue(agent, job, Work(kind=kind), unit, now)
 
+    def grant_batch(
+        self,
+        agent: AgentState,
+        job: JobState,
+        obj: ObjectState,
+        unit: str,
+        now: float,
+        *,
+        profile: bool,
+        give_up_code: int,
+    ) -> HeldLease:
+        """Grant a batch of a dataset job that nobody holds."""
+        work = Work(kind=UnitKind.BATCH, obj=obj, weight=UNIT_WEIGHT)
+        return self._issue(agent, job, work, unit, now, profile=profile, give_up_code=give_up_code)
+
     def assign(self, now: float) -> None:
         """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
         active = [
@@ -102,6 +118,8 @@ class Assigner:
     def _advance(self, job: JobState, now: float) -> None:
         if job.row.status is not JobStatus.RUNNING or job.row.paused:
             return
+        if job.spec.collect is not None:
+            return  # `datasets.py` decides
         job.end_delays(now)
         if len(job.queued) < WINDOW_LOW and not job.exhausted and not job.loading:
             job.loading = True
@@ -130,7 +148,17 @@ class Assigner:
             job.lease_whole(work.obj)
         self._issue(agent, job, work, unit, now)
 
-    def _issue(self, agent: AgentState, job: JobState, work: Work, unit: str, now: float) -> HeldLease:
+    def _issue(
+        self,
+        agent: AgentState,
+        job: JobState,
+        work: Work,
+        unit: str,
+        now: float,
+        *,
+        profile: bool = False,
+        give_up_code: int = 0,
+    ) -> HeldLease:
         object_id = work.obj.spec.object_id if work.obj is not None else 0
         held = self._leases.grant(
             unit,
@@ -168,6 +196,8 @@ class Assigner:
                 stop=work.stop,
                 remaining=job.remaining,
                 ttl_s=self._leases.ttl_s,
+                profile=profile,
+                give_up_code=give_up_code,
             )
         )
         return held

@@ -10,13 +10,12 @@ Pure and synchronous: no I/O, no clock, no randomness. The simulator in tests/si
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ..common.records import (
     Ack,
     Acks,
     AgentMessage,
-    Budgets,
     Drain,
     Failure,
     Goodbye,
@@ -33,29 +32,17 @@ from ..common.records import (
 )
 from ..common.swarm_records import SwarmInventory, SwarmReport
 from .assigner import Assigner
+from .dataset_model import BatchRow
+from .datasets import DatasetBook
 from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
 from .leases import HeldLease, LeaseTable
+from .limits import RECONNECT_GRACE_S, CoreLimits
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
 from .replica_model import TableRow
 from .replicas import ReplicaBook
 from .reports import ReportBook
 from .scheduler.hosts import HostTable
-from .scheduler.spread import UNIT_WEIGHT, SpreadLimits
-from .scheduler.swarm import SwarmLimits
-
-RECONNECT_GRACE_S = 5.0
-"""An agent whose session broke keeps its leases so long, to come back; then others take over."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CoreLimits:
-    """The core's settings."""
-
-    lease_ttl_s: float = 30.0
-    heartbeat_s: float = 5.0
-    attempts: int = 3
-    spread: SpreadLimits = field(default_factory=SpreadLimits)
-    swarm: SwarmLimits = field(default_factory=SwarmLimits)
+from .scheduler.spread import UNIT_WEIGHT
 
 
 class Core:
@@ -67,7 +54,7 @@ class Core:
         self.leases = LeaseTable(incarnation=incarnation, ttl_s=self.limits.lease_ttl_s)
         self.jobs: dict[str, JobState] = {}
         self.agents: dict[str, AgentState] = {}
-        self.hosts = HostTable()
+        self.hosts = HostTable(incarnation=incarnation, share_s=self.limits.share_s)
         self._effects = Effects()
         self._reports = ReportBook(self.jobs, self.leases, self._effects, attempts=self.limits.attempts)
         self._assigner = Assigner(self.jobs, self.agents, self.leases, self._effects, self.limits.spread)
@@ -81,8 +68,16 @@ class Core:
             attempts=self.limits.attempts,
             limits=self.limits.swarm,
         )
-        self._connected = 0
-        self._budgeted_agents = 0
+        self._datasets = DatasetBook(
+            self.jobs,
+            self.agents,
+            self.leases,
+            self.hosts,
+            self._effects,
+            assigner=self._assigner,
+            reports=self._reports,
+            attempts=self.limits.attempts,
+        )
 
     def take_effects(self) -> Effects:
         """What is to be done since the last call: writes first, then sends."""
@@ -99,6 +94,7 @@ class Core:
         """A job was submitted (or, after a restart, found in the store)."""
         job = self.jobs[row.job_id] = JobState(row)
         self._replicas.begin(job)
+        self._datasets.begin(job)
 
     def job_listed(self, job_id: str, spec: JobSpec, objects: int, total_bytes: int) -> None:
         """The job's source is resolved and all its objects are in the store. What the row counts as failed are refused names."""
@@ -111,10 +107,15 @@ class Core:
         job.row.status = JobStatus.PREPARING
         job.changed = True
         self._replicas.begin(job)
+        self._datasets.begin(job)
 
     def table_loaded(self, job_id: str, rows: Sequence[TableRow]) -> None:
         """The store's answer to `LoadTable`: all objects of a replicated job but those that failed, by ascending id."""
         self._replicas.table_loaded(job_id, rows)
+
+    def batches_loaded(self, job_id: str, rows: Sequence[BatchRow], profiled: Sequence[str]) -> None:
+        """The store's answer to `LoadBatches`: all batches of a dataset job, and the hosts that were measured before."""
+        self._datasets.loaded(job_id, rows, profiled)
 
     def job_failed(self, job_id: str, failure: Failure, now: float) -> None:
         """The job as a whole cannot go on: its source cannot be listed, its destination cannot be written."""
@@ -160,7 +161,10 @@ class Core:
         self.leases.restore(lease)
         if lease.kind is UnitKind.REPLICA:
             self._replicas.restored(lease)
-        if spec is None:
+        if lease.kind is UnitKind.BATCH:
+            lease.weight = UNIT_WEIGHT
+            self._datasets.restored(lease)
+        if spec is None or lease.kind is UnitKind.BATCH:
             return
         obj = job.objects.get(spec.object_id)
         if obj is None:
@@ -205,12 +209,17 @@ class Core:
         job.row.status = JobStatus.PREPARING if job.row.spec else JobStatus.PLANNING
         job.changed = True
         self._replicas.begin(job)
+        self._datasets.begin(job)
 
-    def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float, now: float) -> None:
-        """Limit the fleet's rate at a host, from now on and after restarts."""
-        self.hosts.set_policy(host, requests_per_s, bytes_per_s)
-        self._effects.writes.append(PutHostPolicy(host=host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s))
-        self._send_budgets(now, [host])
+    def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, now: float, connections: int = 0
+    ) -> None:
+        """Limit the fleet's rate at a host, from now on and after restarts. Raises ValueError for a negative limit."""
+        self.hosts.set_policy(host, requests_per_s, bytes_per_s, connections)
+        self._effects.writes.append(
+            PutHostPolicy(host=host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s, connections=connections)
+        )
+        self._send_budgets(now)
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
@@ -239,10 +248,10 @@ class Core:
         """An agent's session ended without goodbye: it is lost, or will be back soon."""
         agent = self.agents.get(agent_id)
         if agent is not None and agent.connected:
-            self._disconnect(agent)
+            agent.connected = False
+            self.hosts.parted(agent_id, now)
             self._replicas.absent(agent_id)
             self.leases.shorten(agent_id, now + RECONNECT_GRACE_S)
-            self._share_budgets(now)
 
     def drain_agent(self, agent_id: str) -> None:
         """Let an agent finish or give back what it holds, and leave."""
@@ -268,8 +277,6 @@ class Core:
         if before is not None:
             agent.objects_done, agent.bytes_done = before.objects_done, before.bytes_done
             agent.bad_chunks, agent.cut_off = before.bad_chunks, before.cut_off
-            self._disconnect(before)
-        self._connected += 1
         self.agents[agent.agent_id] = agent
         for lease in self.leases.of_agent(agent.agent_id):
             agent.units += 1
@@ -294,12 +301,12 @@ class Core:
                     heartbeat_s=self.limits.heartbeat_s,
                     lease_ttl_s=self.limits.lease_ttl_s,
                     fenced=tuple(fenced),
+                    share_s=self.limits.share_s,
                 ),
             )
         )
-        self._share_budgets(now)
-        if budgets := self.hosts.budgets(self._connected, now):
-            self._effects.sends.append(Send(agent.agent_id, Budgets(budgets)))
+        self.hosts.joined(agent.agent_id, hello.budgets_version, now)
+        self._send_budgets(now)
 
     def _heartbeat(self, agent: AgentState, beat: Heartbeat, now: float) -> None:
         if fenced := self.leases.renew(agent.agent_id, beat.held, now):
@@ -311,12 +318,12 @@ class Core:
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
             if lease is not None and progress.arrived > lease.arrived:
-                agent.rate_bytes += progress.arrived - lease.arrived
+                agent.rate_bytes += progress.arrived - lease.arrived if lease.kind is not UnitKind.BATCH else 0
                 lease.arrived = progress.arrived
         agent.measure(now)
-        blocked = [seen.host for seen in beat.hosts if self.hosts.observe(seen, now)]
-        if blocked:
-            self._send_budgets(now, blocked)
+        self.hosts.heard(agent.agent_id, beat.budgets_version, beat.lapsed_version, now)
+        for seen in beat.hosts:
+            self.hosts.observe(agent.agent_id, seen, now)
 
     def _results(self, agent: AgentState, results: Iterable[Result], now: float) -> None:
         acks: list[Ack] = []
@@ -327,6 +334,8 @@ class Core:
                 continue
             if lease.kind is UnitKind.REPLICA:
                 ended = self._replicas.result(agent, lease, result, now)
+            elif lease.kind is UnitKind.BATCH:
+                ended = self._datasets.result(agent, lease, result, now)
             else:
                 ended = self._reports.take(agent, lease, result, now)
             if ended:
@@ -336,13 +345,13 @@ class Core:
             self._effects.sends.append(Send(agent.agent_id, Acks(tuple(acks))))
 
     def _goodbye(self, agent: AgentState, now: float) -> None:
-        self._disconnect(agent)
+        agent.connected = False
+        self.hosts.left(agent.agent_id, now)
         self._replicas.absent(agent.agent_id)
         agent.left = True
         for lease in self.leases.of_agent(agent.agent_id):
             self._end_lease(lease)
             self._reports.give_back(lease)
-        self._share_budgets(now)
 
     # ---- time and assignment ----------------------------------------------------------------------------------------
 
@@ -356,16 +365,20 @@ class Core:
                 agent.silent = True  # else it would be granted the same work again, for nothing
                 self._effects.sends.append(Send(agent.agent_id, Revoke((lease.ref,))))
         self._revoke_orphans()
+        self.hosts.tick(now)
 
     def assign(self, now: float) -> None:
         """Grant what can be granted, one unit an agent in turn, until nothing fits any more or it is enough for one turn."""
         self._replicas.assign(now)
+        self._datasets.assign(now)
         self._assigner.assign(now)
+        self._send_budgets(now)  # before the grants: who gets work on a host knows what it may ask of it
 
     def next_wakeup(self, now: float) -> float:
         """When `tick` and `assign` are due again, if nothing happens before."""
         deadline = self.leases.next_deadline()
-        return min(now + self.limits.heartbeat_s, deadline if deadline is not None else now + self.limits.heartbeat_s)
+        due = [now + self.limits.heartbeat_s, self.hosts.next_wakeup()]
+        return min(due if deadline is None else [*due, deadline])
 
     # ---- leases -----------------------------------------------------------------------------------------------------
 
@@ -380,6 +393,8 @@ class Core:
             agent.bytes_held -= lease.weight
         if lease.kind is UnitKind.REPLICA:
             self._replicas.lease_gone(lease)
+        elif lease.kind is UnitKind.BATCH:
+            self._datasets.lease_gone(lease)
         self._effects.writes.append(DropLease(lease.unit))
 
     def _revoke_all(self, job: JobState) -> None:
@@ -400,21 +415,6 @@ class Core:
         if agent is not None and agent.connected:
             self._effects.sends.append(Send(lease.agent_id, Revoke((lease.ref,))))
 
-    # ---- budgets ----------------------------------------------------------------------------------------------------
-
-    def _disconnect(self, agent: AgentState) -> None:
-        self._connected -= agent.connected
-        agent.connected = False
-
-    def _share_budgets(self, now: float) -> None:
-        """The number of agents changed: so do their shares."""
-        if self._connected != self._budgeted_agents and self.hosts.limited:
-            self._send_budgets(now, None)
-        self._budgeted_agents = self._connected
-
-    def _send_budgets(self, now: float, hosts: list[str] | None) -> None:
-        budgets = self.hosts.budgets(self._connected, now, hosts)
-        if budgets:
-            for agent in self.agents.values():
-                if agent.connected:
-                    self._effects.sends.append(Send(agent.agent_id, Budgets(budgets)))
+    def _send_budgets(self, now: float) -> None:
+        """Tell the agents whose shares of host budgets change."""
+        self._effects.sends.extend(Send(agent_id, budgets) for agent_id, budgets in self.hosts.take_budgets(now))

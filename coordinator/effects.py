@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..common.collect_records import HostProfile
 from ..common.records import CoordinatorMessage, Failure, Tally, UnitKind
 from .model import JobRow
 
@@ -101,6 +102,30 @@ class PutHostPolicy:
     host: str
     requests_per_s: float
     bytes_per_s: float
+    connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PutHostProfile:
+    """A host of a dataset job was measured; the latest word counts."""
+
+    job_id: str
+    profile: HostProfile
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetHostProfiles:
+    """The hosts of a dataset job are to be measured anew."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddUnits:
+    """A tool's schedule has so many units: they become the job's objects, and are then loaded like others."""
+
+    job_id: str
+    count: int
 
 
 Write = (
@@ -114,6 +139,9 @@ Write = (
     | DropLease
     | PutAgent
     | PutHostPolicy
+    | PutHostProfile
+    | ForgetHostProfiles
+    | AddUnits
 )
 
 
@@ -140,13 +168,20 @@ class LoadTable:
     job_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class LoadBatches:
+    """Read all batches of a dataset job, and which hosts were measured, and hand them to `Core.batches_loaded`."""
+
+    job_id: str
+
+
 @dataclass(slots=True)
 class Effects:
     """What one turn of the core asks for, in order."""
 
     writes: list[Write] = field(default_factory=list[Write])
     sends: list[Send] = field(default_factory=list[Send])
-    loads: list[Load | LoadTable] = field(default_factory=list[Load | LoadTable])
+    loads: list[Load | LoadTable | LoadBatches] = field(default_factory=list[Load | LoadTable | LoadBatches])
     ended_jobs: list[str] = field(default_factory=list[str])
     bad_chunks: list[str] = field(default_factory=list[str])  # agents that sent one, for the log
 

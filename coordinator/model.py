@@ -28,6 +28,7 @@ from ..common.swarm_records import PeerOffer
 from ..common.views import JobStatus
 
 if TYPE_CHECKING:
+    from .dataset_model import DatasetState
     from .replica_model import Replication
 
 
@@ -132,6 +133,7 @@ class JobState:
     unit_failures: int = 0
     changed: bool = False  # its counters differ from the stored row
     replication: Replication | None = None  # of a replicated job
+    dataset: DatasetState | None = None  # of a job that collects a table, once its batches are loaded
 
     @property
     def spec(self) -> JobSpec:

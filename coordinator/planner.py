@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
+from typing import Any
 
 from ..common.chunks import choose_sizes
+from ..common.collect_records import tool_spec_from
 from ..common.errors import ShoalError, UnsafeName, UsageError
 from ..common.logs import get_logger
-from ..common.records import Delivery, Failure, JobSpec, Layout
+from ..common.records import Delivery, Failure, JobSpec, Layout, OriginKind
 from ..common.selection import Selection
 from ..common.uri import HubUri, parse_uri
 from ..common.views import SubmitRequest
+from .collecting import Collections
 from .core import Core
 from .model import JobRow
 from .sources.base import Source, SourceRequest
@@ -29,7 +32,7 @@ def job_rows(
 ) -> list[JobRow]:
     """One job for each distinct URI of a request, in order. Raises UsageError for what no agent could do."""
     if request.delivery is Delivery.DATASET:
-        raise UsageError(f"delivery {request.delivery.value!r}", cause="this version delivers by spread and replicate")
+        return [dataset_row(request, created_at=created_at, job_id=new_id())]
     if not request.uris:
         raise UsageError("submit", cause="no URI was given")
     if request.sha256 and len(request.uris) > 1:
@@ -76,6 +79,55 @@ def job_rows(
     return list(rows.values())
 
 
+def dataset_row(request: SubmitRequest, *, created_at: float, job_id: str) -> JobRow:
+    """The job of a request to collect a table, or to run a tool over what was collected. Raises UsageError."""
+    if (request.collect is None) == (request.tool is None):
+        raise UsageError("dataset", cause="a dataset job has either a table to collect or a tool to run")
+    if not request.destination:
+        raise UsageError("dataset", cause="no folder was given", remedy="name it with --to, or with --data for a tool")
+    asked: dict[str, Any] = {
+        "destination": request.destination,
+        "revision": "",
+        "force": request.force,
+        "delivery": request.delivery.value,
+        "profile": request.profile,
+    }
+    if request.collect is not None:
+        tables: Sequence[str] = request.collect.tables
+        if not tables:
+            raise UsageError("shoal collect", cause="no table was given", remedy="name a file, a glob or a folder")
+        asked["collect"] = asdict(request.collect)
+        more = f" and {len(tables) - 1} more" if len(tables) > 1 else ""
+        uri = next(iter(tables)) + more
+    else:
+        assert request.tool is not None
+        asked["tool"] = asdict(request.tool)
+        uri = f"{request.tool.name} over {request.destination}"
+    fingerprint = json.dumps(asked, sort_keys=True)
+    return JobRow(
+        job_id=job_id,
+        uri=uri,
+        name=request.name,
+        fingerprint=fingerprint,
+        request=fingerprint,
+        priority=request.priority,
+        created_at=created_at,
+    )
+
+
+def tool_job(row: JobRow, asked: Mapping[str, Any]) -> JobSpec:
+    """What agents must know of a job that runs a tool. Its units are known when an agent has made the schedule."""
+    return JobSpec(
+        job_id=row.job_id,
+        source=row.uri,
+        origin=OriginKind.FILE,
+        layout=Layout.FOLDER,
+        destination=asked["destination"],
+        delivery=Delivery.DATASET,
+        tool=tool_spec_from(asked["tool"]),
+    )
+
+
 class Planner:
     """Lists sources. Each `plan` is one job's; several may run at once."""
 
@@ -86,10 +138,12 @@ class Planner:
         open_source: OpenSource,
         clock: Callable[[], float],
         *,
+        collections: Collections,
         chunk_bytes: int | None = None,
         verify_everywhere: bool = False,
     ) -> None:
         """chunk_bytes: of replicated jobs, None for what fits them; verify_everywhere: every agent computes the digests."""
+        self._collections = collections
         self._chunk_bytes = chunk_bytes
         self._verify_everywhere = verify_everywhere
         self._core = core
@@ -115,6 +169,14 @@ class Planner:
 
     async def _plan(self, row: JobRow) -> None:
         asked = json.loads(row.request)
+        if asked.get("tool") is not None:
+            await self._store.run(self._store.store.forget_objects, row.job_id)
+            self._core.job_listed(row.job_id, tool_job(row, asked), 0, 0)
+            return
+        if asked.get("collect") is not None:
+            spec = await self._collections.plan(row, asked)
+            self._core.job_listed(row.job_id, spec, spec.total_objects, 0)
+            return
         source = self._open_source(
             SourceRequest(
                 uri=parse_uri(asked["uri"]),

@@ -15,6 +15,7 @@ from ..common.views import (
     AgentStatus,
     AgentView,
     FleetView,
+    HostShareView,
     HostView,
     JobView,
     ObjectView,
@@ -25,6 +26,8 @@ from .effects import PutAgent
 from .leases import HeldLease
 from .model import AgentState, JobState, ObjectState, Phase
 from .replica_model import replica_views
+from .scheduler.host_state import HostState
+from .scheduler.portions import finite
 from .scheduler.spread import in_order
 from .store.base import ObjectRow
 
@@ -65,7 +68,10 @@ class Meter:
 
 
 def arrived_bytes(core: Core, job: JobState) -> int:
-    """Bytes of finished objects and of unfinished ones so far."""
+    """Bytes of finished objects and of unfinished ones so far; of a job that collects a table, its rows."""
+    if job.row.spec is not None and job.row.spec.collect is not None:
+        ended = sum(rows for _, rows in job.row.tally)
+        return ended + sum(lease.arrived for lease in core.leases.of_job(job.row.job_id))
     if job.replication is not None and not job.row.status.ended:
         return job.replication.bytes_done()
     arrived = job.row.bytes_done
@@ -118,7 +124,9 @@ class Reader:
         job = self._core.jobs[job_id]
         row = job.row
         arrived = arrived_bytes(self._core, job)
-        left = max(0, row.bytes_total - arrived)
+        rows = row.spec is not None and row.spec.collect is not None
+        left = max(0, (row.rows_total if rows else row.bytes_total) - arrived)
+        rate = 0.0 if row.status.ended else rate
         asked = json.loads(row.request)
         return JobView(
             job_id=row.job_id,
@@ -139,14 +147,19 @@ class Reader:
             bytes_total=row.bytes_total,
             bytes_done=row.bytes_done,
             bytes_fetched=row.bytes_fetched,
-            bytes_arrived=arrived,
-            rate_bytes_per_s=0.0 if row.status.ended else rate,
-            eta_s=left / rate if rate > 0 and not row.status.ended else None,
+            bytes_arrived=row.bytes_fetched if rows else arrived,
+            rate_bytes_per_s=0.0 if rows else rate,
+            eta_s=left / rate if rate > 0 else None,
             failure=row.failure,
             active=self._active(job) if active else (),
             delivery=Delivery(asked.get("delivery", Delivery.SPREAD)),
             bytes_from_peers=row.bytes_from_peers,
             replicas=replica_views(job) if active else (),
+            rows_total=row.rows_total,
+            rows_rejected=row.rows_rejected,
+            rows_done=arrived if rows else 0,
+            rows_per_s=rate if rows else 0.0,
+            tally=row.tally,
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
@@ -289,17 +302,37 @@ class Reader:
 
     def hosts(self, now: float) -> list[HostView]:
         """All hosts that the fleet has met or that have a policy, by name."""
-        return [
-            HostView(
-                host=host.host,
-                requests_per_s=host.requests_per_s,
-                bytes_per_s=host.bytes_per_s,
-                blocked_s=max(0.0, host.blocked_until - now),
-                throttled=host.throttled,
-                errors=host.errors,
-            )
-            for host in self._core.hosts.states()
-        ]
+        return [self._host(host, now) for host in self._core.hosts.states()]
+
+    def _host(self, host: HostState, now: float) -> HostView:
+        return HostView(
+            host=host.host,
+            requests_per_s=host.requests_per_s,
+            bytes_per_s=host.bytes_per_s,
+            connections=host.connections,
+            blocked_s=max(0.0, host.conduct.blocked_until - now),
+            condition=host.conduct.condition,
+            rate_now=host.rate(),
+            rate_measured=host.pace.measured,
+            last_status=host.conduct.last_status,
+            ok=host.ok,
+            throttled=host.throttled,
+            timeouts=host.timeouts,
+            unreachable=host.unreachable,
+            refused=host.refused,
+            errors=host.errors,
+            crawl_delay_s=host.crawl_delay_s,
+            shares=tuple(
+                HostShareView(
+                    agent=self._agent_name(agent_id),
+                    requests_per_s=finite(portion.rate),
+                    bytes_per_s=finite(portion.bytes_per_s),
+                    connections=int(finite(portion.connections)),
+                    probe=portion.probe,
+                )
+                for agent_id, portion in self._core.hosts.holders(host.host)
+            ),
+        )
 
     def fleet(self, now: float, rate: float) -> FleetView:
         """Everything in one look."""

@@ -7,11 +7,12 @@ for a while, a full disk ends the job with the reason, an agent that vanished co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..common.errors import Changed, NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
 from ..common.records import Failure, Outcome, Result, UnitKind
-from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
+from .effects import AddUnits, Effects, ObjectDone, ObjectFailed, ObjectRetried
 from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobState, JobStatus, ObjectState, Phase
 
@@ -20,6 +21,7 @@ RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 60.0
 EXCLUDED_S = 30.0
 """How long an agent that does not see the destination gets nothing of the job: longer than NFS hides a new file by default."""
+JOB_UNITS = (UnitKind.PREPARE, UnitKind.FINALIZE, UnitKind.TOOL_PLAN)
 EXPIRIES_MAX = 10
 """An object whose leases ran out so often is given up: it may be what kills the agents."""
 
@@ -38,6 +40,7 @@ class ReportBook:
         self._effects = effects
         self._attempts = attempts
         self._orphans: list[HeldLease] = []
+        self.batch_back: Callable[[HeldLease], None] = lambda lease: None  # how a batch of a dataset job is given back
 
     def take(self, agent: AgentState, lease: HeldLease, result: Result, now: float) -> bool:
         """Take a report on a lease in force. Returns whether the lease has ended."""
@@ -46,7 +49,7 @@ class ReportBook:
         job.changed = True
         if result.outcome is Outcome.FAILED and result.failure is None:
             result = replace(result, failure=Failure(code="internal", text=f"{lease.unit}: the agent gave no reason"))
-        if lease.kind in (UnitKind.PREPARE, UnitKind.FINALIZE):
+        if lease.kind in JOB_UNITS:
             return self._job_unit(agent, job, lease, result, now)
         obj = job.objects.get(lease.object_id)
         if obj is None:
@@ -58,6 +61,9 @@ class ReportBook:
 
     def give_back(self, lease: HeldLease) -> None:
         """The lease ended through nobody's fault: its work waits again."""
+        if lease.kind is UnitKind.BATCH:
+            self.batch_back(lease)
+            return
         job = self._jobs[lease.job_id]
         obj = job.objects.get(lease.object_id)
         if obj is None:
@@ -68,7 +74,7 @@ class ReportBook:
                     job.release_range(obj, start, stop)
         elif lease.kind is UnitKind.PUBLISH:
             job.make_ready(obj, obj.ready_at)
-        elif lease.kind in (UnitKind.WHOLE, UnitKind.OPEN) and obj.phase is Phase.LEASED:
+        elif lease.kind in (UnitKind.WHOLE, UnitKind.OPEN, UnitKind.TOOL_RUN) and obj.phase is Phase.LEASED:
             job.enqueue(obj)
 
     def expired(self, lease: HeldLease, now: float) -> None:
@@ -106,7 +112,9 @@ class ReportBook:
         if result.failure is not None:
             self._job_unit_failed(agent, job, lease, result.failure, now)
             return True
-        if lease.kind is UnitKind.PREPARE:
+        if lease.kind is UnitKind.TOOL_PLAN:
+            self._planned(job, result)
+        elif lease.kind is UnitKind.PREPARE:
             job.row.status = JobStatus.RUNNING
             job.unit_failures = 0
         elif job.row.objects_failed:
@@ -116,6 +124,14 @@ class ReportBook:
         else:
             self.end_job(job, JobStatus.DONE, None)
         return True
+
+    def _planned(self, job: JobState, result: Result) -> None:
+        """A tool's schedule is made: its units become the job's objects."""
+        count = result.size or 0
+        self._effects.writes.append(AddUnits(job.row.job_id, count))
+        job.row.objects_total = count
+        job.row.status = JobStatus.RUNNING
+        job.unit_failures = 0
 
     def _job_unit_failed(
         self, agent: AgentState, job: JobState, lease: HeldLease, failure: Failure, now: float
@@ -244,7 +260,7 @@ class ReportBook:
                 self._begin_anew(job, obj)  # its partial file is really gone
             return
         if issubclass(kind, (NoSpace, NotWritable)):
-            self._end_with(job, failure)
+            self.end_with(job, failure)
             return
         obj.failures += 1
         obj.failed_at = now
@@ -271,7 +287,7 @@ class ReportBook:
         self._orphan_leases(obj)
         job.forget(obj)
 
-    def _end_with(self, job: JobState, failure: Failure) -> None:
+    def end_with(self, job: JobState, failure: Failure) -> None:
         """No object of the job can be written any more: end it, with everything resumable by `retry`."""
         self._orphans.extend(self._leases.of_job(job.row.job_id))
         self.end_job(job, JobStatus.FAILED, failure)

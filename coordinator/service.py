@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TypeAlias
 
-from ..common.errors import Conflict, NotFound, UsageError
+from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
 from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
@@ -30,8 +31,9 @@ from ..common.views import (
     TokenView,
 )
 from .api import AgentSession, Close, Send
+from .collecting import Collections
 from .core import Core, CoreLimits
-from .effects import Effects, LoadTable, PutAgent, PutJob
+from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
 from .leases import HeldLease
 from .model import JobStatus
 from .notices import warn_of_bad_chunks, warn_of_unshared
@@ -52,6 +54,9 @@ WATCH_S = 0.5
 TURN_S = 1.0
 """Longest pause between turns: objects that wait for their next attempt have no event of their own."""
 
+HostPolicy: TypeAlias = tuple[float, float, int]
+"""Requests/s, bytes/s and connections of the whole fleet; 0 is unlimited."""
+
 log = get_logger("coordinator")
 
 
@@ -68,13 +73,14 @@ class Coordinator:
         endpoints: tuple[str, ...],
         version: str,
         limits: CoreLimits | None = None,
-        host_policies: Mapping[str, tuple[float, float]] | None = None,
+        host_policies: Mapping[str, HostPolicy] | None = None,
         chunk_bytes: int | None = None,
         verify_everywhere: bool = False,
         signer: UrlSigner | None = None,
+        collections: Collections,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
-        host_policies are requests/s and bytes/s by host, as the configuration has them: an administrator's word replaces them."""
+        host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
         self._store = store
         self._limits = limits or CoreLimits()
         self._open_source = open_source
@@ -86,6 +92,7 @@ class Coordinator:
         self._chunk_bytes = chunk_bytes
         self._verify_everywhere = verify_everywhere
         self._signer = signer or UrlSigner()
+        self._collections = collections
         self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -127,11 +134,11 @@ class Coordinator:
             if lease.stop > lease.start:
                 held.left.add(lease.start, lease.stop)
             core.restore_lease(held, spec)
-        for host, (requests_per_s, bytes_per_s) in self._host_policies.items():
-            if requests_per_s or bytes_per_s:
-                core.hosts.set_policy(host, requests_per_s, bytes_per_s)
+        for host, limits in self._host_policies.items():
+            if any(limits):
+                core.hosts.set_policy(host, *limits)
         for policy in await run(store.host_policies):
-            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s)
+            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s, policy.connections)
         known: list[PutAgent] = await run(store.agents)
         self._reader = Reader(core, known, version=self._version, started_at=now)
         self._meter = Meter()
@@ -141,6 +148,7 @@ class Coordinator:
             self._store,
             self._open_source,
             self._now,
+            collections=self._collections,
             chunk_bytes=self._chunk_bytes,
             verify_everywhere=self._verify_everywhere,
         )
@@ -206,6 +214,8 @@ class Coordinator:
         for load in effects.loads:
             if isinstance(load, LoadTable):
                 self.core.table_loaded(load.job_id, await load_table(self._store, load.job_id))
+            elif isinstance(load, LoadBatches):
+                self.core.batches_loaded(load.job_id, *await self._collections.load(load.job_id))
             else:
                 await self._load(load.job_id, restart=load.restart)
         for send, session in zip(effects.sends, addressees, strict=True):
@@ -214,6 +224,7 @@ class Coordinator:
         warn_of_bad_chunks(self.core, effects.bad_chunks)
         for job_id in effects.ended_jobs:
             self._peering.forget(job_id)
+            self._collections.forget(job_id)
             row = self.core.jobs[job_id].row
             log.info("job.ended", job=job_id, status=row.status.value, done=row.objects_done, failed=row.objects_failed)
             self._ended.pop(job_id, asyncio.Event()).set()
@@ -325,9 +336,11 @@ class Coordinator:
     def hosts(self) -> list[HostView]:
         return self._reader.hosts(self._now())
 
-    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
+    async def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, connections: int = 0
+    ) -> HostView:
         try:
-            self.core.set_host_policy(host.lower(), requests_per_s, bytes_per_s, self._now())
+            self.core.set_host_policy(host.lower(), requests_per_s, bytes_per_s, self._now(), connections)
         except ValueError as error:
             raise UsageError(f"host {host}", cause=str(error)) from None
         await self._durable()
@@ -380,8 +393,9 @@ class Coordinator:
         return [row.spec for row in rows if not refused(row)], more
 
     async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
-        raise NotFound(f"document {name} of job {job_id}", cause="the coordinator keeps no such file")
-        yield b""
+        job = self.core.jobs[self._reader.find_job(job_id)]
+        async for block in self._collections.read(self.core, job, name, self._now()):
+            yield block
 
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
         return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)

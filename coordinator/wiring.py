@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..common.errors import Refused
 from ..common.uri import HubUri
 from ..common.wiring import http_client, hub_token, s3_profiles
+from .collecting import Collections, fingerprint_folder
 from .core import CoreLimits
 from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
@@ -24,6 +25,7 @@ from .sources import Policy, Source, SourceContext, SourceRequest, open_source
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
+    from .collecting import WorkFolder
     from .planner import OpenSource
     from .store.runner import StoreRunner
 
@@ -46,11 +48,7 @@ async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSou
                     clock=time.time,
                     sleep=asyncio.sleep,
                     rng=random.Random(),
-                    policy=Policy(
-                        allow=settings.security.allow,
-                        deny=settings.security.deny,
-                        https_only=settings.security.https_only,
-                    ),
+                    policy=policy_of(settings),
                     s3=stores,
                 )
             return contexts[hub]
@@ -78,10 +76,23 @@ def core_limits(settings: Settings, *, heartbeat_s: float | None = None) -> Core
     )
 
 
+def policy_of(settings: Settings) -> Policy:
+    """What may be fetched."""
+    security = settings.security
+    return Policy(allow=security.allow, deny=security.deny, https_only=security.https_only)
+
+
 def make_coordinator(
-    settings: Settings, store: StoreRunner, open_one: OpenSource, *, version: str, heartbeat_s: float | None = None
+    settings: Settings,
+    store: StoreRunner,
+    open_one: OpenSource,
+    *,
+    version: str,
+    heartbeat_s: float | None = None,
+    work_folder: WorkFolder | None = None,
 ) -> Coordinator:
-    """A coordinator that is not started yet."""
+    """A coordinator that is not started yet. work_folder: of partitioned tables; the state folder's unless given."""
+    tables = settings.coordinator.state / "collect"
     return Coordinator(
         store,
         open_source=open_one,
@@ -92,9 +103,16 @@ def make_coordinator(
         signer=UrlSigner(s3_profiles(settings, version=version)),
         limits=core_limits(settings, heartbeat_s=heartbeat_s),
         host_policies={
-            EVERY_HOST: (settings.fetch.request_rate, 0.0),
-            **{name: (host.rate, 0.0) for name, host in settings.hosts.items()},
+            EVERY_HOST: (settings.fetch.request_rate, 0.0, 0),
+            **{name: (host.rate, 0.0, host.connections) for name, host in settings.hosts.items()},
         },
         chunk_bytes=settings.swarm.chunk_size,
         verify_everywhere=settings.swarm.verify == "every-agent",
+        collections=Collections(
+            store,
+            work_folder=work_folder or (lambda spec, to: fingerprint_folder(tables, spec, to)),
+            dataset_of=lambda to: None if "://" in to else settings.agent.root / to.lstrip("/"),
+            policy=policy_of(settings),
+            wall_clock=time.time,
+        ),
     )

@@ -59,6 +59,16 @@ class Asker:
             validator=pinned or (transfer.validators.get(target.host, "") if target.direct else ""),
         )
         authorization = job.authorization(target)
+        asked_last = target.host
+
+        async def before_redirect(url: str) -> None:
+            """A redirect is a request like any other: it waits for its host's budget. Who redirects has answered: if that was the
+            probe of a half-open host, the turn may depend on it being told."""
+            nonlocal asked_last
+            self._throttle.answered(asked_last)
+            asked_last = _host(url)
+            await self._throttle.request_turn(asked_last)
+
         lane.planner.asked(piece, self._clock())
         response = await job.client.request(
             target.url if signature is None else signature.url,
@@ -67,7 +77,7 @@ class Asker:
             byte_range=asked.byte_range,
             if_range=None if whole or pinned else if_range_of(asked.validator),
             follow_redirects=not job.on_store,  # a signature is for one host
-            before_redirect=self._redirect_turn,
+            before_redirect=before_redirect,
         )
         try:
             lane.planner.answered(piece, self._clock())
@@ -76,16 +86,12 @@ class Asker:
             else:
                 self._check_status(response, holding, transfer, target, authenticated=authorization is not None)
             verdict = await self._check_answer(asked, response, transfer, on_store=job.on_store)
-            self._throttle.answered(target.host)
+            self._throttle.answered(_host(response.url))
             self._remember(verdict, response, transfer, target, small=small)
         except BaseException:
             response.close()
             raise
         return Answer(response, verdict)
-
-    async def _redirect_turn(self, url: str) -> None:
-        """A redirect is a request like any other: it waits for its host's budget."""
-        await self._throttle.request_turn(_host(url))
 
     def _check_status(
         self, response: Response, holding: Holding, transfer: Transfer, target: Target, *, authenticated: bool

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
 from ...common.errors import Changed, ShoalError
 from ...common.intervals import Interval
 from ...common.logs import get_logger
 from ...common.records import Failure, LeaseRef, Outcome, UnitKind, WorkReport
 from .holding import Holding
+
+if TYPE_CHECKING:
+    from .transfer import Transfer
 
 log = get_logger("agent.engine")
 
@@ -68,3 +74,25 @@ def _report(
         fetched=holding.take_fetched(),
         failure=failure,
     )
+
+
+async def report_grown(holdings: Iterable[Holding], report: Callable[[WorkReport], None]) -> None:
+    """PARTIAL reports of the ranges that have grown. The one that completes a lease is its last, and not sent here."""
+    grown: dict[Transfer, list[Holding]] = {}
+    for holding in holdings:
+        if holding.transfer is not None and holding.unreported and holding.want:
+            grown.setdefault(holding.transfer, []).append(holding)
+    for transfer, growing in grown.items():
+        taken = [(holding, tuple(holding.unreported)) for holding in growing]
+        try:
+            await transfer.settle()
+        except ShoalError as error:
+            transfer.fail(error)
+            continue
+        for holding, done in taken:
+            if holding.ended:
+                continue
+            for start, stop in done:
+                holding.unreported.remove(start, stop)
+            if holding.lease.kind is UnitKind.RANGE:
+                report(progressed(holding, done))

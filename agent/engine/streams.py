@@ -80,9 +80,9 @@ class Fetcher:
             before, target = piece.at, None
             try:
                 target = self._target(transfer)
-                await self._throttle.request_turn(target.host)
-                if await self._attempt(piece, holding, transfer, lane, target):
-                    return
+                async with self._throttle.request(target.host):
+                    if await self._attempt(piece, holding, transfer, lane, target):
+                        return
                 tries.progress()
             except Changed as error:
                 transfer.poison(error)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from ...common.errors import Busy, NotFound, StateDamaged
+from ...common.lock_file import break_lock, look_at_lock, release_lock, take_lock, touch_lock
 from ...common.manifest import Manifest, ManifestEntry, read_manifest, write_manifest
 from ...common.paths import SafeRoot
 
@@ -121,13 +122,13 @@ def manifest_lock(
     owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n".encode()
     seen: tuple[bytes, int] | None = None
     since = began = monotonic()
-    while not _take(root, path, owner):
+    while not take_lock(root, path, owner):
         now = monotonic()
-        state = _look_at(root, path)
+        state = look_at_lock(root, path)
         if state != seen:
             seen, since = state, now
         elif state is not None and now - since >= LOCK_EXPIRY_S:
-            _break(root, path, state[0])
+            break_lock(root, path, state[0])
         if now - began >= LOCK_WAIT_S:
             holder = state[0].decode(errors="replace").split()[:2] if state else []
             raise Busy(str(root.path / path), cause=f"held by {' pid '.join(holder) or 'somebody'}", remedy="try again")
@@ -140,59 +141,9 @@ def manifest_lock(
         if now - touched >= LOCK_EXPIRY_S / 4:
             touched = now
             with suppress(OSError):
-                _rewrite(root, path, owner)
+                touch_lock(root, path, owner)
 
     try:
         yield touch
     finally:
-        state = _look_at(root, path)
-        if state is not None and state[0] == owner:
-            with suppress(OSError):
-                root.unlink_beneath(path)
-
-
-def _take(root: SafeRoot, path: str, owner: bytes) -> bool:
-    try:
-        fd = root.open_beneath(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    except FileExistsError:
-        return False
-    try:
-        os.write(fd, owner)
-    finally:
-        os.close(fd)
-    return True
-
-
-def _rewrite(root: SafeRoot, path: str, owner: bytes) -> None:
-    """Give the lock a new modification time, unless it is somebody else's by now."""
-    fd = root.open_beneath(path, os.O_RDWR)
-    try:
-        if os.pread(fd, 500, 0) == owner:
-            os.pwrite(fd, owner, 0)
-    finally:
-        os.close(fd)
-
-
-def _look_at(root: SafeRoot, path: str) -> tuple[bytes, int] | None:
-    """Who holds the lock and when it was last touched; None when nobody does."""
-    try:
-        fd = root.open_beneath(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        return os.read(fd, 500), os.fstat(fd).st_mtime_ns
-    finally:
-        os.close(fd)
-
-
-def _break(root: SafeRoot, path: str, owner: bytes) -> None:
-    """Remove an expired lock. Renamed first, so that of two that break it one does; a newer lock caught so is put back."""
-    aside = f"{path}.{secrets.token_hex(8)}.tmp"
-    try:
-        root.replace_beneath(path, aside)
-    except FileNotFoundError:
-        return
-    caught = _look_at(root, aside)
-    if caught is not None and caught[0] != owner:
-        _take(root, path, caught[0])
-    root.unlink_beneath(aside)
+        release_lock(root, path, owner)

@@ -13,6 +13,7 @@ module                 reason to change                                 does I/O
 message, body          the grammar of heads and bodies                  no
 url, redirects         what may be asked, and of whom                   no
 proxies                which proxy, NO_PROXY                            no
+addresses              what strangers' URLs may lead to                 no
 ratelimit_headers      what servers say about waiting                   no
 tls                    whom to trust                                    reads CA files
 connection             one connection: bytes to buffers, silence        yes

@@ -43,14 +43,19 @@ class HttpClient:
         tls: TlsOptions = TlsOptions(),  # noqa: B008 (frozen)
         proxies: Mapping[str, str] | None = None,
         https_only: bool = False,
+        refuse_address: Callable[[str], str] | None = None,
     ) -> None:
-        """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: refuse every http URL."""
+        """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: refuse every http URL.
+
+        ``refuse_address``: says why an address must not be connected to, "" where it may; asked after a name was resolved. What a
+        proxy connects to is the proxy's business.
+        """
         check_field("User-Agent", user_agent)
         self._limits = limits
         self._user_agent = user_agent
         self._proxies = ProxyChooser(proxies)
         self._https_only = https_only
-        dialer = Dialer(tls=TlsContexts(tls), limits=limits, user_agent=user_agent)
+        dialer = Dialer(tls=TlsContexts(tls), limits=limits, user_agent=user_agent, refuse_address=refuse_address)
         self._pool = Pool(dialer.dial, connections_per_host=limits.connections_per_host, idle_s=limits.idle_s)
 
     async def __aenter__(self) -> HttpClient:
@@ -72,7 +77,7 @@ class HttpClient:
 
     async def request(
         self,
-        url: str,
+        url: str | Url,
         *,
         method: str = "GET",
         headers: Sequence[tuple[str, str]] = (),
@@ -92,7 +97,7 @@ class HttpClient:
         Raises Refused (URL or headers that must not be sent, http under ``https_only``), RedirectRefused, ConnectFailed, TlsFailed,
         TimedOut, ProtocolViolation, Truncated (the head was cut short).
         """
-        target = parse_url(url)
+        target = parse_url(url) if isinstance(url, str) else url
         if self._https_only and target.scheme != "https":
             raise Refused(
                 target.label,

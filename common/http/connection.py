@@ -81,6 +81,12 @@ class Connection(asyncio.BufferedProtocol):
         return carrier is not None and not self._eof and self._failure is None and not carrier.is_closing()
 
     @property
+    def tls_version(self) -> str:
+        """The version of TLS, such as ``TLSv1.3``; "" without TLS."""
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None and self._via_tls else None
+        return str(tls.version() or "") if tls is not None else ""
+
+    @property
     def at_rest(self) -> bool:
         """Open, the answer read to its end, and not a byte more than that has come."""
         return self._body.done and not self._busy and self._start == self._end and self.is_open

@@ -6,11 +6,11 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from ..errors import ConnectFailed, ProtocolViolation, TimedOut
+from ..errors import ConnectFailed, ProtocolViolation, Refused, TimedOut
 from .connection import Connection
 from .message import request_head
 from .proxies import proxy_authorization, proxy_label
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RACE_DELAY_S: Final = 0.25  # Connection Attempt Delay of RFC 8305 section 8
 ADDRESSES_MAX: Final = 8  # of one name; a longer answer does not make a dead host slower to give up
+NAMES_KEPT_MAX: Final = 4096
 
 _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
@@ -37,6 +38,7 @@ class HttpLimits:
     headers_max: int = 100
     redirects_max: int = 10
     idle_s: float = 60.0  # an unused connection is closed after this; servers commonly give 60 to 75 s
+    names_s: float = 0.0  # for how long an answer of the resolver is kept; 0: every connection asks anew
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +59,20 @@ class Route:
 class Dialer:
     """Opens connections; keeps none."""
 
-    def __init__(self, *, tls: TlsContexts, limits: HttpLimits, user_agent: str) -> None:
+    def __init__(
+        self,
+        *,
+        tls: TlsContexts,
+        limits: HttpLimits,
+        user_agent: str,
+        refuse_address: Callable[[str], str] | None = None,
+    ) -> None:
+        """refuse_address: says why an address must not be connected to, "" where it may."""
         self._tls = tls
         self._limits = limits
         self._user_agent = user_agent
+        self._refuse_address = refuse_address
+        self._names: dict[tuple[str, int], tuple[float, Sequence[_Address]]] = {}
 
     async def dial(self, route: Route) -> Connection:
         """A new connection along ``route``, ready for requests. Nothing stays open when it fails or is cancelled.
@@ -84,7 +96,10 @@ class Dialer:
         host, port = (route.host, route.port) if route.proxy is None else (route.proxy.host, route.proxy.port)
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                sock = await _connect(loop, host, port)
+                addresses = interleave_families(await self._resolve(loop, host, port))[:ADDRESSES_MAX]
+                if route.proxy is None:
+                    addresses = self._permitted(route, addresses)
+                sock = await _connect(loop, addresses)
         except TimeoutError:
             raise self._too_slow(route, "connection") from None
         except OSError as error:
@@ -95,6 +110,34 @@ class Dialer:
             sock.close()
             raise
         return connection
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> Sequence[_Address]:
+        """As `resolve`, with a memory for names."""
+        now = loop.time()
+        kept = self._names.get((host, port))
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        found = await resolve(loop, host, port)
+        if self._limits.names_s:
+            if len(self._names) >= NAMES_KEPT_MAX:
+                self._names.clear()
+            self._names[host, port] = now + self._limits.names_s, found
+        return found
+
+    def _permitted(self, route: Route, addresses: list[_Address]) -> list[_Address]:
+        """The addresses that may be connected to. Raises Refused when none of them may."""
+        if self._refuse_address is None:
+            return addresses
+        permitted: list[_Address] = []
+        reason = ""
+        for address in addresses:
+            found = self._refuse_address(str(address[4][0]))
+            reason = found or reason
+            if not found:
+                permitted.append(address)
+        if not permitted:
+            raise Refused(route.label, cause=f"it leads to {reason}", remedy="allow private addresses if that is meant")
+        return permitted
 
     async def _ask_for_tunnel(self, connection: Connection, route: Route, proxy: Url) -> None:
         """CONNECT, RFC 9110 section 9.3.6."""
@@ -169,9 +212,8 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> Sequ
     return cast("Sequence[_Address]", await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """A connected, non-blocking socket: to the first address of ``host`` that answers (Happy Eyeballs, RFC 8305)."""
-    addresses = interleave_families(await resolve(loop, host, port))[:ADDRESSES_MAX]
+async def _connect(loop: asyncio.AbstractEventLoop, addresses: Sequence[_Address]) -> socket.socket:
+    """A connected, non-blocking socket: to the first of the addresses that answers (Happy Eyeballs, RFC 8305)."""
     if len(addresses) == 1:
         return await _attempt(loop, addresses[0])
     return await _race(loop, addresses)

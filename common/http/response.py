@@ -59,6 +59,12 @@ class Response:
         return self._url.text
 
     @property
+    def protocol(self) -> str:
+        """``HTTP/1.1``, with the version of TLS where the connection has it and is still this answer's."""
+        tls = self._connection.tls_version if self._connection is not None else ""
+        return f"HTTP/1.1 {tls}" if tls else "HTTP/1.1"
+
+    @property
     def received_bytes(self) -> int:
         """Body bytes put into the caller's buffers so far; after a ``read_into`` that failed this counts what it had put there."""
         return self._received

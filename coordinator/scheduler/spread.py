@@ -123,7 +123,8 @@ def next_work(job: JobState, agent: AgentState, fleet: Fleet, limits: SpreadLimi
     if job.row.paused or job.excluded.get(agent.agent_id, 0.0) > now:
         return None
     if job.row.status in (JobStatus.PREPARING, JobStatus.FINALIZING):
-        kind = UnitKind.PREPARE if job.row.status is JobStatus.PREPARING else UnitKind.FINALIZE
+        begin = UnitKind.PREPARE if job.spec.tool is None else UnitKind.TOOL_PLAN
+        kind = begin if job.row.status is JobStatus.PREPARING else UnitKind.FINALIZE
         return Work(kind=kind) if job.unit_not_before <= now else None
     if job.row.status is not JobStatus.RUNNING:
         return None
@@ -218,4 +219,5 @@ def _queued(job: JobState, agent: AgentState, fleet: Fleet, limits: SpreadLimits
     weight = obj.weight + UNIT_WEIGHT
     if not may_hold(agent, weight, job.remaining, fleet):
         return None
-    return Work(kind=UnitKind.WHOLE, obj=obj, weight=weight)
+    kind = UnitKind.WHOLE if job.spec.tool is None else UnitKind.TOOL_RUN
+    return Work(kind=kind, obj=obj, weight=weight)

@@ -104,16 +104,8 @@ class Store(Protocol):
         """Host limits that an administrator set."""
         ...
 
-    def put_profile(self, job_id: str, profile: HostProfile) -> None:
-        """Store what a host of a dataset job was like; the latest word counts. Raises NotFound for a job that was never put."""
-        ...
-
     def profiles(self, job_id: str) -> list[HostProfile]:
         """What the hosts of a dataset job were like, by host."""
-        ...
-
-    def forget_profiles(self, job_id: str) -> None:
-        """The hosts of a job are measured anew."""
         ...
 
     # Credentials: only hashes are stored.

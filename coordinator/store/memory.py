@@ -15,13 +15,16 @@ from ...common.collect_records import HostProfile
 from ...common.errors import NotFound
 from ...common.records import Failure, ObjectSpec, Tally
 from ..effects import (
+    AddUnits,
     DropLease,
     FinishObjects,
+    ForgetHostProfiles,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
     PutAgent,
     PutHostPolicy,
+    PutHostProfile,
     PutJob,
     PutLease,
     RequeueFailed,
@@ -29,7 +32,7 @@ from ..effects import (
 )
 from ..model import JobRow
 from .base import Cursor, ObjectRow, ObjectStatus, TokenRow
-from .order import order_weight
+from .order import order_weight, unit_specs
 
 
 @dataclass(slots=True)
@@ -115,6 +118,12 @@ class MemoryStore:
                 self._agents[write.agent_id] = write
             case PutHostPolicy():
                 self._policies[write.host] = write
+            case PutHostProfile(job_id, profile):
+                self._job(job_id).profiles[profile.host] = profile
+            case ForgetHostProfiles(job_id):
+                self._job(job_id).profiles.clear()
+            case AddUnits(job_id, count):
+                self.add_objects(job_id, unit_specs(count))
 
     def _apply_to_object(self, write: ObjectDone | ObjectFailed | ObjectRetried) -> None:
         obj = self._objects.get(write.object_id)
@@ -251,20 +260,10 @@ class MemoryStore:
         """Host limits that an administrator set, by host."""
         return [self._policies[host] for host in sorted(self._policies)]
 
-    def put_profile(self, job_id: str, profile: HostProfile) -> None:
-        """Store what a host of a dataset job was like. Raises NotFound for a job that was never put."""
-        self._job(job_id).profiles[profile.host] = profile
-
     def profiles(self, job_id: str) -> list[HostProfile]:
         """What the hosts of a dataset job were like, by host."""
         job = self._jobs.get(job_id)
         return [] if job is None else [job.profiles[host] for host in sorted(job.profiles)]
-
-    def forget_profiles(self, job_id: str) -> None:
-        """The hosts of a job are measured anew."""
-        job = self._jobs.get(job_id)
-        if job is not None:
-            job.profiles.clear()
 
     def put_token(self, token_id: str, *, role: str, name: str, secret_hash: bytes, expires_at: float | None) -> None:
         """Store a credential's hash."""

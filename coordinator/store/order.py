@@ -17,3 +17,8 @@ def order_weight(size: int | None) -> int:
 def cursor_after(spec: ObjectSpec) -> Cursor:
     """The place right after this object, as `Store.queued_objects` takes it. spec is as the store gave it."""
     return Cursor(order_weight(spec.size), spec.object_id)
+
+
+def unit_specs(count: int) -> list[ObjectSpec]:
+    """The units of a tool's schedule as objects, numbered from 0."""
+    return [ObjectSpec(object_id=number + 1, path=f"unit-{number:06d}", size=None) for number in range(count)]

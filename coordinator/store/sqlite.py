@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,34 +19,23 @@ from ...common.collect_records import HostProfile
 from ...common.errors import Busy, NoSpace, NotFound, NotWritable, ShoalError, StateDamaged, UsageError
 from ...common.records import Failure, ObjectSpec
 from ..effects import (
-    DropLease,
-    FinishObjects,
-    ObjectDone,
-    ObjectFailed,
-    ObjectRetried,
     PutAgent,
     PutHostPolicy,
-    PutJob,
     PutLease,
-    RequeueFailed,
     Write,
 )
 from ..model import JobRow
 from . import statements as sql
 from .base import Cursor, ObjectRow, ObjectStatus, TokenRow
+from .batching import WriteBatch
 from .rows import (
     Row,
-    done_to_row,
-    failed_to_row,
     failure_to_json,
     job_from_row,
-    job_to_row,
     lease_from_row,
-    lease_to_row,
     object_from_row,
     object_spec_from_row,
     profile_from_json,
-    profile_to_json,
     storable,
     token_from_row,
 )
@@ -172,7 +161,7 @@ class SqliteStore:
         """Apply all of the writes in one transaction. Raises NoSpace, NotWritable or StateDamaged, with none applied."""
         if not writes:
             return
-        batch = _Batch()
+        batch = WriteBatch()
         for write in writes:
             batch.add(write)
         with self._transaction() as connection:
@@ -202,18 +191,6 @@ class SqliteStore:
         """Remove a job's objects."""
         with self._transaction() as connection:
             connection.execute(sql.FORGET_OBJECTS, (job_id,))
-
-    def put_profile(self, job_id: str, profile: HostProfile) -> None:
-        """Store what a host of a dataset job was like."""
-        with self._transaction() as connection:
-            if connection.execute(sql.JOB_EXISTS, (job_id,)).fetchone() is None:
-                raise NotFound(f"job {job_id}", cause="the store holds no such job")
-            connection.execute(sql.PUT_PROFILE, (job_id, profile.host, profile_to_json(profile)))
-
-    def forget_profiles(self, job_id: str) -> None:
-        """The hosts of a job are measured anew."""
-        with self._transaction() as connection:
-            connection.execute(sql.FORGET_PROFILES, (job_id,))
 
     def put_token(self, token_id: str, *, role: str, name: str, secret_hash: bytes, expires_at: float | None) -> None:
         """Store a credential's hash."""
@@ -272,7 +249,7 @@ class SqliteStore:
     def host_policies(self) -> list[PutHostPolicy]:
         """Host limits that an administrator set, by host."""
         rows = self._all(sql.HOST_POLICIES)
-        return [PutHostPolicy(host=h, requests_per_s=r, bytes_per_s=b) for h, r, b in rows]
+        return [PutHostPolicy(host=h, requests_per_s=r, bytes_per_s=b, connections=c) for h, r, b, c in rows]
 
     def tokens(self) -> list[TokenRow]:
         """All credentials, by id."""
@@ -348,69 +325,3 @@ class SqliteStore:
             remedy=f"put back a copy of it, or move {name} and {name}-wal away and submit the jobs again: what is complete "
             "at their destinations is kept",
         )
-
-
-class _Batch:
-    """Writes grouped by statement, for `executemany`.
-
-    What one row ends up as is all that counts, so of several writes of one job, lease or agent the last is taken. Objects keep
-    their order, because `RequeueFailed` depends on what came before it.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[tuple[str, str], Write] = {}
-        self._objects: list[tuple[str, list[Row]]] = []
-
-    def add(self, write: Write) -> None:
-        match write:
-            case PutJob(row):
-                self._last["job", row.job_id] = write
-            case PutLease() | DropLease():
-                self._last["lease", write.unit] = write
-            case PutAgent():
-                self._last["agent", write.agent_id] = write
-            case PutHostPolicy():
-                self._last["host", write.host] = write
-            case ObjectDone():
-                self._object(sql.OBJECT_DONE, done_to_row(write))
-            case ObjectFailed():
-                self._object(sql.OBJECT_FAILED, failed_to_row(write))
-            case ObjectRetried():
-                self._object(sql.OBJECT_RETRIED, failed_to_row(write))
-            case FinishObjects(job_id):
-                self._object(sql.FINISH_OBJECTS, (job_id,))
-            case RequeueFailed(job_id):
-                self._object(sql.REQUEUE_FAILED, (job_id,))
-
-    def _object(self, statement: str, row: Row) -> None:
-        if self._objects and self._objects[-1][0] == statement:
-            self._objects[-1][1].append(row)
-        else:
-            self._objects.append((statement, [row]))
-
-    def statements(self) -> Iterator[tuple[str, list[Row]]]:
-        """Statements with their rows; jobs first, because objects refer to them."""
-        grouped: dict[str, list[Row]] = {}
-        for write in self._last.values():
-            statement, row = _keyed(write)
-            grouped.setdefault(statement, []).append(row)
-        if sql.PUT_JOB in grouped:
-            yield sql.PUT_JOB, grouped.pop(sql.PUT_JOB)
-        yield from self._objects
-        yield from grouped.items()
-
-
-def _keyed(write: Write) -> tuple[str, Row]:
-    match write:
-        case PutJob(row):
-            return sql.PUT_JOB, job_to_row(row)
-        case PutLease():
-            return sql.PUT_LEASE, lease_to_row(write)
-        case DropLease(unit):
-            return sql.DROP_LEASE, (unit,)
-        case PutAgent():
-            return sql.PUT_AGENT, (write.agent_id, write.name, write.version, write.zone)
-        case PutHostPolicy():
-            return sql.PUT_HOST_POLICY, (write.host, write.requests_per_s, write.bytes_per_s)
-        case _:
-            raise TypeError(f"{type(write).__name__} has no key")

@@ -31,8 +31,8 @@ LEASES = f"SELECT {', '.join(LEASE_COLUMNS)} FROM leases ORDER BY token"
 PUT_AGENT = _put("agents", "agent_id", ("agent_id", "name", "version", "zone"))
 AGENTS = "SELECT agent_id, name, version, zone FROM agents ORDER BY agent_id"
 
-PUT_HOST_POLICY = _put("host_policies", "host", ("host", "requests_per_s", "bytes_per_s"))
-HOST_POLICIES = "SELECT host, requests_per_s, bytes_per_s FROM host_policies ORDER BY host"
+PUT_HOST_POLICY = _put("host_policies", "host", ("host", "requests_per_s", "bytes_per_s", "connections"))
+HOST_POLICIES = "SELECT host, requests_per_s, bytes_per_s, connections FROM host_policies ORDER BY host"
 
 PUT_TOKEN = _put("tokens", "token_id", TOKEN_COLUMNS)
 DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"

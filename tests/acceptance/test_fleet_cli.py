@@ -304,3 +304,28 @@ def test_cancelling_while_the_source_is_listed(fleet: Fleet, hub: StandInHub, tm
     done = fleet.ended(job, JobStatus.DONE)
     assert (done.objects_total, done.objects_done) == (2, 2)
     assert delivered(tmp_path / "to") == SMALL
+
+
+def test_a_budget_holds_at_the_hosts_own_door_while_agents_die_and_join(
+    fleet: Fleet, hub: StandInHub, tmp_path: Path
+) -> None:
+    """The server's own log, in every window: at most the rate and one burst, though one agent is killed and another one joins."""
+    rate = 20.0
+    host = hub.url.removeprefix("http://")
+    hub.add(HubRepo("acme/many", {f"f{number:03}": b"%d" % number for number in range(160)}))
+    fleet.start("a1", "a2", "a3", "a4")
+    fleet.ask("hosts", "set", host, "--rate", str(rate), "--connections", "8")
+    job = fleet.submit("hf://acme/many", "--to", tmp_path / "to")
+    hub.log.wait_for(lambda log: log.count(kind="resolve") >= 30, timeout_s=60)
+    fleet.agent("a2").kill()
+    fleet.add_agent("a5")
+    fleet.ended(job, timeout_s=150)
+    asked = sorted(record.started_at for record in hub.log.records if record.kind in ("resolve", "file"))
+    (view,) = (view for view in fleet.ask("hosts")["hosts"] if view["host"] == host)
+    assert (view["condition"], view["requests_per_s"], view["connections"]) == ("open", rate, 8)
+    assert view["shares"]
+    # A request is written down when the server reads it: a busy machine reads some late, and so several at once.
+    late_s = 1.0
+    for first in range(len(asked)):
+        for last in range(first + 1, len(asked)):
+            assert last - first + 1 <= rate * (asked[last] - asked[first] + late_s) + rate

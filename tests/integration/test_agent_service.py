@@ -118,6 +118,36 @@ class FakeLink:
                 await self.news.wait()
 
 
+class FakeBudgets:
+    """Writes down its shares, and tells what it was given to tell."""
+
+    def __init__(self) -> None:
+        self.budgets: list[HostBudget] = []
+        self.observations: list[HostObservation] = []
+        self.renewals: list[bool] = []
+        self.obeyed = 0
+        self.urgent: Callable[[], None] = lambda: None
+
+    @property
+    def is_pressing(self) -> bool:
+        return any(seen.throttled for seen in self.observations)
+
+    def set_budgets(self, budgets: Sequence[HostBudget], now: float, version: int) -> None:
+        self.budgets.extend(budgets)
+        self.obeyed = version
+
+    def renewed(self, until: float, now: float, *, anew: bool) -> None:
+        self.renewals.append(anew)
+
+    def versions(self, now: float) -> tuple[int, int]:
+        return self.obeyed, 0
+
+    def take_observations(self) -> tuple[HostObservation, ...]:
+        taken = tuple(self.observations)
+        self.observations.clear()
+        return taken
+
+
 class FakeWorker:
     """Writes down what it is told."""
 
@@ -125,8 +155,7 @@ class FakeWorker:
         self.log: list[tuple[str, object]] = []
         self.destinations: list[str] = []
         self.deadlines: dict[str, Callable[[], float]] = {}
-        self.observations: list[HostObservation] = []
-        self.budgets: list[HostBudget] = []
+        self.throttle = FakeBudgets()
         self.orders: list[SwarmOrders] = []
         self.admissions = 0
         self.at_drain: Callable[[], None] = lambda: None
@@ -142,19 +171,11 @@ class FakeWorker:
     def give_back(self, ref: LeaseRef) -> None:
         self.log.append(("give back", ref))
 
-    def set_budget(self, budgets: Sequence[HostBudget]) -> None:
-        self.budgets.extend(budgets)
-
     def admitted(self) -> None:
         self.admissions += 1
 
     def obey(self, orders: SwarmOrders) -> None:
         self.orders.append(orders)
-
-    def take_observations(self) -> tuple[HostObservation, ...]:
-        taken = tuple(self.observations)
-        self.observations.clear()
-        return taken
 
     def progress(self) -> tuple[Progress, ...]:
         return ()
@@ -310,9 +331,10 @@ async def test_what_the_coordinator_says_reaches_the_worker(bench: Bench) -> Non
         link = await bench.session(1)
         await bench.granted(link, lease("o1"), lease("o2"))
         budget = HostBudget(host="h", requests_per_s=1.0, blocked_s=2.0)
-        link.say(Yield((LeaseRef("o1", 1), LeaseRef("o9", 9))), Budgets((budget,)), Revoke((LeaseRef("o2", 1),)))
+        link.say(Yield((LeaseRef("o1", 1), LeaseRef("o9", 9))), Budgets((budget,), 5), Revoke((LeaseRef("o2", 1),)))
         await until(lambda: bench.agent.held == 1)
-        assert bench.worker.budgets == [budget]
+        assert bench.worker.throttle.budgets == [budget]
+        assert bench.worker.throttle.obeyed == 5
         assert bench.worker.log[2:] == [("give back", LeaseRef("o1", 1)), ("stop", LeaseRef("o2", 1))]
         assert bench.worker.deadlines["o2"]() == float("-inf")
 
@@ -325,18 +347,20 @@ async def test_a_heartbeat_renews_what_is_held(bench: Bench) -> None:
         link.say(Grants(leases=(lease("o1", ttl_s=60.0),), jobs=(JOB,)))
         await until(lambda: bench.worker.deadlines)
         before = bench.worker.deadlines["o1"]()
-        bench.worker.observations.append(HostObservation(host="h", throttled=1, retry_after_s=3.0))
+        bench.worker.throttle.observations.append(HostObservation(host="h", throttled=1, retry_after_s=3.0))
         beat = await link.next(Heartbeat, 2)  # what a host asks for cannot wait for the next one
         assert beat.held == (LeaseRef("o1", 1),)
         assert [seen.retry_after_s for seen in beat.hosts] == [3.0]
         assert beat.memory > 0
         link.say(HeartbeatAck(beat.seq))
         await until(lambda: bench.worker.deadlines["o1"]() > before + 1000)
+        assert bench.worker.throttle.renewals[0]
+        assert not any(bench.worker.throttle.renewals[1:])
 
 
 async def test_what_a_host_asked_for_is_told_once_there_is_somebody_to_tell(bench: Bench) -> None:
     bench.failures = [Unreachable("coordinator")] * 3
-    bench.worker.observations.append(HostObservation(host="h", throttled=1, retry_after_s=3.0))
+    bench.worker.throttle.observations.append(HostObservation(host="h", throttled=1, retry_after_s=3.0))
     async with bench.running():
         link = await bench.session(1)
         link.say(WELCOME)

@@ -173,7 +173,7 @@ class Bench:
         self._ids = count(1)
         self.sources: dict[str, FakeSource] = {}
         self.requests: list[SourceRequest] = []
-        self.policies: dict[str, tuple[float, float]] = {}
+        self.policies: dict[str, tuple[float, float, int]] = {}
 
     def _open_source(self, request: SourceRequest) -> FakeSource:
         self.requests.append(request)
@@ -449,10 +449,10 @@ async def test_a_listing_that_was_cut_off_begins_anew(bench: Bench) -> None:
 
 
 async def test_host_limits_and_credentials_are_remembered(bench: Bench) -> None:
-    bench.policies["hub.example"] = (9.0, 0.0)
-    bench.policies["cdn.example"] = (8.0, 0.0)
+    bench.policies["hub.example"] = (9.0, 0.0, 0)
+    bench.policies["cdn.example"] = (8.0, 0.0, 5)
     async with bench.running() as coordinator:
-        view = await coordinator.set_host_policy("HUB.example", 5.0, 100.0)
+        view = await coordinator.set_host_policy("HUB.example", 5.0, 100.0, 7)
         assert (view.host, view.requests_per_s, view.bytes_per_s) == ("hub.example", 5.0, 100.0)
         with pytest.raises(UsageError):
             await coordinator.set_host_policy("hub.example", -1.0, 0.0)
@@ -462,6 +462,7 @@ async def test_host_limits_and_credentials_are_remembered(bench: Bench) -> None:
     async with bench.running() as coordinator:
         limits = {view.host: view.requests_per_s for view in coordinator.hosts()}
         assert limits == {"hub.example": 5.0, "cdn.example": 8.0}
+        assert {view.host: view.connections for view in coordinator.hosts()} == {"hub.example": 7, "cdn.example": 5}
         assert [view.token_id for view in await coordinator.list_tokens()] == [made.view.token_id]
         assert coordinator.tokens.check(made.token.reveal()).name == "node"
 

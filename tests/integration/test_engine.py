@@ -326,7 +326,7 @@ async def test_a_blocked_host_is_not_asked(tmp_path: Path) -> None:
     content = SyntheticFile(50_000, seed=1)
     async with FaultOrigin({"a": content}) as web, engine(web_job(tmp_path)) as bench:
         host = web.url.partition("//")[2]
-        bench.worker.set_budget([HostBudget(host=host, blocked_s=0.5)])
+        bench.worker.throttle.set_budgets([HostBudget(host=host, blocked_s=0.5)], asyncio.get_running_loop().time())
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         (report,) = await bench.whole([web_spec(web.url_of("a"), content)])
@@ -340,10 +340,10 @@ async def test_a_throttled_host_is_observed_and_not_counted_as_failure(tmp_path:
     async with FaultOrigin({"a": content}) as web, engine(web_job(tmp_path), transient_retries=0) as bench:
         web.faults.add(RateLimited(reset_s=1), times=2)
         urgent: list[int] = []
-        bench.worker.on_throttled(lambda: urgent.append(1))
+        bench.worker.throttle.urgent = lambda: urgent.append(1)
         (report,) = await bench.whole([web_spec(web.url_of("a"), content)])
-        assert report.outcome is Outcome.DONE and len(urgent) == 2
-        (observed,) = bench.worker.take_observations()
+        assert report.outcome is Outcome.DONE and len(urgent) >= 2
+        (observed,) = bench.worker.throttle.take_observations()
         assert (observed.throttled, observed.ok, observed.errors) == (2, 1, 0) and observed.retry_after_s >= 1
 
 

@@ -25,7 +25,8 @@ def check_invariants(core: Core) -> None:
             raise Violation(f"{lease.unit} is leased, but its job has ended")
         units[lease.agent_id] += 1
         weights[lease.agent_id] += lease.weight
-        if lease.object_id:
+        early = lease.kind is UnitKind.BATCH and job.dataset is None  # restored before the batches were loaded
+        if lease.object_id and not early:
             by_object.setdefault(lease.object_id, []).append(lease)
     for job in core.jobs.values():
         _check_job(job, by_object)

@@ -160,10 +160,12 @@ class FakeCoordinator:
     def hosts(self) -> list[HostView]:
         return [self.host]
 
-    async def set_host_policy(self, host: str, requests_per_s: float, bytes_per_s: float) -> HostView:
+    async def set_host_policy(
+        self, host: str, requests_per_s: float, bytes_per_s: float, connections: int = 0
+    ) -> HostView:
         if host != self.host.host:
             raise UsageError(f"host {host}", cause="not known")
-        self.host = replace(self.host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s)
+        self.host = replace(self.host, requests_per_s=requests_per_s, bytes_per_s=bytes_per_s, connections=connections)
         return self.host
 
     def fleet(self) -> FleetView:

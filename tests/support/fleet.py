@@ -31,10 +31,10 @@ import grpc
 from google.protobuf.message import Message
 
 from shoal.common.views import AgentStatus, AgentView, FleetView, HostView, JobStatus, JobView, ObjectView, QueueView
+from shoal.common.wire_hosts import decode_host
 from shoal.common.wire_views import (
     decode_agent,
     decode_fleet,
-    decode_host,
     decode_job,
     decode_object,
     decode_queued_job,

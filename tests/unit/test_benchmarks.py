@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+
+from shoal.common.settings import load_settings
 
 # The folder of the benchmarks is no part of the installed package.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import table
+from benchmarks import collect_table, table
+from benchmarks.collect import CollectRun, summarize_collect
+from benchmarks.collect_origin import Picture, make_picture, make_table
+from benchmarks.collect_quality import area_resized, area_weights, compare, psnr
+from benchmarks.collect_tools import COLLECT_TOOLS, Collection, check, shoal_config
 from benchmarks.fleet import summarize_fleet
 from benchmarks.measure import RunFailed, Usage, measure, rotated, summarize, touch_memory
 from benchmarks.origin import Origin, Repo, RepoFile, make_repo
@@ -191,6 +204,205 @@ def test_large_files_live_on_the_cdn_and_small_ones_on_the_hub() -> None:
     assert ORIGIN.file_url(small, file) == f"http://127.0.0.1:1/api/resolve-cache/models/bench/r/{small.commit}/f"
 
 
+# ---- datasets of URL tables ----------------------------------------------------------------------------------------------------
+
+
+PICTURES = [
+    Picture(name=f"{number:05}.jpg", size=3, sha256=hashlib.sha256(b"%03d" % number).hexdigest()) for number in range(5)
+]
+
+
+def collection(folder: Path, *, resized: bool, rows: int = 10) -> Collection:
+    for name in ("target", "scratch"):
+        (folder / name).mkdir()
+    return Collection(
+        table=make_table(folder / "urls.parquet", ["http://127.0.0.1:1", "http://127.0.0.2:1"], PICTURES, rows),
+        resized=resized,
+        processes=2,
+        target=folder / "target",
+        scratch=folder / "scratch",
+        rival_python="/opt/rival/bin/python",
+    )
+
+
+def small_jpeg(width: int = 256, height: int = 192) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_pictures_are_the_same_every_time_and_as_large_as_real_ones() -> None:
+    first, second = make_picture(1), make_picture(2)
+    assert make_picture(1) == first != second
+    assert all(30_000 < len(data) < 45_000 for data in (first, second))
+    with Image.open(io.BytesIO(first)) as opened:
+        assert opened.size == (640, 480)
+
+
+def test_no_url_is_in_the_table_twice_and_hosts_have_equal_shares(tmp_path: Path) -> None:
+    table = collection(tmp_path, resized=True, rows=20).table
+    columns = pq.read_table(table.path).to_pydict()
+    assert columns["identifier"] == list(table.picture_of)
+    assert len(set(columns["identifier"])) == len(set(columns["uuid"])) == 20
+    assert sum(url.startswith("http://127.0.0.1:1/") for url in columns["identifier"]) == 10
+    assert all(f"/{picture.name}?row=" in url for url, picture in table.picture_of.items())
+    assert {picture.name for picture in table.picture_of.values()} == {picture.name for picture in PICTURES}
+
+
+@pytest.mark.parametrize("tool", COLLECT_TOOLS)
+@pytest.mark.parametrize("resized", [True, False])
+def test_every_tool_is_told_of_the_table_and_what_is_wanted(tool: str, resized: bool, tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=resized)
+    told = " ".join(COLLECT_TOOLS[tool].command(run)) + "".join(file.read_text() for file in run.scratch.iterdir())
+    assert str(run.table.path) in told and str(run.target) in told
+    assert ("256" in told) if resized else ("original" in told or "disable_all_reencoding=True" in told)
+
+
+def test_what_shoal_is_told_are_settings_that_it_has(tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=True)
+    (run.scratch / "shoal.toml").write_text(shoal_config(run, "image"))
+    settings = load_settings(environ={}, cwd=tmp_path, config_file=run.scratch / "shoal.toml")
+    assert settings.collect.default_rate_limit == 0
+    assert (settings.collect.image_size, settings.collect.image_encoding, settings.collect.image_workers) == (
+        256,
+        "jpeg",
+        2,
+    )
+
+
+def write_shoal(run: Collection, rows: dict[str, bytes], size: list[int] | None) -> None:
+    folder = run.target / "images/server_name=127.0.0.1/partition_id=0"
+    folder.mkdir(parents=True)
+    columns = {"identifier": list(rows), "image": list(rows.values()), "resized_size": [size] * len(rows)}
+    types = {"identifier": pa.string(), "image": pa.binary(), "resized_size": pa.list_(pa.int64())}
+    pq.write_table(pa.table(columns, schema=pa.schema(types)), folder / "successes.parquet")
+
+
+def write_rival(run: Collection, rows: dict[str, bytes], status: str = "success") -> None:
+    count = len(rows)
+    columns = {"url": list(rows), "jpg": list(rows.values()), "status": [status] * count}
+    columns |= {"height": [192] * count, "width": [256] * count}
+    pq.write_table(pa.table(columns), run.target / "00000.parquet")
+
+
+def test_check_counts_what_arrived_right_and_keeps_samples(tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=True)
+    image = small_jpeg()
+    write_shoal(run, dict.fromkeys(run.table.picture_of, image), [192, 256])
+    kept = tmp_path / "kept.jpg"
+    assert check(run, COLLECT_TOOLS["shoal"], {"00003.jpg": kept}) == 10
+    assert kept.read_bytes() == image
+
+
+def test_check_of_the_rival(tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=True)
+    write_rival(run, dict.fromkeys(run.table.picture_of, small_jpeg()))
+    assert check(run, COLLECT_TOOLS["img2dataset"]) == 10
+
+
+def test_check_of_what_is_stored_as_served(tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=False)
+    served = {url: b"%03d" % int(picture.name[:5]) for url, picture in run.table.picture_of.items()}
+    write_shoal(run, served, None)
+    assert check(run, COLLECT_TOOLS["shoal"]) == 10
+    (url, *_), batch = served, run.target / "images/server_name=127.0.0.1/partition_id=0"
+    (batch / "successes.parquet").unlink()
+    batch.rmdir()
+    write_shoal(run, served | {url: b"xyz"}, None)
+    with pytest.raises(RunFailed, match=r"0 of 10 rows are lacking and 1 are wrong.*not what was served"):
+        check(run, COLLECT_TOOLS["shoal"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda rows: rows.popitem(), "1 of 10 rows are lacking and 0 are wrong"),
+        (lambda rows: rows.update({next(iter(rows)): small_jpeg(256, 193)}), "1 are wrong.*193, 256"),
+        (lambda rows: rows.update({next(iter(rows)): small_jpeg()[:500]}), "1 are wrong.*0, 0"),
+        (lambda rows: rows.update({"http://elsewhere/": small_jpeg()}), "1 are wrong.*not in the table"),
+    ],
+)
+def test_check_finds_what_is_wrong(spoil: Callable[[dict[str, bytes]], object], said: str, tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=True)
+    rows = dict.fromkeys(run.table.picture_of, small_jpeg())
+    spoil(rows)
+    write_shoal(run, rows, [192, 256])
+    with pytest.raises(RunFailed, match=said):
+        check(run, COLLECT_TOOLS["shoal"])
+
+
+def test_rows_that_failed_are_lacking(tmp_path: Path) -> None:
+    run = collection(tmp_path, resized=True)
+    write_rival(run, dict.fromkeys(run.table.picture_of, small_jpeg()), "failed_to_download")
+    with pytest.raises(RunFailed, match="10 of 10 rows are lacking"):
+        check(run, COLLECT_TOOLS["img2dataset"])
+
+
+def collect_run(wall_s: float, cpu_s: float) -> CollectRun:
+    return CollectRun(usage=usage(wall_s, cpu_s=cpu_s), origin_cpu_s=0.5, rows_right=1000)
+
+
+def test_figures_of_collecting_are_medians_with_both_ratios_within_a_round() -> None:
+    rounds = [
+        {"shoal": collect_run(1.0, 2.0), "img2dataset": collect_run(4.0, 8.0)},
+        {"img2dataset": collect_run(6.0, 12.0), "shoal": collect_run(2.0, 4.0)},
+        {"shoal": collect_run(2.0, 4.0), "img2dataset": collect_run(6.0, 8.0)},
+    ]
+    summary = summarize_collect(rounds, 1000)
+    assert summary["img2dataset"]["ratio"] == 3.0
+    assert summary["img2dataset"]["cpu_ratio"] == 3.0
+    assert summary["shoal"]["images_s"] == 500
+    assert summary["shoal"]["cpu_ms_image"] == 4.0
+
+
+def test_the_report_has_costs_quality_and_failures() -> None:
+    document = {
+        "date": "2025-01-31",
+        "machine": {"cpu": "CPU", "cores": 2, "memory_gib": 8, "kernel": "6.1", "load_before": 0.2},
+        "versions": {"img2dataset": "1.47.0"},
+        "runs": 3,
+        "rows": 1000,
+        "pictures": 500,
+        "picture_bytes": 37_100.0,
+        "hosts": 4,
+        "processes": 2,
+        "cells": [
+            {
+                "title": "Fetch",
+                "summary": summarize_collect([{"shoal": collect_run(2.0, 4.0)}], 1000),
+                "quality": {
+                    "shoal": {
+                        "pictures": 200,
+                        "mean_difference": 2.0944,
+                        "psnr_db": 36.11,
+                        "psnr_worst_db": 34.0,
+                        "mean_bytes": 21_000,
+                    }
+                },
+                "failures": {"img2dataset": "3 of 1000 rows are lacking"},
+            }
+        ],
+    }
+    report = collect_table.report(document)
+    assert "| shoal | 2.00 (2.00 – 2.00) | 500 | 4.00 | 4.00 | 1 | 1,000 | 1.00 | 1.00 | 0.500 |" in report
+    assert "| shoal | 200 | 2.094 | 36.11 | 34.00 | 21.0 |" in report
+    assert "img2dataset failed: 3 of 1000 rows are lacking" in report
+
+
+def test_the_reference_of_quality_is_the_mean_over_each_new_pixels_area() -> None:
+    numpy = pytest.importorskip("numpy")
+    weights = area_weights(5, 2)  # the pixel in the middle counts half in either
+    assert numpy.allclose(weights, [[0.4, 0.4, 0.2, 0, 0], [0, 0, 0.2, 0.4, 0.4]])
+    picture = numpy.arange(5 * 5 * 3).reshape(5, 5, 3)
+    assert numpy.allclose(area_resized(picture, 1, 1)[0, 0], picture.mean(axis=(0, 1)))
+    assert compare(picture, picture + 2.0) == (2.0, 4.0)
+
+
+def test_psnr() -> None:
+    assert psnr(0) == math.inf
+    assert round(psnr(255**2 / 100), 6) == 20.0
+
+
 # ---- the launcher ------------------------------------------------------------------------------------------------------------
 
 
@@ -251,3 +463,11 @@ def test_where_nobody_joins_there_is_no_such_bound() -> None:
 def test_touched_memory_is_given_back(tmp_path: Path) -> None:
     touch_memory(tmp_path, (1 << 20) + 1)
     assert not any(tmp_path.iterdir())
+
+
+def test_cpu_of_children_that_nobody_waits_for_counts(tmp_path: Path) -> None:
+    busy = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.5: pass\n os._exit(0)\n"
+    ignored = (
+        "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"  # the kernel then drops what they have cost
+    )
+    assert run(tmp_path, f"{ignored}{busy}time.sleep(3)").cpu_s > 0.3

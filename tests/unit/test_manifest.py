@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.agent.storage import merge
 from shoal.agent.storage.merge import LOCK_EXPIRY_S, LOCK_NAME, LOCK_WAIT_S, manifest_lock, merge_manifest
 from shoal.common.errors import Busy, NotFound, StateDamaged, UnsafeName
+from shoal.common.lock_file import break_lock
 from shoal.common.manifest import (
     ManifestEntry,
     Problem,
@@ -310,7 +310,7 @@ def test_a_holder_whose_lock_was_broken_leaves_the_new_one(root: SafeRoot, path:
 def test_a_fresh_lock_that_a_breaker_catches_is_put_back(root: SafeRoot, path: Path):
     lock = path.parent / LOCK_NAME
     lock.write_bytes(b"fresh")
-    merge._break(root, f"{WORK}/{LOCK_NAME}", b"expired")  # pyright: ignore[reportPrivateUsage]
+    break_lock(root, f"{WORK}/{LOCK_NAME}", b"expired")
     assert lock.read_bytes() == b"fresh"
     assert os.listdir(path.parent) == [LOCK_NAME]
 

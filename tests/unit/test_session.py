@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -16,6 +17,7 @@ from shoal.agent.session import (
     Journal,
     Leave,
     Outlook,
+    RenewShares,
     SessionCore,
     SessionEffect,
     SetBudgets,
@@ -142,11 +144,24 @@ def test_a_welcome_stops_what_is_fenced_and_calls_for_a_heartbeat_at_once() -> N
     assert made.tick(10.0, Outlook()) == []  # not before the coordinator has answered
     assert made.receive(welcome(LeaseRef("o1", 1)), 10.0) == [
         StopWork(LeaseRef("o1", 1)),
+        RenewShares(10.0, anew=True),
         Admitted(b"", 0.0),
     ]
     assert made.next_wakeup(10.0) == 10.0
     (beat,) = told(made.tick(10.0, Outlook()), Heartbeat)
     assert beat.held == (LeaseRef("o2", 2),)
+
+
+def test_shares_hold_from_when_the_word_was_sent_that_the_coordinator_answered() -> None:
+    made = session()
+    made.open(5.0, budgets_version=7)
+    answer = replace(welcome(), share_s=20.0)
+    assert RenewShares(25.0, anew=True) in made.receive(answer, 9.0)
+    (beat,) = told(made.tick(9.0, Outlook(budgets_version=8, lapsed_version=3)), Heartbeat)
+    assert (beat.budgets_version, beat.lapsed_version) == (8, 3)
+    assert made.receive(HeartbeatAck(beat.seq), 17.0) == [RenewShares(29.0, anew=False)]
+    assert made.receive(HeartbeatAck(beat.seq), 18.0) == []
+    assert made.receive(Budgets((HostBudget(host="h"),), 9), 18.0) == [SetBudgets((HostBudget(host="h"),), 9)]
 
 
 def test_leaving_says_goodbye_and_holds_nothing() -> None:

@@ -288,7 +288,7 @@ def test_no_secret_shows_in_settings_or_errors(home: Path) -> None:
         ("[fech]\nattempts = 3", "fech", "unknown section (did you mean fetch?)"),
         ("attempts = 3", "attempts", "unknown key (did you mean fetch.attempts?)"),
         ("[agent]\nconnections_per_host = 3", "agent.connections_per_host", "did you mean fetch.connections_per_host?"),
-        ("[collect]\nbatch_size = 1", "collect", "unknown section"),
+        ("[harvest]\nbatch_size = 1", "harvest", "unknown section"),
         ("[zzzzzz]\n", "zzzzzz", "unknown section (shoal config init writes a sample with every key)"),
         ("fetch = 3", "fetch", "it is a section, not a value: write [fetch]"),
         ("[hosts]\nrate = 3", "hosts.rate", '[hosts] holds one table per name, no values (write [hosts."NAME"] above it)'),

@@ -353,7 +353,7 @@ def test_grants_and_ends_of_a_unit_keep_their_order(store: Store, writes: list[W
 
 def test_agents_and_host_policies_are_remembered(store: Store) -> None:
     agent = PutAgent(agent_id="a1", name="one", version="1", zone="")
-    policy = PutHostPolicy(host="h.example", requests_per_s=1.5, bytes_per_s=0.0)
+    policy = PutHostPolicy(host="h.example", requests_per_s=1.5, bytes_per_s=0.0, connections=3)
     store.apply([agent, replace(agent, version="2"), replace(agent, agent_id="a0"), policy])
     store.apply([replace(policy, bytes_per_s=9.0)])
     assert store.agents() == [replace(agent, agent_id="a0"), replace(agent, version="2")]

@@ -16,8 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal.common
-from shoal.common import wire_requests, wire_views, wire_work
+from shoal.common import wire_hosts, wire_requests, wire_views, wire_work
 from shoal.common.chunks import ChunkSizes
+from shoal.common.collect_records import (
+    CollectSpec,
+    Content,
+    DatasetFormat,
+    HostProfile,
+    ImageEncoding,
+    Restart,
+    ToolSpec,
+)
 from shoal.common.errors import (
     HttpStatus,
     NotFound,
@@ -31,6 +40,7 @@ from shoal.common.errors import (
 from shoal.common.records import (
     Ack,
     Acks,
+    Answer,
     Budgets,
     Capacity,
     CoordinatorMessage,
@@ -80,6 +90,8 @@ from shoal.common.views import (
     AgentStatus,
     AgentView,
     FleetView,
+    HostCondition,
+    HostShareView,
     HostView,
     JobStatus,
     JobView,
@@ -112,6 +124,9 @@ texts = st.text(max_size=40)
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=NAME_CHARS_MAX)
 moments = st.floats(1e9, 1e11)  # from 2001 on, a float is coarser than the wire's nanoseconds
 sizes = st.none() | counts
+int32s = st.integers(-(2**31), 2**31 - 1)
+connections = st.integers(0, 2**31 - 1)
+statuses = st.integers(-1, 999)
 
 
 def tuples(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -123,6 +138,70 @@ refs = st.builds(LeaseRef, names, counts)
 failures = st.builds(Failure, code=names, text=texts, retryable=st.booleans())
 capacities = st.builds(Capacity, slots=counts, units_max=counts, bytes_max=counts)
 specs = st.builds(ObjectSpec, object_id=counts, path=texts, size=sizes, digest=texts, etag=texts, url=texts)
+positive = st.integers(1, 2**31 - 1)
+pairs = tuples(st.tuples(texts, texts))
+tallies = tuples(st.tuples(int32s, counts))
+collects = st.builds(
+    CollectSpec,
+    tables=tuples(texts),
+    columns=pairs,
+    carry=tuples(texts),
+    batch_size=positive,
+    content=st.sampled_from(Content),
+    image_size=connections,
+    image_encoding=st.sampled_from(ImageEncoding),
+    image_quality=connections,
+    format=st.sampled_from(DatasetFormat),
+    row_group_bytes=counts,
+    request_timeout_s=amounts,
+    idle_timeout_s=amounts,
+    attempts=positive,
+    redirects_max=connections,
+    body_bytes_max=counts,
+    pixels_max=counts,
+    decode_timeout_s=amounts,
+    decode_memory_bytes=counts,
+    robots=st.booleans(),
+    respect_ai_opt_out=st.booleans(),
+    allow_private_addresses=st.booleans(),
+    user_agent=texts,
+    rate=amounts,
+    rate_multiplier=amounts,
+    connections=connections,
+    backoff_initial_s=amounts,
+    backoff_cap_s=amounts,
+    host_patience_s=amounts,
+    robots_of=tuples(st.tuples(texts, st.booleans())),
+    ignored=tuples(texts),
+    restart=st.sampled_from(Restart),
+    restart_codes=tuples(int32s),
+)
+tools = st.builds(
+    ToolSpec,
+    name=names,
+    load=texts,
+    load_digest=texts,
+    allow_unregistered=st.booleans(),
+    reset=texts,
+    options=pairs,
+    workers=connections,
+)
+profiles = st.builds(
+    HostProfile,
+    host=names,
+    reachable=st.booleans(),
+    protocol=texts,
+    status=connections,
+    latency_s=st.floats(-1, 1e9),
+    bytes_per_s=st.floats(-1, 1e12),
+    content_type=texts,
+    size=st.integers(-1, 2**62),
+    ranges=st.booleans(),
+    robots=texts,
+    crawl_delay_s=amounts,
+    server=texts,
+    error=texts,
+)
 job_specs = st.builds(
     JobSpec,
     job_id=names,
@@ -151,6 +230,8 @@ job_specs = st.builds(
         bundle_objects_max=counts,
     ),
     verify_everywhere=st.booleans(),
+    collect=st.none() | collects,
+    tool=st.none() | tools,
 )
 digests = st.binary(min_size=32, max_size=32)
 numbers = tuples(counts)
@@ -185,6 +266,8 @@ def leases(draw: st.DrawFn) -> Lease:
         stop=stop,
         remaining=draw(counts),
         ttl_s=draw(amounts),
+        profile=draw(st.booleans()),
+        give_up_code=draw(int32s),
     )
 
 
@@ -204,6 +287,8 @@ def results(draw: st.DrawFn) -> Result:
         etag=draw(texts),
         skipped=draw(st.booleans()),
         failure=draw(failures) if outcome is Outcome.FAILED else draw(st.none() | failures),
+        tally=draw(tallies),
+        profile=draw(st.none() | profiles),
     )
 
 
@@ -219,6 +304,7 @@ agent_messages = st.one_of(
         zone=texts,
         peer=st.none()
         | st.builds(PeerOffer, address=texts, upload_slots=counts, download_slots=counts, tls=st.booleans()),
+        budgets_version=counts,
     ),
     inventories(),
     st.builds(
@@ -250,11 +336,29 @@ agent_messages = st.one_of(
         held=tuples(refs),
         progress=tuples(st.builds(Progress, names, counts, counts)),
         hosts=tuples(
-            st.builds(HostObservation, host=names, ok=counts, throttled=counts, errors=counts, retry_after_s=amounts)
+            st.builds(
+                HostObservation,
+                host=names,
+                ok=counts,
+                throttled=counts,
+                errors=counts,
+                retry_after_s=amounts,
+                timeouts=counts,
+                unreachable=counts,
+                refused=counts,
+                status=statuses,
+                latency_s=amounts,
+                crawl_delay_s=amounts,
+                waiting=counts,
+                probe=counts,
+                probe_answer=st.none() | st.sampled_from(Answer),
+            )
         ),
         capacity=st.none() | capacities,
         memory=counts,
         sent=counts,
+        budgets_version=counts,
+        lapsed_version=counts,
     ),
     st.builds(Results, tuples(results())),
     st.builds(Goodbye, texts),
@@ -268,6 +372,7 @@ coordinator_messages = st.one_of(
         fenced=tuples(refs),
         peer_key=st.binary(max_size=40),
         epoch_s=amounts,
+        share_s=amounts,
     ),
     st.builds(
         SwarmOrders,
@@ -298,12 +403,27 @@ coordinator_messages = st.one_of(
     st.builds(Yield, tuples(refs)),
     st.builds(
         Budgets,
-        tuples(st.builds(HostBudget, host=names, requests_per_s=amounts, bytes_per_s=amounts, blocked_s=amounts)),
+        tuples(
+            st.builds(
+                HostBudget,
+                host=names,
+                requests_per_s=amounts,
+                bytes_per_s=amounts,
+                blocked_s=amounts,
+                burst=amounts,
+                connections=connections,
+                leased=st.booleans(),
+                nothing=st.booleans(),
+                unless_held=st.booleans(),
+                probe=st.booleans(),
+                initial=amounts,
+            )
+        ),
+        counts,
     ),
     st.builds(Drain, texts, st.booleans()),
 )
 
-int32s = st.integers(-(2**31), 2**31 - 1)
 active = st.builds(
     ActiveObjectView,
     object_id=counts,
@@ -341,6 +461,9 @@ job_views = st.builds(
     active=tuples(active),
     delivery=st.sampled_from(Delivery),
     bytes_from_peers=counts,
+    rows_total=counts,
+    rows_rejected=counts,
+    tally=tallies,
     replicas=tuples(
         st.builds(
             ReplicaView,
@@ -382,6 +505,8 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             profile=texts,
             unpack=texts,
             unpack_format=texts,
+            collect=st.none() | collects,
+            tool=st.none() | tools,
         ),
     ),
     ("job", job_views),
@@ -435,6 +560,26 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             blocked_s=amounts,
             throttled=counts,
             errors=counts,
+            connections=connections,
+            condition=st.sampled_from(HostCondition),
+            rate_now=amounts,
+            rate_measured=amounts,
+            last_status=statuses,
+            ok=counts,
+            timeouts=counts,
+            unreachable=counts,
+            refused=counts,
+            crawl_delay_s=amounts,
+            shares=tuples(
+                st.builds(
+                    HostShareView,
+                    agent=names,
+                    requests_per_s=amounts,
+                    bytes_per_s=amounts,
+                    connections=connections,
+                    probe=st.booleans(),
+                )
+            ),
         ),
     ),
     (
@@ -494,8 +639,9 @@ def test_coordinator_messages_survive(message: CoordinatorMessage) -> None:
 @pytest.mark.parametrize(("name", "views"), VIEWS, ids=[name for name, _ in VIEWS])
 def test_views_survive(name: str, views: st.SearchStrategy[Any], data: st.DataObject) -> None:
     view = data.draw(views)
-    encoded = getattr(wire_views, f"encode_{name}")(view)
-    assert getattr(wire_views, f"decode_{name}")(over_the_wire(encoded)) == view
+    module = {"submit_request": wire_requests, "host": wire_hosts}.get(name, wire_views)
+    encoded = getattr(module, f"encode_{name}")(view)
+    assert getattr(module, f"decode_{name}")(over_the_wire(encoded)) == view
 
 
 @given(specs)
@@ -571,6 +717,8 @@ def test_bad_words_of_agents_are_refused_by_name(message: pb.SessionRequest, fie
         (pb.SessionResponse(grants=pb.Grants(leases=[good_lease(token=-1)])), "Lease.token"),
         (pb.SessionResponse(grants=pb.Grants(jobs=[{"job_id": "j", "origin": 1}])), "JobSpec.layout"),
         (pb.SessionResponse(budgets=pb.Budgets(budgets=[{"host": "h", "bytes_per_s": -1}])), "HostBudget.bytes_per_s"),
+        (pb.SessionResponse(budgets=pb.Budgets(budgets=[{"host": "h", "connections": -1}])), "HostBudget.connections"),
+        (pb.SessionResponse(budgets=pb.Budgets(version=-1)), "Budgets.version"),
         (pb.SessionResponse(acks=pb.Acks(acks=[{"seq": -1}])), "Ack.seq"),
     ],
 )
@@ -619,7 +767,7 @@ def test_numbers_and_strings_that_protobuf_does_not_take_are_violations() -> Non
             Grants(leases=(Lease(unit="o1", token=1, kind=UnitKind.WHOLE, job_id="j", object=spec),))
         )
     with pytest.raises(UsageError, match="cannot be sent"):
-        wire_views.encode_submit_request(SubmitRequest(uris=("hf://a/b",), priority=2**31))
+        wire_requests.encode_submit_request(SubmitRequest(uris=("hf://a/b",), priority=2**31))
 
 
 def test_texts_for_people_are_made_fit_to_be_sent() -> None:

@@ -23,6 +23,14 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_UNSPECIFIED: _ClassVar[Role]
     ROLE_AGENT: _ClassVar[Role]
     ROLE_ADMIN: _ClassVar[Role]
+
+class HostCondition(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HOST_CONDITION_UNSPECIFIED: _ClassVar[HostCondition]
+    HOST_CONDITION_OPEN: _ClassVar[HostCondition]
+    HOST_CONDITION_HALF_OPEN: _ClassVar[HostCondition]
+    HOST_CONDITION_BLOCKED: _ClassVar[HostCondition]
+    HOST_CONDITION_PARKED: _ClassVar[HostCondition]
 AGENT_STATUS_UNSPECIFIED: AgentStatus
 AGENT_STATUS_ALIVE: AgentStatus
 AGENT_STATUS_LATE: AgentStatus
@@ -32,6 +40,11 @@ AGENT_STATUS_LEFT: AgentStatus
 ROLE_UNSPECIFIED: Role
 ROLE_AGENT: Role
 ROLE_ADMIN: Role
+HOST_CONDITION_UNSPECIFIED: HostCondition
+HOST_CONDITION_OPEN: HostCondition
+HOST_CONDITION_HALF_OPEN: HostCondition
+HOST_CONDITION_BLOCKED: HostCondition
+HOST_CONDITION_PARKED: HostCondition
 
 class Agent(_message.Message):
     __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s", "peer_address", "sent_bytes", "bad_chunks", "cut_off")
@@ -74,20 +87,56 @@ class Agent(_message.Message):
     def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., peer_address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., bad_chunks: _Optional[int] = ..., cut_off: bool = ...) -> None: ...
 
 class Host(_message.Message):
-    __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s", "throttled", "errors")
+    __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s", "throttled", "errors", "connections", "condition", "rate_now", "rate_measured", "last_status", "ok", "timeouts", "unreachable", "refused", "crawl_delay_s", "shares")
     HOST_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_S_FIELD_NUMBER: _ClassVar[int]
     THROTTLED_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    RATE_NOW_FIELD_NUMBER: _ClassVar[int]
+    RATE_MEASURED_FIELD_NUMBER: _ClassVar[int]
+    LAST_STATUS_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUTS_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    CRAWL_DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     host: str
     requests_per_s: float
     bytes_per_s: float
     blocked_s: float
     throttled: int
     errors: int
-    def __init__(self, host: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., blocked_s: _Optional[float] = ..., throttled: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+    connections: int
+    condition: HostCondition
+    rate_now: float
+    rate_measured: float
+    last_status: int
+    ok: int
+    timeouts: int
+    unreachable: int
+    refused: int
+    crawl_delay_s: float
+    shares: _containers.RepeatedCompositeFieldContainer[HostShare]
+    def __init__(self, host: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., blocked_s: _Optional[float] = ..., throttled: _Optional[int] = ..., errors: _Optional[int] = ..., connections: _Optional[int] = ..., condition: _Optional[_Union[HostCondition, str]] = ..., rate_now: _Optional[float] = ..., rate_measured: _Optional[float] = ..., last_status: _Optional[int] = ..., ok: _Optional[int] = ..., timeouts: _Optional[int] = ..., unreachable: _Optional[int] = ..., refused: _Optional[int] = ..., crawl_delay_s: _Optional[float] = ..., shares: _Optional[_Iterable[_Union[HostShare, _Mapping]]] = ...) -> None: ...
+
+class HostShare(_message.Message):
+    __slots__ = ("agent", "requests_per_s", "bytes_per_s", "connections", "probe")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    requests_per_s: float
+    bytes_per_s: float
+    connections: int
+    probe: bool
+    def __init__(self, agent: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., connections: _Optional[int] = ..., probe: bool = ...) -> None: ...
 
 class QueuedJob(_message.Message):
     __slots__ = ("job_id", "uri", "status", "name", "paused", "priority", "objects_waiting", "bytes_waiting", "units_leased")
@@ -204,14 +253,16 @@ class ListHostsResponse(_message.Message):
     def __init__(self, hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ...) -> None: ...
 
 class SetHostPolicyRequest(_message.Message):
-    __slots__ = ("host", "requests_per_s", "bytes_per_s")
+    __slots__ = ("host", "requests_per_s", "bytes_per_s", "connections")
     HOST_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     host: str
     requests_per_s: float
     bytes_per_s: float
-    def __init__(self, host: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
+    connections: int
+    def __init__(self, host: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., connections: _Optional[int] = ...) -> None: ...
 
 class SetHostPolicyResponse(_message.Message):
     __slots__ = ("host",)

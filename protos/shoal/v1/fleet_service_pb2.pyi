@@ -45,7 +45,7 @@ class SessionResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., grants: _Optional[_Union[Grants, _Mapping]] = ..., acks: _Optional[_Union[Acks, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., budgets: _Optional[_Union[Budgets, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., swarm_orders: _Optional[_Union[_swarm_pb2.SwarmOrders, _Mapping]] = ..., **kwargs) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("agent_id", "name", "version", "capacity", "held", "results", "zone", "peer")
+    __slots__ = ("agent_id", "name", "version", "capacity", "held", "results", "zone", "peer", "budgets_version")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class Hello(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
+    BUDGETS_VERSION_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     name: str
     version: str
@@ -62,10 +63,11 @@ class Hello(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[_work_pb2.Result]
     zone: str
     peer: _swarm_pb2.PeerOffer
-    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ..., peer: _Optional[_Union[_swarm_pb2.PeerOffer, _Mapping]] = ...) -> None: ...
+    budgets_version: int
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ..., peer: _Optional[_Union[_swarm_pb2.PeerOffer, _Mapping]] = ..., budgets_version: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent")
+    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent", "budgets_version", "lapsed_version")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +75,8 @@ class Heartbeat(_message.Message):
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
+    BUDGETS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAPSED_VERSION_FIELD_NUMBER: _ClassVar[int]
     seq: int
     held: _containers.RepeatedCompositeFieldContainer[_work_pb2.LeaseRef]
     progress: _containers.RepeatedCompositeFieldContainer[_work_pb2.Progress]
@@ -80,7 +84,9 @@ class Heartbeat(_message.Message):
     capacity: _work_pb2.Capacity
     memory: int
     sent: int
-    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ...) -> None: ...
+    budgets_version: int
+    lapsed_version: int
+    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ..., budgets_version: _Optional[int] = ..., lapsed_version: _Optional[int] = ...) -> None: ...
 
 class Results(_message.Message):
     __slots__ = ("results",)
@@ -95,20 +101,22 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("incarnation", "heartbeat_s", "lease_ttl_s", "fenced", "peer_key", "epoch_s")
+    __slots__ = ("incarnation", "heartbeat_s", "lease_ttl_s", "fenced", "peer_key", "epoch_s", "share_s")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
     LEASE_TTL_S_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     PEER_KEY_FIELD_NUMBER: _ClassVar[int]
     EPOCH_S_FIELD_NUMBER: _ClassVar[int]
+    SHARE_S_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     heartbeat_s: float
     lease_ttl_s: float
     fenced: _containers.RepeatedCompositeFieldContainer[_work_pb2.LeaseRef]
     peer_key: bytes
     epoch_s: float
-    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., lease_ttl_s: _Optional[float] = ..., fenced: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., peer_key: _Optional[bytes] = ..., epoch_s: _Optional[float] = ...) -> None: ...
+    share_s: float
+    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., lease_ttl_s: _Optional[float] = ..., fenced: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., peer_key: _Optional[bytes] = ..., epoch_s: _Optional[float] = ..., share_s: _Optional[float] = ...) -> None: ...
 
 class HeartbeatAck(_message.Message):
     __slots__ = ("seq",)
@@ -143,10 +151,12 @@ class Yield(_message.Message):
     def __init__(self, leases: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ...) -> None: ...
 
 class Budgets(_message.Message):
-    __slots__ = ("budgets",)
+    __slots__ = ("budgets", "version")
     BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     budgets: _containers.RepeatedCompositeFieldContainer[_work_pb2.HostBudget]
-    def __init__(self, budgets: _Optional[_Iterable[_Union[_work_pb2.HostBudget, _Mapping]]] = ...) -> None: ...
+    version: int
+    def __init__(self, budgets: _Optional[_Iterable[_Union[_work_pb2.HostBudget, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Drain(_message.Message):
     __slots__ = ("reason", "reconnect")

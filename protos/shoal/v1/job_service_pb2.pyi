@@ -67,7 +67,7 @@ REPLICA_STATUS_FAILED: ReplicaStatus
 REPLICA_STATUS_LOST: ReplicaStatus
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas", "rows_total", "rows_rejected", "tally")
+    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas", "rows_total", "rows_rejected", "tally", "rows_done", "rows_per_s")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,8 @@ class Job(_message.Message):
     ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ROWS_REJECTED_FIELD_NUMBER: _ClassVar[int]
     TALLY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     uri: str
     name: str
@@ -126,7 +128,9 @@ class Job(_message.Message):
     rows_total: int
     rows_rejected: int
     tally: _containers.RepeatedCompositeFieldContainer[_work_pb2.CodeCount]
-    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., rows_total: _Optional[int] = ..., rows_rejected: _Optional[int] = ..., tally: _Optional[_Iterable[_Union[_work_pb2.CodeCount, _Mapping]]] = ...) -> None: ...
+    rows_done: int
+    rows_per_s: float
+    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., rows_total: _Optional[int] = ..., rows_rejected: _Optional[int] = ..., tally: _Optional[_Iterable[_Union[_work_pb2.CodeCount, _Mapping]]] = ..., rows_done: _Optional[int] = ..., rows_per_s: _Optional[float] = ...) -> None: ...
 
 class Replica(_message.Message):
     __slots__ = ("agent_id", "name", "status", "bytes_done", "chunks_done", "from_origin", "from_peers", "failure")

@@ -77,6 +77,16 @@ class Restart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESTART_PARTITIONING: _ClassVar[Restart]
     RESTART_PROFILING: _ClassVar[Restart]
     RESTART_FAILED: _ClassVar[Restart]
+
+class Answer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANSWER_UNSPECIFIED: _ClassVar[Answer]
+    ANSWER_OK: _ClassVar[Answer]
+    ANSWER_THROTTLED: _ClassVar[Answer]
+    ANSWER_TIMEOUT: _ClassVar[Answer]
+    ANSWER_CONNECT: _ClassVar[Answer]
+    ANSWER_REFUSED: _ClassVar[Answer]
+    ANSWER_ERROR: _ClassVar[Answer]
 DELIVERY_UNSPECIFIED: Delivery
 DELIVERY_SPREAD: Delivery
 DELIVERY_REPLICATE: Delivery
@@ -122,6 +132,13 @@ RESTART_UNSPECIFIED: Restart
 RESTART_PARTITIONING: Restart
 RESTART_PROFILING: Restart
 RESTART_FAILED: Restart
+ANSWER_UNSPECIFIED: Answer
+ANSWER_OK: Answer
+ANSWER_THROTTLED: Answer
+ANSWER_TIMEOUT: Answer
+ANSWER_CONNECT: Answer
+ANSWER_REFUSED: Answer
+ANSWER_ERROR: Answer
 
 class Interval(_message.Message):
     __slots__ = ("start", "stop")
@@ -450,27 +467,59 @@ class Capacity(_message.Message):
     def __init__(self, slots: _Optional[int] = ..., units_max: _Optional[int] = ..., bytes_max: _Optional[int] = ...) -> None: ...
 
 class HostObservation(_message.Message):
-    __slots__ = ("host", "ok", "throttled", "errors", "retry_after_s")
+    __slots__ = ("host", "ok", "throttled", "errors", "retry_after_s", "timeouts", "unreachable", "refused", "status", "latency_s", "crawl_delay_s", "waiting", "probe", "probe_answer")
     HOST_FIELD_NUMBER: _ClassVar[int]
     OK_FIELD_NUMBER: _ClassVar[int]
     THROTTLED_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUTS_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    CRAWL_DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    PROBE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     host: str
     ok: int
     throttled: int
     errors: int
     retry_after_s: float
-    def __init__(self, host: _Optional[str] = ..., ok: _Optional[int] = ..., throttled: _Optional[int] = ..., errors: _Optional[int] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
+    timeouts: int
+    unreachable: int
+    refused: int
+    status: int
+    latency_s: float
+    crawl_delay_s: float
+    waiting: int
+    probe: int
+    probe_answer: Answer
+    def __init__(self, host: _Optional[str] = ..., ok: _Optional[int] = ..., throttled: _Optional[int] = ..., errors: _Optional[int] = ..., retry_after_s: _Optional[float] = ..., timeouts: _Optional[int] = ..., unreachable: _Optional[int] = ..., refused: _Optional[int] = ..., status: _Optional[int] = ..., latency_s: _Optional[float] = ..., crawl_delay_s: _Optional[float] = ..., waiting: _Optional[int] = ..., probe: _Optional[int] = ..., probe_answer: _Optional[_Union[Answer, str]] = ...) -> None: ...
 
 class HostBudget(_message.Message):
-    __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s")
+    __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s", "burst", "connections", "leased", "nothing", "probe", "initial", "unless_held")
     HOST_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_S_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    LEASED_FIELD_NUMBER: _ClassVar[int]
+    NOTHING_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FIELD_NUMBER: _ClassVar[int]
+    UNLESS_HELD_FIELD_NUMBER: _ClassVar[int]
     host: str
     requests_per_s: float
     bytes_per_s: float
     blocked_s: float
-    def __init__(self, host: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., blocked_s: _Optional[float] = ...) -> None: ...
+    burst: float
+    connections: int
+    leased: bool
+    nothing: bool
+    probe: bool
+    initial: float
+    unless_held: bool
+    def __init__(self, host: _Optional[str] = ..., requests_per_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., blocked_s: _Optional[float] = ..., burst: _Optional[float] = ..., connections: _Optional[int] = ..., leased: bool = ..., nothing: bool = ..., probe: bool = ..., initial: _Optional[float] = ..., unless_held: bool = ...) -> None: ...

@@ -1,0 +1,213 @@
+"""The shell around dataset jobs: partitions their tables, reads their batches from the store, and keeps the files that agents ask for.
+
+A table's partition lies in a work folder of its own, named by table and destination: a run that is submitted again finds it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.collect_records import CollectSpec, HostProfile, Restart, batch_of_path, batch_path, collect_spec_from
+from ..common.dataset_schema import OVERVIEW, PROFILES, REJECTS
+from ..common.errors import NotFound
+from ..common.logs import get_logger
+from ..common.records import Delivery, JobSpec, Layout, ObjectSpec, OriginKind
+from ..common.views import ObjectStatus
+from .dataset_model import BatchRow
+from .documents import blocks_of
+from .effects import ForgetHostProfiles
+from .model import JobRow, JobState
+from .overview import overview_document
+from .sources.policy import Policy
+from .store.runner import StoreRunner
+from .tables import PAGE_OBJECTS
+
+if TYPE_CHECKING:
+    from .collect.plan import Plan
+    from .core import Core
+
+WorkFolder = Callable[[CollectSpec, str], Path]
+"""Where the partition of a table for a destination is kept."""
+
+log = get_logger("planner")
+
+
+def fingerprint_folder(base: Path, spec: CollectSpec, destination: str) -> Path:
+    """A folder below base that is the same for every run of these tables into this destination."""
+    named = json.dumps([spec.tables, destination])
+    return base / hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+class Collections:
+    """All dataset jobs of one coordinator that collect a table."""
+
+    def __init__(
+        self,
+        store: StoreRunner,
+        *,
+        work_folder: WorkFolder,
+        dataset_of: Callable[[str], Path | None],
+        policy: Policy,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """dataset_of: the folder of a destination where this process sees it, else None."""
+        self._dataset_of = dataset_of
+        self._store = store
+        self._work_folder = work_folder
+        self._policy = policy
+        self._wall_clock = wall_clock
+        self._plans: dict[str, Plan] = {}
+
+    # ---- planning ---------------------------------------------------------------------------------------------------
+
+    async def plan(self, row: JobRow, asked: dict[str, Any]) -> JobSpec:
+        """Partition the job's table, unless that was done before, and put its batches into the store.
+
+        Raises UsageError, NotFound, Conflict, NoSpace, StateDamaged.
+        """
+        spec = collect_spec_from(asked["collect"])
+        work = self._work_folder(spec, asked["destination"])
+        plan = await self._partition(row, spec, work, self._dataset_of(asked["destination"]))
+        self._plans[row.job_id] = plan
+        await self._store.run(self._store.store.forget_objects, row.job_id)
+        batches = _objects(plan)
+        count = rows = 0
+        while page := await asyncio.to_thread(lambda: list(islice(batches, PAGE_OBJECTS))):
+            await self._store.run(self._store.store.add_objects, row.job_id, page)
+            count += len(page)
+            rows += sum(batch.size or 0 for batch in page)
+        if spec.restart is Restart.PROFILING:
+            await self._store.run(self._store.store.apply, [ForgetHostProfiles(row.job_id)])
+        row.rows_total, row.rows_rejected = rows, plan.rows_rejected
+        log.info("job.partitioned", job=row.job_id, rows=plan.rows_total, rejected=plan.rows_rejected, batches=count)
+        return JobSpec(
+            job_id=row.job_id,
+            source=row.uri,
+            origin=OriginKind.HTTP,
+            layout=Layout.FOLDER,
+            destination=asked["destination"],
+            force=asked["force"],
+            profile=asked.get("profile", ""),
+            total_objects=count,
+            delivery=Delivery.DATASET,
+            collect=spec,
+        )
+
+    async def _partition(self, row: JobRow, spec: CollectSpec, work: Path, dataset: Path | None) -> Plan:
+        from .collect.partition import make_plan
+
+        stop = threading.Event()
+
+        def progress(rows: int) -> None:
+            row.rows_total = rows
+
+        making = asyncio.ensure_future(
+            asyncio.to_thread(
+                make_plan,
+                spec,
+                work=work,
+                policy=self._policy,
+                should_stop=stop.is_set,
+                progress=progress,
+                dataset=dataset,
+            )
+        )
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.gather(making, return_exceptions=True)
+            raise
+
+    # ---- what the core asks for -------------------------------------------------------------------------------------
+
+    async def load(self, job_id: str) -> tuple[list[BatchRow], list[str]]:
+        """All batches of the job, and the hosts that were measured."""
+        rows: list[BatchRow] = []
+        after_id, count = 0, PAGE_OBJECTS
+        while count == PAGE_OBJECTS:
+            found = await self._store.run(
+                self._store.store.list_objects, job_id, status=None, after_id=after_id, limit=PAGE_OBJECTS
+            )
+            rows += [
+                BatchRow(row.spec.object_id, row.spec.path, row.spec.size or 0, row.status, row.failures, row.tally)
+                for row in found
+            ]
+            count, after_id = len(found), found[-1].spec.object_id if found else 0
+        profiles = await self._store.run(self._store.store.profiles, job_id)
+        return rows, [profile.host for profile in profiles]
+
+    # ---- documents --------------------------------------------------------------------------------------------------
+
+    async def read(self, core: Core, job: JobState, name: str, now: float) -> AsyncIterator[bytes]:
+        """A file of the job, block by block; see `api.CoordinatorApi.read_document`. Raises NotFound, StateDamaged."""
+        kind, _, number = name.partition("/")
+        if kind == "batch" and number.isdecimal():
+            async for block in self._batch(job, int(number)):
+                yield block
+        elif name == REJECTS:
+            plan = await self._plan_of(job)
+            async for block in blocks_of(plan.rejects_path):
+                yield block
+        elif name == PROFILES:
+            yield profiles_csv(await self._store.run(self._store.store.profiles, job.row.job_id))
+        elif name == OVERVIEW:
+            document = overview_document(core, job, now=now, wall_clock_s=self._wall_clock())
+            yield json.dumps(document, indent=2).encode()
+        else:
+            raise NotFound(f"document {name} of job {job.row.job_id}", cause="the coordinator keeps no such file")
+
+    async def _batch(self, job: JobState, object_id: int) -> AsyncIterator[bytes]:
+        row = await self._store.run(self._store.store.get_object, object_id)
+        if row is None or row.job_id != job.row.job_id or row.status is ObjectStatus.FAILED:
+            raise NotFound(f"batch {object_id} of job {job.row.job_id}", cause="the job has no such batch")
+        host, partition = batch_of_path(row.spec.path)
+        plan = await self._plan_of(job)
+        blocks = plan.batch_bytes(host, partition)
+        while block := await asyncio.to_thread(next, blocks, None):
+            yield block
+
+    async def _plan_of(self, job: JobState) -> Plan:
+        plan = self._plans.get(job.row.job_id)
+        if plan is None:
+            from .collect.plan import open_plan
+
+            assert job.spec.collect is not None
+            work = self._work_folder(job.spec.collect, job.spec.destination)
+            plan = self._plans[job.row.job_id] = await asyncio.to_thread(open_plan, work)
+        return plan
+
+    def forget(self, job_id: str) -> None:
+        """The job ended: its partition is opened again should somebody ask."""
+        self._plans.pop(job_id, None)
+
+
+def _objects(plan: Plan) -> Iterator[ObjectSpec]:
+    """The batches of a plan as objects: their size is their rows."""
+    listed = chain(plan.finished(), ((batch.host, batch.partition, batch.rows) for batch in plan.batches()))
+    for number, (host, partition, rows) in enumerate(listed, start=1):
+        yield ObjectSpec(object_id=number, path=batch_path(host, partition), size=rows)
+
+
+def profiles_csv(profiles: list[HostProfile]) -> bytes:
+    """What the hosts were like, a line a host. Texts that hosts sent are quoted so that no spreadsheet takes them for formulas."""
+    out = io.StringIO()
+    columns = [column.name for column in dataclasses.fields(HostProfile)]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["server_name", *columns[1:]])
+    for profile in profiles:
+        values = [getattr(profile, column) for column in columns]
+        writer.writerow(
+            [f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t" and value else value for value in values]
+        )
+    return out.getvalue().encode()
