@@ -62,7 +62,7 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
     request = collect_request(settings, options)
     if request.force:
         request = begin_anew(request, options)
-    job, failed = run(_collect(settings, request))
+    job, failed = run(_collect(settings, request), fast=True)
     result = outcome(job)
     if options.json:
         document = to_document(result) | {"errors": result.errors, "job": job_document(job, failed)}
@@ -250,7 +250,7 @@ def collect_api(config: str | Path, *, settings: Mapping[str, object] | None = N
     from ..common.settings import load_settings
 
     loaded = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=settings, config_file=Path(config))
-    job, _ = run(_collect(loaded, collect_request(loaded)))
+    job, _ = run(_collect(loaded, collect_request(loaded)), fast=True)
     if job.failure is not None:
         raise error_class(job.failure.code)("shoal collect", cause=job.failure.text)
     return outcome(job)
