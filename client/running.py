@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def run(main: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
     """As `asyncio.run`; fast: by uvloop where it is built, for work that is worth its import. Raises the first ShoalError of an
-    group, else what was raised.
+    exception group, else what was raised.
     """
     try:
         if not fast:
