@@ -19,6 +19,7 @@ from shoal.coordinator.planner import Planner, job_rows
 from shoal.coordinator.sources.base import Resolved, SourceRequest
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
+from support.no_tables import no_tables
 
 NOW = 1_700_000_000.0
 RESOLVED = Resolved(
@@ -157,7 +158,8 @@ class Bench:
             self.requests.append(request)
             return source
 
-        planner = Planner(self.core, StoreRunner(self.store, blocks=False), open_source, lambda: 5.0)
+        store = StoreRunner(self.store, blocks=False)
+        planner = Planner(self.core, store, open_source, lambda: 5.0, collections=no_tables(store))
         await planner.plan(self.row.job_id)
         return self.row
 
