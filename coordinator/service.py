@@ -31,7 +31,7 @@ from ..common.views import (
     TokenView,
 )
 from .api import AgentSession, Close, Send
-from .collecting import Collections
+from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
 from .leases import HeldLease
@@ -259,6 +259,7 @@ class Coordinator:
         for row in rows:
             before = active.get(row.fingerprint)
             if before is None:
+                refuse_second(row, active.values())
                 self.core.add_job(row)
                 self.core.jobs[row.job_id].changed = True
                 self._to_plan.append(row.job_id)
@@ -301,6 +302,7 @@ class Coordinator:
         status = self.core.jobs[job_id].row.status
         match action:
             case Control.RETRY if status in (JobStatus.FAILED, JobStatus.CANCELLED):
+                refuse_second(self.core.jobs[job_id].row, (job.row for job in self.core.jobs.values()))
                 self.core.retry(job_id)
                 if self.core.jobs[job_id].row.status is JobStatus.PLANNING:
                     self._to_plan.append(job_id)

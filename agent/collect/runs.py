@@ -17,10 +17,10 @@ from weakref import WeakValueDictionary
 from ...common.collect_records import Content, HostProfile, Restart, batch_of_path
 from ...common.dataset_rows import read_rows
 from ...common.dataset_schema import OVERVIEW, PROFILES, REJECTS
-from ...common.errors import ShoalError, Unreachable
+from ...common.errors import Conflict, NotFound, ShoalError, Unreachable
 from ...common.http.url import parse_url
 from ...common.logs import get_logger
-from ...common.records import JobSpec, Lease, LeaseRef, Outcome, Progress, UnitKind, WorkReport
+from ...common.records import JobSpec, Lease, LeaseRef, ObjectSpec, Outcome, Progress, UnitKind, WorkReport
 from ..engine.crew import Crew
 from ..engine.reporting import failure_of, not_taken
 from ..storage.workfolder import plain_name
@@ -28,8 +28,9 @@ from .answers import Failed
 from .batch import BatchRun, LeaseLost, Tools
 from .budget import Budget
 from .columns import values
-from .documents import ReadDocument, read_whole, remove_staging, write_document
+from .documents import ReadDocument, read_whole, remove_staging, write_document, write_profiles
 from .fetch import Timing
+from .footer import Footer
 from .gate import HostGate
 from .image_pool import ImagePool
 from .options import JOB_IDLE_S, OVERVIEW_S, THREADS, CollectOptions
@@ -37,6 +38,7 @@ from .profile import profile_of
 from .side import JobSide
 
 ASK_AGAIN_S: Final = 1.0
+MEASURE_S: Final = 30.0  # that measuring a host waits for its turn, at most
 DOCUMENTS: Final = (REJECTS, PROFILES, OVERVIEW)
 _URLS_LOOKED_AT: Final = 1000  # when it is said how much of a host robots.txt leaves
 
@@ -213,10 +215,17 @@ class Collector:
         async with before, self._slots:
             tools = self._shared()
             there = await tools.crew.run(partial(side.place.find, spec.path)).wait()
+            _check_same(there, spec)
             if there is not None and side.spec.restart is not Restart.FAILED:
                 # Before its rows are asked for: a table that was read anew has them no more.
+                measure = lease.profile and side.spec.restart is Restart.PROFILING
                 return WorkReport(
-                    unit=lease.unit, token=lease.token, outcome=Outcome.DONE, tally=there.tally, skipped=True
+                    unit=lease.unit,
+                    token=lease.token,
+                    outcome=Outcome.DONE,
+                    tally=there.tally,
+                    profile=await self._measured(run, side, host) if measure else None,
+                    skipped=True,
                 )
             await side.reread_ignored()
             if side.spec.content is Content.IMAGE:
@@ -279,9 +288,30 @@ class Collector:
                 robots = "unreachable"
         return lambda timing, failure: profile_of(host, timing, failure, robots=robots, crawl_delay_s=delay_s)
 
+    async def _measured(self, run: _Run, side: JobSide, host: str) -> HostProfile | None:
+        """Measure a host of which this batch was collected before; None where it cannot be asked in time, or no row is known."""
+        assert run.lease.object is not None
+        share = self._shared().budget.share()
+        try:
+            rows = read_rows(await self._rows(run, f"batch/{run.lease.object.object_id}"))
+            urls = values(rows["identifier"].slice(0, _URLS_LOOKED_AT))
+            timing = Timing()
+            async with asyncio.timeout(MEASURE_S + side.spec.request_timeout_s):
+                profiler = await self._profiler(side, host, urls)
+                outcome = await side.fetcher.fetch(urls[0], host, share, timing)
+        except (NotFound, TimeoutError, IndexError):
+            return None
+        finally:
+            share.close()
+        return profiler(timing, outcome if isinstance(outcome, Failed) else None)
+
     async def _document(self, job: JobSpec, side: JobSide, name: str) -> None:
-        if self._read_document is not None:
-            crew, sync = self._shared().crew, self._options.engine.sync
+        if self._read_document is None:
+            return
+        crew, sync = self._shared().crew, self._options.engine.sync
+        if name == PROFILES:
+            await write_profiles(side.place, crew, self._read_document, job.job_id, sync=sync)
+        else:
             await write_document(side.place, crew, self._read_document, job.job_id, name, sync=sync)
 
     async def _overview(self, job: JobSpec, side: JobSide) -> None:
@@ -361,3 +391,16 @@ class Collector:
             task.add_done_callback(self._ending.discard)
             task.cancel()
         self._left.set()
+
+
+def _check_same(there: Footer | None, batch: ObjectSpec) -> None:
+    """Whether a finished batch may be this one: a place that another table was collected into has batches of the same names.
+
+    Raises Conflict.
+    """
+    if there is not None and batch.size is not None and sum(rows for _, rows in there.tally) != batch.size:
+        raise Conflict(
+            batch.path,
+            cause="what lies there was collected from another table",
+            remedy="collect each table into a place of its own",
+        )

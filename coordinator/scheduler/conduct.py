@@ -39,8 +39,8 @@ FORGIVEN_AFTER_S = 60.0  # so long without a throttling answer, and the doubling
 FORGIVEN_AFTER_DATASET_S = 1800.0  # StormCrawler's half hour
 JITTER = 0.1
 STREAK_MAX = 10
-"""So many refusals, or failed connections and timeouts, without a success between them: one is chance, ten are a decision (StormCrawler:
-5 to 10)."""
+"""So many refusals, or failed connections and timeouts, without a success between them: one is chance, ten are a decision
+(StormCrawler: 5 to 10)."""
 PARKED_FIRST_S = 60.0
 PARKED_MAX_S = 24 * 3600.0
 _DOUBLINGS_MAX = 40
