@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,16 +123,22 @@ def _report_of(ref: LeaseRef, lease: Lease, answer: dict[str, Any]) -> WorkRepor
 
 async def _run_child(order: dict[str, Any]) -> dict[str, Any]:
     """Run a stage to its end; all its processes are killed when this is cancelled. Raises ShoalError when it dies."""
-    pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "shoal.agent.tool_child"), stdin=pipe, stdout=pipe, start_new_session=True
+    # Not by the loop: uvloop forks, and gRPC's handlers then run in the child, which was seen to end before it read anything. The
+    # standard library's own way (vfork) runs none.
+    child = await asyncio.to_thread(
+        subprocess.Popen[bytes],
+        [sys.executable, "-m", "shoal.agent.tool_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
+    talking = asyncio.ensure_future(asyncio.to_thread(child.communicate, json.dumps(order).encode()))
     try:
-        said, _ = await child.communicate(json.dumps(order).encode())
-    except BaseException:
+        said, _ = await asyncio.shield(talking)
+    except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+        await asyncio.gather(talking, return_exceptions=True)
         raise
     lines = said.decode(errors="replace").strip().splitlines()
     if not lines:

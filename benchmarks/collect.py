@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,7 +124,6 @@ def main() -> int:
         "date": arguments.date,
         "machine": description,
         "versions": versions,
-        "runs": arguments.runs,
         "rows": arguments.rows,
         "pictures": len(pictures),
         "picture_bytes": statistics.mean(picture.size for picture in pictures),
@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.collect", description=__doc__)
     names = [cell.name for cell in CELLS]
     parser.add_argument("--runs", type=int, default=3, help="rounds; each runs every tool once")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after so long no further round of a cell begins")
     parser.add_argument("--cells", nargs="+", choices=names, default=names)
     parser.add_argument("--tools", nargs="+", choices=list(COLLECT_TOOLS), default=list(COLLECT_TOOLS))
     parser.add_argument("--rows", type=int, default=20_000, help="URLs of the table")
@@ -173,7 +174,10 @@ def _measure_cell(
     with tempfile.TemporaryDirectory(dir=bench.base, prefix="sample-") as folder:
         samples = Path(folder, "pictures")
         _round(bench, cell, tools, warm_up, failures, None)
+        began = time.monotonic()
         for turn in range(arguments.runs):
+            if turn and time.monotonic() - began > arguments.minutes * 60:
+                break
             working = [tool for tool in rotated(tools, turn) if tool not in failures]
             rounds.append(_round(bench, cell, working, table, failures, samples if cell.resized else None))
             say(f"{cell.name} {turn + 1}/{arguments.runs}: {told(rounds[-1])}")
@@ -184,6 +188,7 @@ def _measure_cell(
         "title": cell.title,
         "summary": summarize_collect(complete, len(table.picture_of)),
         "quality": quality,
+        "runs": len(rounds),
         "rounds": [{tool: asdict(run) for tool, run in figures.items()} for figures in rounds],
         "failures": failures,
     }

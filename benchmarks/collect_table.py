@@ -18,12 +18,12 @@ def report(document: Document) -> str:
         machine_line(document["machine"]),
         f"Versions: {versions}.",
         f"{document['rows']:,} URLs on {document['hosts']} hosts, {document['pictures']} different JPEGs of"
-        f" {document['picture_bytes'] / 1000:.1f} kB, {document['processes']} processes that decode. Medians of {document['runs']}"
+        f" {document['picture_bytes'] / 1000:.1f} kB, {document['processes']} processes that decode. Medians of the"
         " rounds, wall time with its range. A ratio compares two runs of one round: above 1, the tool took more than Shoal. Every row"
         " is checked afterwards; nginx's CPU is not in the tools'. How it is measured: `benchmarks/README.md`.",
     ]
     for cell in document["cells"]:
-        parts += [f"## {cell['title']}", _cost_table(cell["summary"])]
+        parts += [f"## {cell['title']}", f"Rounds: {cell['runs']}.", _cost_table(cell["summary"])]
         if cell["quality"]:
             parts += [
                 "Against the exact mean over each new pixel's area, encoding included (the larger the PSNR, the nearer):",

@@ -68,7 +68,7 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
             if is_fleet:
                 run(refuse_while_active(settings, request.destination))
             request = begin_anew(request, options)
-        job, failed = run(_collect(settings, request))
+        job, failed = run(_collect(settings, request), fast=True)
     result = outcome(job)
     if options.json:
         document = to_document(result) | {"errors": result.errors, "job": job_document(job, failed)}
@@ -258,7 +258,7 @@ def collect_api(config: str | Path, *, settings: Mapping[str, object] | None = N
     loaded = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=settings, config_file=Path(config))
     request = collect_request(loaded)
     with nullcontext() if loaded.coordinator.address else alone(loaded, request):
-        job, _ = run(_collect(loaded, request))
+        job, _ = run(_collect(loaded, request), fast=True)
     if job.failure is not None:
         raise error_class(job.failure.code)("shoal collect", cause=job.failure.text)
     return outcome(job)

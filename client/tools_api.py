@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,11 @@ def apply_tool(
 
 
 def executor(settings: Settings) -> Execute:
-    """What runs a tool: this machine. The one place to choose another way, by the settings."""
+    """What runs a tool: the agents of the configured coordinator, else this machine."""
+    if settings.coordinator.address:
+        from .tools_fleet import run_on_fleet
+
+        return partial(run_on_fleet, settings)
     return run_tool
 
 

@@ -128,8 +128,12 @@ class ReportBook:
     def _planned(self, job: JobState, result: Result) -> None:
         """A tool's schedule is made: its units become the job's objects."""
         count = result.size or 0
+        assert job.spec.tool is not None
+        # What is done again is done again once: a retry of the job goes on.
+        job.row.spec = replace(job.spec, tool=replace(job.spec.tool, reset=""))
         self._effects.writes.append(AddUnits(job.row.job_id, count))
         job.row.objects_total = count
+        job.row.objects_done = job.row.objects_failed = 0
         job.row.status = JobStatus.RUNNING
         job.unit_failures = 0
 

@@ -31,8 +31,8 @@ from ...common.logs import get_logger
 from .image_wire import READY, RESULT, order_head, payload_length, read_result
 from .images import ImageMade, ImageOrder, ImageRefused
 
-WINDOW_JOBS: Final = 8  # on their way to one worker: enough that it never waits, few to be done again
-WINDOW_BYTES: Final = 512 << 10  # of them, beyond the first
+WINDOW_JOBS: Final = 32  # on their way to one worker: enough that it never waits, few to be done again
+WINDOW_BYTES: Final = 1 << 20  # of them, beyond the first
 START_S_MAX: Final = 60.0  # until a worker is ready; importing takes a tenth of a second on an idle machine
 STARTS_MAX: Final = 3  # that fail in a row
 DEATHS_MAX: Final = 2  # of workers, that one image may cause

@@ -330,3 +330,35 @@ def test_a_table_that_cannot_be_read_is_named(shoal: Shoal, tmp_path: Path, tabl
     if table == "columns.csv":
         assert "uuid" in refused.stderr
         assert "identifer" in refused.stderr, "the nearest name is told"
+
+
+def test_from_python_with_a_configuration_file(
+    site: ImageSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shoal.client import collect as collect_from_python
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    host = site.host(lambda path, before: Reply(status=410) if path == "/2.jpg" else images(path, before))
+    table = tmp_path / "birds.csv"
+    lines = [f"{number},{host.url(f'/{number}.jpg')},g{number},owl" for number in range(6)]
+    table.write_text("\n".join(["id,image_url,gbif,species", *lines]) + "\n")
+    config = tmp_path / "birds.toml"
+    config.write_text(
+        f"""
+[collect]
+input = ["{table}"]
+output = "{tmp_path / "out"}"
+columns = {{ uuid = "id", identifier = "image_url", source_id = "gbif" }}
+carry = ["species"]
+image_size = 64
+image_workers = 1
+default_rate_limit = 0
+allow_private_addresses = true
+"""
+    )
+    result = collect_from_python(config)
+    assert (result.rows, result.successes, result.errors, result.rejected) == (6, 5, 1, 0)
+    assert result.errors_by_code == {410: 1}
+    found = successes(tmp_path / "out")
+    assert {(row["species"], max(row["resized_size"])) for row in found} == {("owl", 64)}
+    assert {row["source_id"] for row in found} == {"g0", "g1", "g3", "g4", "g5"}

@@ -360,7 +360,6 @@ def test_the_report_has_costs_quality_and_failures() -> None:
         "date": "2025-01-31",
         "machine": {"cpu": "CPU", "cores": 2, "memory_gib": 8, "kernel": "6.1", "load_before": 0.2},
         "versions": {"img2dataset": "1.47.0"},
-        "runs": 3,
         "rows": 1000,
         "pictures": 500,
         "picture_bytes": 37_100.0,
@@ -369,6 +368,7 @@ def test_the_report_has_costs_quality_and_failures() -> None:
         "cells": [
             {
                 "title": "Fetch",
+                "runs": 1,
                 "summary": summarize_collect([{"shoal": collect_run(2.0, 4.0)}], 1000),
                 "quality": {
                     "shoal": {
@@ -466,8 +466,16 @@ def test_touched_memory_is_given_back(tmp_path: Path) -> None:
 
 
 def test_cpu_of_children_that_nobody_waits_for_counts(tmp_path: Path) -> None:
-    busy = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.5: pass\n os._exit(0)\n"
-    ignored = (
-        "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"  # the kernel then drops what they have cost
-    )
-    assert run(tmp_path, f"{ignored}{busy}time.sleep(3)").cpu_s > 0.3
+    code = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel then drops what children have cost
+read, write = os.pipe()
+if os.fork() == 0:
+    while time.process_time() < 0.5:
+        pass
+    time.sleep(2)
+    os._exit(0)
+os.close(write)
+os.read(read, 1)  # until the child has ended
+"""
+    assert run(tmp_path, code).cpu_s > 0.3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.common.collect_records import CollectSpec, ToolSpec
+from shoal.common.collect_records import CollectSpec, Restart, ToolSpec
 from shoal.common.errors import AccessDenied, Conflict, NotFound, ShoalError, TransferError, UsageError
 from shoal.common.records import Delivery, Layout, ObjectSpec, OriginKind
 from shoal.common.views import JobStatus, ObjectStatus, SubmitRequest
