@@ -36,7 +36,7 @@ from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
 from .leases import HeldLease
 from .model import JobStatus
-from .notices import warn_of_bad_chunks, warn_of_unshared
+from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
@@ -189,6 +189,7 @@ class Coordinator:
             now = self._now()
             self.core.tick(now)
             self.core.assign(now)
+            tell_of_hosts(self.core, now)
             effects = self.core.take_effects()
             self._meter.sample(self.core, now)
             # Before the first wait: what comes while these are written is in the next effects, and waits for those.

@@ -40,7 +40,10 @@ async def write_document(place: Place, crew: Crew, read: ReadDocument, job_id: s
 
 async def write_profiles(place: Place, crew: Crew, read: ReadDocument, job_id: str, *, sync: bool) -> None:
     """Write ``profiles.csv``: what the job measured, and of hosts that it did not what is there already. Raises ShoalError."""
-    new = await read_whole(read, job_id, PROFILES)
+    try:
+        new = await read_whole(read, job_id, PROFILES)
+    except NotFound:
+        return
     there = await crew.run(partial(place.read_small, PROFILES)).wait()
     merged = merged_profiles(there[1] if there is not None else b"", new)
 

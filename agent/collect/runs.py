@@ -17,10 +17,10 @@ from weakref import WeakValueDictionary
 from ...common.collect_records import Content, HostProfile, Restart, batch_of_path
 from ...common.dataset_rows import read_rows
 from ...common.dataset_schema import OVERVIEW, PROFILES, REJECTS
-from ...common.errors import Conflict, NotFound, ShoalError, Unreachable
+from ...common.errors import NotFound, ShoalError, Unreachable
 from ...common.http.url import parse_url
 from ...common.logs import get_logger
-from ...common.records import JobSpec, Lease, LeaseRef, ObjectSpec, Outcome, Progress, UnitKind, WorkReport
+from ...common.records import JobSpec, Lease, LeaseRef, Outcome, Progress, UnitKind, WorkReport
 from ..engine.crew import Crew
 from ..engine.reporting import failure_of, not_taken
 from ..storage.workfolder import plain_name
@@ -30,12 +30,13 @@ from .budget import Budget
 from .columns import values
 from .documents import ReadDocument, read_whole, remove_staging, write_document, write_profiles
 from .fetch import Timing
-from .footer import Footer
+from .footer import check_same
 from .gate import HostGate
 from .image_pool import ImagePool
 from .options import JOB_IDLE_S, OVERVIEW_S, THREADS, CollectOptions
 from .profile import profile_of
 from .side import JobSide
+from .telling import batch_begun, batch_ended
 
 ASK_AGAIN_S: Final = 1.0
 MEASURE_S: Final = 30.0  # that measuring a host waits for its turn, at most
@@ -181,9 +182,11 @@ class Collector:
         except LeaseLost:
             report = None
         except Exception as error:
-            report = WorkReport(
-                unit=run.ref.unit, token=run.ref.token, outcome=Outcome.FAILED, failure=failure_of(error)
+            failure = failure_of(error)
+            log.info(
+                "lease.failed", job=run.job.job_id, unit=run.ref.unit, kind=run.lease.kind.value, error=failure.text
             )
+            report = WorkReport(unit=run.ref.unit, token=run.ref.token, outcome=Outcome.FAILED, failure=failure)
         if report is not None:
             self._say(run, report)
         self._end(run)
@@ -215,7 +218,8 @@ class Collector:
         async with before, self._slots:
             tools = self._shared()
             there = await tools.crew.run(partial(side.place.find, spec.path)).wait()
-            _check_same(there, spec)
+            if there is not None and spec.size is not None:
+                check_same(there, spec.path, spec.size)
             if there is not None and side.spec.restart is not Restart.FAILED:
                 # Before its rows are asked for: a table that was read anew has them no more.
                 measure = lease.profile and side.spec.restart is Restart.PROFILING
@@ -250,9 +254,14 @@ class Collector:
             )
             if run.returning:
                 run.batch.give_back()
+            began_s = self._clock()
+            batch_begun(run.job, spec, host)
             result = await run.batch.run()
+            batch_ended(run.job, spec, host, result, self._clock() - began_s)
         if result.outcome is Outcome.DONE and not result.skipped:
             await self._overview(run.job, side)
+        async with side.overview_lock:
+            pass  # one that is being written tells of a time before this batch's report: it must not come after the last one
         return WorkReport(
             unit=lease.unit,
             token=lease.token,
@@ -316,14 +325,22 @@ class Collector:
 
     async def _overview(self, job: JobSpec, side: JobSide) -> None:
         """Refresh the overview now and then; it is for people, so that a batch is not lost over it."""
-        now = self._clock()
-        if now - side.overview_s < OVERVIEW_S:
-            return
-        side.overview_s = now
-        try:
-            await self._document(job, side, OVERVIEW)
-        except ShoalError as error:
-            log.debug("collect.no_overview", job=job.job_id, error=str(error))
+        async with side.overview_lock:
+            now = self._clock()
+            if now - side.overview_s < OVERVIEW_S:
+                return
+            side.overview_s = now
+            try:
+                await self._document(job, side, OVERVIEW)
+            except ShoalError as error:
+                log.debug("collect.no_overview", job=job.job_id, error=str(error))
+
+    async def _keep_overview(self, job: JobSpec, side: JobSide) -> None:
+        """Refresh it while batches are under way, however long they take."""
+        while True:
+            await asyncio.sleep(OVERVIEW_S)
+            if any(run.batch is not None and run.job == job for run in self._runs.values()):
+                await self._overview(job, side)
 
     # -- books
 
@@ -359,7 +376,10 @@ class Collector:
             side = JobSide(
                 job, self._options, gate=self._gate, crew=crew, clock=self._clock, wall_clock=self._wall_clock
             )
-            side.ignoring = self._tasks.create_task(side.keep_ignored(), name="shoal-collect-ignored")
+            side.keeping = (
+                self._tasks.create_task(side.keep_ignored(), name="shoal-collect-ignored"),
+                self._tasks.create_task(self._keep_overview(job, side), name="shoal-collect-overview"),
+            )
             old = self._sides.pop(job.job_id, None)
             if old is not None:
                 self._sides[f"{job.job_id} {id(old)}"] = old  # closed when its last lease is over
@@ -372,9 +392,9 @@ class Collector:
             side.idle_since_s = self._clock()
 
     async def _close(self, side: JobSide) -> None:
-        if side.ignoring is not None:
-            side.ignoring.cancel()
-            await asyncio.wait([side.ignoring])
+        for task in side.keeping:
+            task.cancel()
+            await asyncio.wait([task])
         await side.close()
 
     def _say(self, run: _Run, report: WorkReport) -> None:
@@ -391,16 +411,3 @@ class Collector:
             task.add_done_callback(self._ending.discard)
             task.cancel()
         self._left.set()
-
-
-def _check_same(there: Footer | None, batch: ObjectSpec) -> None:
-    """Whether a finished batch may be this one: a place that another table was collected into has batches of the same names.
-
-    Raises Conflict.
-    """
-    if there is not None and batch.size is not None and sum(rows for _, rows in there.tally) != batch.size:
-        raise Conflict(
-            batch.path,
-            cause="what lies there was collected from another table",
-            remedy="collect each table into a place of its own",
-        )

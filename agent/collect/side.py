@@ -45,9 +45,10 @@ class JobSide:
         self.job = job
         self.spec: CollectSpec = job.collect
         self.leases = 0
-        self.ignoring: asyncio.Task[None] | None = None  # rereads ignored.csv
+        self.keeping: tuple[asyncio.Task[None], ...] = ()  # reread ignored.csv, refresh the overview
         self.idle_since_s = clock()
         self.overview_s = float("-inf")  # when this agent last wrote the overview
+        self.overview_lock = asyncio.Lock()
         self.place = place_for(job, options)
         self._crew = crew
         self._ignored = IgnoredHosts(self.spec.ignored)

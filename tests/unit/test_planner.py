@@ -296,6 +296,7 @@ async def test_a_table_is_not_partitioned_anew_for_a_dataset_that_nobody_here_se
             collect=CollectSpec(tables=(str(table),), restart=restart),
         )
         row = dataset_row(request, created_at=NOW, job_id="j")
+        store.store.apply([PutJob(row)])
         return (
             await collections_of(store, tmp_path / "state", dataset).plan(row, json.loads(row.request))
         ).total_objects
