@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.collect_records import CollectSpec, HostProfile, Restart, batch_of_path, batch_path, collect_spec_from
-from ..common.dataset_schema import OVERVIEW, PROFILES, REJECTS
+from ..common.dataset_schema import IGNORED, OVERVIEW, PROFILES, REJECTS
 from ..common.errors import Conflict, NotFound
+from ..common.ignored_hosts import REREAD_S
 from ..common.logs import get_logger
 from ..common.records import Delivery, JobSpec, Layout, ObjectSpec, OriginKind
 from ..common.views import ObjectStatus
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 WorkFolder = Callable[[str], Path]
 """Where the partition of a table for this destination is kept."""
+
+IGNORED_BYTES_MAX = 16 << 20
 
 log = get_logger("planner")
 
@@ -172,6 +176,19 @@ class Collections:
         profiles = await self._store.run(self._store.store.profiles, job_id)
         return rows, [profile.host for profile in profiles]
 
+    async def watch_ignored(self, core: Core) -> None:
+        """Read ``ignored.csv`` of every dataset that this process sees, again and again, until this is cancelled.
+
+        Agents read it, too; here it frees a run of hosts that are waited for.
+        """
+        while True:
+            for job in [job for job in core.jobs.values() if job.dataset is not None and not job.row.status.ended]:
+                folder = self._dataset_of(job.spec.destination)
+                found = await asyncio.to_thread(_read_small, folder / IGNORED) if folder is not None else None
+                if job.dataset is not None:
+                    job.dataset.ignored.take_file(found)
+            await asyncio.sleep(REREAD_S)
+
     # ---- documents --------------------------------------------------------------------------------------------------
 
     async def read(self, core: Core, job: JobState, name: str, now: float) -> AsyncIterator[bytes]:
@@ -214,6 +231,16 @@ class Collections:
     def forget(self, job_id: str) -> None:
         """The job ended: its partition is opened again should somebody ask."""
         self._plans.pop(job_id, None)
+
+
+def _read_small(path: Path) -> tuple[object, bytes] | None:
+    """A file with what changes when it does; None where it cannot be read, or is no such file."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            return (found.st_ino, found.st_size, found.st_mtime_ns), file.read(IGNORED_BYTES_MAX)
+    except OSError:
+        return None
 
 
 def _check_visible(work: Path, dataset: Path | None, destination: str) -> None:

@@ -159,6 +159,7 @@ class Coordinator:
     async def run(self) -> None:
         """Work until `stop`."""
         async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._collections.watch_ignored(self.core))
             while not self._stopping:
                 for job_id in self._to_plan:
                     self._planning[job_id] = tasks.create_task(self._plan(job_id))
@@ -169,7 +170,7 @@ class Coordinator:
                     async with asyncio.timeout(max(0.0, delay_s)):
                         await self._wake.wait()
                 self._wake.clear()
-            for task in self._planning.values():  # a listing that is cut off begins anew at the next start
+            for task in (watching, *self._planning.values()):  # a listing that is cut off begins anew at the next start
                 task.cancel()
 
     def stop(self) -> None:

@@ -13,12 +13,12 @@ from ...common.dataset_schema import IGNORED
 from ...common.errors import ShoalError
 from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
 from ...common.http.addresses import inward_reason
+from ...common.ignored_hosts import REREAD_S, IgnoredHosts
 from ...common.records import JobSpec
 from ...common.version import VERSION
 from ..engine.crew import Crew
 from .fetch import Fetcher
 from .gate import HostGate
-from .ignored import REREAD_S, IgnoredHosts
 from .options import NAMES_S, CollectOptions
 from .place import FolderPlace, Place
 from .robots import Robots

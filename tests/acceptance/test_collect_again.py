@@ -13,7 +13,7 @@ from acceptance.test_collect import QUICK, collect, urls_of
 from support.cli import Shoal
 from support.dataset_files import errors, outcomes, successes, write_csv
 from support.fleet import until
-from support.image_site import ImageSite, Reply, images
+from support.image_site import ImageSite, Reply, always, images
 
 
 @pytest.fixture
@@ -108,3 +108,60 @@ def test_verify_says_what_checks_a_dataset(site: ImageSite, shoal: Shoal, tmp_pa
     assert "shoal tools run image_verification" in refused.stderr
     shoal.run("clean", tmp_path / "out", "--older-than", "0s").expect(0)
     assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == before
+
+
+def test_a_host_that_is_waited_for_can_be_ignored_meanwhile(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    busy = site.host(always(Reply(status=429, headers={"Retry-After": "3600"})))
+    write_csv(tmp_path / "t.csv", urls_of(busy, 30))
+    out = tmp_path / "out"
+    patient = {"SHOAL_COLLECT_HOST_PATIENCE": "1h"}
+    with shoal.start("collect", tmp_path / "t.csv", "--to", out, environ=patient) as running:
+        until("the host to be asked", lambda: bool(busy.requests))
+        (out / "ignored.csv").write_text(f"server_name,reason\n{busy.name},too slow\n")
+        assert running.wait(60).exit_code == 0
+    assert {row["error_code"] for row in errors(out).values()} == {-3}
+    assert len(busy.requests) < 20
+
+
+def test_settings_of_single_hosts(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    def answer(path: str, before: int) -> Reply:
+        return Reply(body=b"User-agent: *\nDisallow: /1.jpg\n") if path == "/robots.txt" else images(path, before)
+
+    strict, free, ignored, slow, narrow = (site.host(answer) for _ in range(5))
+    (tmp_path / "shoal.toml").write_text(
+        f'''
+        [collect]
+        connections_per_host = 8
+        [hosts."{strict.name}"]
+        robots = true
+        [hosts."{free.name}"]
+        robots = false
+        [hosts."{ignored.name.partition(":")[0]}:{ignored.name.partition(":")[2]}"]
+        ignore = true
+        [hosts."{slow.name}"]
+        rate = 5
+        [hosts."{narrow.name}"]
+        connections = 1
+        '''
+    )
+    write_csv(tmp_path / "t.csv", [url for host in (strict, free, ignored, slow, narrow) for url in urls_of(host, 20)])
+    out = tmp_path / "out"
+    collect(shoal, tmp_path / "t.csv", "--to", out, "--config", tmp_path / "shoal.toml").expect(0)
+    found = {row["identifier"]: row["error_code"] for row in errors(out).values()}
+    assert found == {strict.url("/1.jpg"): -3} | dict.fromkeys(urls_of(ignored, 20), -3)
+    assert ignored.requests == []
+    assert slow.requests[-1].at - slow.requests[0].at > 2.0, "20 at 5 a second, with a burst of 5"
+    assert narrow.open_max == 1
+
+
+def test_a_profile_is_of_the_host_itself_and_who_asks_is_named(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    there = site.host()
+    here = site.host(lambda path, _before: Reply(status=302, headers={"Location": there.url(path), "Server": "here"}))
+    write_csv(tmp_path / "t.csv", urls_of(here, 3))
+    collect(shoal, tmp_path / "t.csv", "--to", tmp_path / "out", "--set", "collect.contact=https://me.example").expect(
+        0
+    )
+    assert len(successes(tmp_path / "out")) == 3
+    with (tmp_path / "out" / "profiles.csv").open() as file:
+        (profile,) = csv.DictReader(file)
+    assert (profile["reachable"], profile["status"], profile["server"]) == ("True", "302", "here")

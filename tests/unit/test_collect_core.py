@@ -15,7 +15,6 @@ from shoal.agent.collect.documents import merged_profiles
 from shoal.agent.collect.fetch import Timing
 from shoal.agent.collect.footer import Footer, footer_from_json, tally_of
 from shoal.agent.collect.gate import Answer
-from shoal.agent.collect.ignored import IgnoredHosts
 from shoal.agent.collect.place import next_shard
 from shoal.agent.collect.profile import profile_of
 from shoal.agent.collect.rows import RowQueue
@@ -31,6 +30,7 @@ from shoal.common.errors import (
     Truncated,
 )
 from shoal.common.http.addresses import inward_reason
+from shoal.common.ignored_hosts import IgnoredHosts
 from shoal.common.retry import Backoff
 
 
