@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..common.errors import error_class
 from ..common.settings import load_settings
 from .collecting import Collected, collect_request, outcome, run_request
+from .dataset_alone import alone
 from .running import run
 
 
@@ -19,7 +21,9 @@ def collect(config: str | Path, *, settings: Mapping[str, object] | None = None)
     Raises: UsageError for a bad configuration, and the `ShoalError` that ended the job; rows that ended as errors raise nothing.
     """
     loaded = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=settings, config_file=Path(config))
-    job, _ = run(run_request(loaded, collect_request(loaded)), fast=True)
+    request = collect_request(loaded)
+    with nullcontext() if loaded.coordinator.address else alone(loaded, request):
+        job, _ = run(run_request(loaded, request), fast=True)
     if job.failure is not None:
         raise error_class(job.failure.code)("shoal collect", cause=job.failure.text)
     return outcome(job)

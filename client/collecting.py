@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..common.collect_records import (
 from ..common.errors import ExitCode, NotWritable, UsageError, error_class
 from ..common.records import Delivery, Tally
 from ..common.views import JobView, ObjectView, SubmitRequest
+from .dataset_alone import alone, refuse_while_active
 from .output import job_document, printable, reason_of, to_document
 from .running import run
 
@@ -60,14 +62,18 @@ class Collected:
 def collect(options: argparse.Namespace, settings: Settings) -> int:
     """Collect and wait. Returns the exit code."""
     request = collect_request(settings, options)
-    if request.force:
-        request = begin_anew(request, options)
-    job, failed = run(run_request(settings, request), fast=True)
+    is_fleet = bool(settings.coordinator.address)
+    with nullcontext() if is_fleet else alone(settings, request):
+        if request.force:
+            if is_fleet:
+                run(refuse_while_active(settings, request.destination))
+            request = begin_anew(request, options)
+        job, failed = run(run_request(settings, request), fast=True)
     result = outcome(job)
     if options.json:
         document = to_document(result) | {"errors": result.errors, "job": job_document(job, failed)}
         print(json.dumps(document, indent=2))
-    else:
+    elif job.failure is None:
         print(result.folder)
     for line in report_lines(job, result, failed):
         print(line, file=sys.stderr)

@@ -29,14 +29,13 @@ from ..common.uri import parse_uri
 from ..common.version import VERSION
 from ..common.views import SubmitRequest
 from ..common.wiring import warn_of_open_tls
-from ..coordinator.collecting import fingerprint_folder
+from ..coordinator.collecting import work_folder_of
 from ..coordinator.sources import Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
 from ..coordinator.wiring import make_coordinator, sources
 
 if TYPE_CHECKING:
-    from ..common.collect_records import CollectSpec
     from ..common.settings import Settings
     from ..coordinator.api import AgentSession
     from ..coordinator.service import Coordinator
@@ -98,7 +97,7 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
             open_source,
             version=VERSION,
             heartbeat_s=HEARTBEAT_S,
-            work_folder=lambda spec, to: _table_folder(settings, spec, to),
+            work_folder=lambda to: table_folder(settings, to),
         )
         await coordinator.start()
         try:
@@ -108,10 +107,10 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
             await coordinator.close()
 
 
-def _table_folder(settings: Settings, spec: CollectSpec, destination: str) -> Path:
+def table_folder(settings: Settings, destination: str) -> Path:
     """Where a table's partition is kept: beside the dataset, so that a later run finds it."""
     if destination.startswith("s3://"):
-        return fingerprint_folder(settings.coordinator.state / "collect", spec, destination)
+        return work_folder_of(settings.coordinator.state / "collect", destination)
     return settings.agent.root / destination.lstrip("/") / ".shoal" / "table"
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.errors import ExitCode, NotFound
+from ..common.errors import ExitCode, NotFound, UsageError
 from ..common.manifest import MANIFEST_NAME, WORK_FOLDER, ManifestEntry, Problem, verify_folder
 from ..common.records import Layout
 from ..common.units import format_size, parse_duration
@@ -34,6 +34,12 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
     folder = Path(options.dir)
     if not folder.is_dir():
         raise NotFound(str(folder), cause="there is no such folder")
+    if not (folder / ".shoal" / "manifest.json").exists() and any(folder.glob("images/server_name=*")):
+        raise UsageError(
+            str(folder),
+            cause="it is a collected dataset, which has no manifest",
+            remedy=f"shoal tools run image_verification --data {folder}",
+        )
     problems: list[Problem] = []
 
     def tell(problem: Problem) -> None:

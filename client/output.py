@@ -97,6 +97,8 @@ def reason_of(obj: ObjectView) -> str:
 
 def progress_line(job: JobView) -> str:
     """A running job in one line."""
+    if job.delivery is Delivery.DATASET and job.status is JobStatus.PLANNING:
+        return f"{printable(job.uri)}: {state(job)}, {job.rows_total:,} rows read"
     if job.delivery is Delivery.DATASET and job.rows_total:
         return _rows_line(job)
     parts = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..common.records import Delivery
 from ..common.units import format_rate, format_size
-from ..common.views import JobView
+from ..common.views import JobStatus, JobView
 from .output import printable, progress_line
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ class Bars:
             if task is None:
                 task = self._jobs[job.job_id] = self._progress.add_task("", total=None, amount="")
             done, total = (job.rows_done, job.rows_total) if job.rows_total else (job.bytes_arrived, job.bytes_total)
+            if job.status is JobStatus.PLANNING:
+                total = 0  # nobody knows it yet
             self._progress.update(
                 task, description=_title(job), completed=done, total=total or None, amount=_amount(job)
             )
@@ -125,6 +127,8 @@ class Bars:
 
 
 def _amount(job: JobView) -> str:
+    if job.delivery is Delivery.DATASET and job.status is JobStatus.PLANNING:
+        return f"{job.rows_total:,} rows read"
     if job.rows_total:
         rate = f", {job.rows_per_s:,.0f}/s" if job.rows_per_s else ""
         return f"{job.rows_done:,} of {job.rows_total:,} rows{rate}"
@@ -135,4 +139,5 @@ def _amount(job: JobView) -> str:
 def _title(job: JobView) -> str:
     failed = f", {job.objects_failed} failed" if job.objects_failed else ""
     status = "paused" if job.paused else job.status.value
-    return f"{printable(job.uri)}  {status} {job.objects_done}/{job.objects_total}{failed}"
+    count = f" {job.objects_done}/{job.objects_total}" if job.objects_total else ""
+    return f"{printable(job.uri)}  {status}{count}{failed}"

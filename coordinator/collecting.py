@@ -1,6 +1,6 @@
 """The shell around dataset jobs: partitions their tables, reads their batches from the store, and keeps the files that agents ask for.
 
-A table's partition lies in a work folder of its own, named by table and destination: a run that is submitted again finds it there.
+A table's partition lies in a work folder of its own, named by the destination: a run that is submitted again finds it there.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.collect_records import CollectSpec, HostProfile, Restart, batch_of_path, batch_path, collect_spec_from
-from ..common.dataset_schema import OVERVIEW, PROFILES, REJECTS
-from ..common.errors import NotFound
+from ..common.dataset_schema import IGNORED, OVERVIEW, PROFILES, REJECTS
+from ..common.errors import Conflict, NotFound
+from ..common.ignored_hosts import REREAD_S
 from ..common.logs import get_logger
 from ..common.records import Delivery, JobSpec, Layout, ObjectSpec, OriginKind
 from ..common.views import ObjectStatus
@@ -36,16 +38,40 @@ if TYPE_CHECKING:
     from .collect.plan import Plan
     from .core import Core
 
-WorkFolder = Callable[[CollectSpec, str], Path]
-"""Where the partition of a table for a destination is kept."""
+WorkFolder = Callable[[str], Path]
+"""Where the partition of a table for this destination is kept."""
+
+IGNORED_BYTES_MAX = 16 << 20
 
 log = get_logger("planner")
 
 
-def fingerprint_folder(base: Path, spec: CollectSpec, destination: str) -> Path:
-    """A folder below base that is the same for every run of these tables into this destination."""
-    named = json.dumps([spec.tables, destination])
-    return base / hashlib.sha256(named.encode()).hexdigest()[:16]
+def work_folder_of(base: Path, destination: str) -> Path:
+    """A folder below base that is the same for every run into this destination: a dataset has one partition at a time."""
+    return base / hashlib.sha256(destination.rstrip("/").encode()).hexdigest()[:16]
+
+
+def refuse_second(row: JobRow, jobs: Iterable[JobRow]) -> None:
+    """Raise Conflict when a job that has not ended collects into the dataset of the row, or runs a tool over it."""
+    asked = _dataset_of(row)
+    if asked is None:
+        return
+    for other in jobs:
+        its = _dataset_of(other) if other.job_id != row.job_id and not other.status.ended else None
+        if its is not None and its[0] == asked[0] and (its[1] or asked[1]):
+            raise Conflict(
+                f"dataset {asked[0]}",
+                cause=f"job {other.job_id} works on it already: {other.uri}",
+                remedy=f"wait for it, or end it: shoal cancel {other.job_id}",
+            )
+
+
+def _dataset_of(row: JobRow) -> tuple[str, bool] | None:
+    """The dataset of a job, and whether it collects; None for a job of another kind."""
+    asked: dict[str, Any] = json.loads(row.request)
+    if asked.get("delivery") != Delivery.DATASET:
+        return None
+    return str(asked["destination"]).rstrip("/"), "collect" in asked
 
 
 class Collections:
@@ -76,8 +102,11 @@ class Collections:
         Raises UsageError, NotFound, Conflict, NoSpace, StateDamaged.
         """
         spec = collect_spec_from(asked["collect"])
-        work = self._work_folder(spec, asked["destination"])
-        plan = await self._partition(row, spec, work, self._dataset_of(asked["destination"]))
+        work = self._work_folder(asked["destination"])
+        dataset = self._dataset_of(asked["destination"])
+        if spec.restart is Restart.PARTITIONING:
+            _check_visible(work, dataset, asked["destination"])
+        plan = await self._partition(row, spec, work, dataset)
         self._plans[row.job_id] = plan
         await self._store.run(self._store.store.forget_objects, row.job_id)
         batches = _objects(plan)
@@ -147,6 +176,19 @@ class Collections:
         profiles = await self._store.run(self._store.store.profiles, job_id)
         return rows, [profile.host for profile in profiles]
 
+    async def watch_ignored(self, core: Core) -> None:
+        """Read ``ignored.csv`` of every dataset that this process sees, again and again, until this is cancelled.
+
+        Agents read it, too; here it frees a run of hosts that are waited for.
+        """
+        while True:
+            for job in [job for job in core.jobs.values() if job.dataset is not None and not job.row.status.ended]:
+                folder = self._dataset_of(job.spec.destination)
+                found = await asyncio.to_thread(_read_small, folder / IGNORED) if folder is not None else None
+                if job.dataset is not None:
+                    job.dataset.ignored.take_file(found)
+            await asyncio.sleep(REREAD_S)
+
     # ---- documents --------------------------------------------------------------------------------------------------
 
     async def read(self, core: Core, job: JobState, name: str, now: float) -> AsyncIterator[bytes]:
@@ -182,14 +224,37 @@ class Collections:
         if plan is None:
             from .collect.plan import open_plan
 
-            assert job.spec.collect is not None
-            work = self._work_folder(job.spec.collect, job.spec.destination)
+            work = self._work_folder(job.spec.destination)
             plan = self._plans[job.row.job_id] = await asyncio.to_thread(open_plan, work)
         return plan
 
     def forget(self, job_id: str) -> None:
         """The job ended: its partition is opened again should somebody ask."""
         self._plans.pop(job_id, None)
+
+
+def _read_small(path: Path) -> tuple[object, bytes] | None:
+    """A file with what changes when it does; None where it cannot be read, or is no such file."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            return (found.st_ino, found.st_size, found.st_mtime_ns), file.read(IGNORED_BYTES_MAX)
+    except OSError:
+        return None
+
+
+def _check_visible(work: Path, dataset: Path | None, destination: str) -> None:
+    """Rows that were collected can be left out of another partition only where they can be looked at. Raises Conflict."""
+    from .collect.plan import PLAN
+
+    if (work / PLAN).exists() and (dataset is None or not dataset.is_dir()):
+        raise Conflict(
+            "--restart partitioning",
+            cause=f"the coordinator does not see what was collected into {destination}",
+            remedy="collect the changed table into another place"
+            if dataset is None
+            else "mount the folder where the coordinator runs; make an empty one if nothing was collected",
+        )
 
 
 def _objects(plan: Plan) -> Iterator[ObjectSpec]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..common.collect_records import batch_of_path, batch_path
+from ..common.ignored_hosts import IgnoredHosts
 from ..common.records import ObjectSpec, Tally
 from ..common.views import ObjectStatus
 
@@ -79,13 +80,14 @@ class DatasetHost:
 class DatasetState:
     """A dataset job's hosts. in_turn holds those with waiting batches, the one served longest ago first."""
 
-    def __init__(self, rows: Iterable[BatchRow], profiled: Iterable[str]) -> None:
+    def __init__(self, rows: Iterable[BatchRow], profiled: Iterable[str], ignored: Iterable[str] = ()) -> None:
         self.hosts: dict[str, DatasetHost] = {}
         self.in_turn: dict[str, DatasetHost] = {}
         self.by_agent: dict[str, int] = {}  # batches that each agent holds of this job
         self.waiting = 0
         self.stuck_since: float | None = None  # since when only hosts in trouble are left
         self.given_up = False
+        self.ignored = IgnoredHosts(ignored)
         measured = set(profiled)
         for row in rows:
             self._add(row, measured)

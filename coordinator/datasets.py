@@ -100,7 +100,7 @@ class DatasetBook:
         spec = job.spec.collect
         if job.row.status.ended or spec is None:
             return
-        dataset = job.dataset = DatasetState(rows, profiled)
+        dataset = job.dataset = DatasetState(rows, profiled, spec.ignored)
         for host in dataset.hosts:
             self._hosts.adopt(
                 host,
@@ -299,8 +299,7 @@ class DatasetBook:
 
     def _give_up_code(self, job: JobState, dataset: DatasetState, host: DatasetHost, now: float) -> int | None:
         """0: work on the host; another code: its rows become errors with it; None: nothing can be done about it now."""
-        assert job.spec.collect is not None
-        if host.host in job.spec.collect.ignored:
+        if dataset.ignored.refusal(host.host):
             return int(ErrorCode.REFUSED)
         if self._hosts.usable(host.host, now):
             return 0

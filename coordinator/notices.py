@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..common.errors import NotShared
 from ..common.logs import get_logger
 from ..common.records import Result
+from ..common.views import HostCondition
 from .core import Core
 
 log = get_logger("coordinator")
@@ -27,3 +28,15 @@ def warn_of_bad_chunks(core: Core, agent_ids: Iterable[str]) -> None:
     for agent_id in agent_ids:
         agent = core.agents[agent_id]
         log.warning("agent.bad_chunk", agent=agent.name, bad_chunks=agent.bad_chunks, cut_off=agent.cut_off)
+
+
+def tell_of_hosts(core: Core, now: float) -> None:
+    """Name hosts that came into trouble, once for each trouble, and those that are well again."""
+    for state in core.hosts.take_news():
+        conduct = state.conduct
+        if conduct.condition is HostCondition.OPEN:
+            log.info("host.opened", host=state.host, status=conduct.last_status)
+            continue
+        action = "host.parked" if conduct.condition is HostCondition.PARKED else "host.blocked"
+        seconds = max(0.0, conduct.blocked_until - now)
+        log.info(action, host=state.host, status=conduct.last_status, seconds=round(seconds, 1))

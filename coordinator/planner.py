@@ -157,7 +157,7 @@ class Planner:
         try:
             await self._plan(row)
         except ShoalError as error:
-            log.warning("job.planning_failed", job=job_id, error=str(error))
+            log.info("job.planning_failed", job=job_id, error=str(error))
             self._fail(job_id, Failure(code=error.code, text=str(error), retryable=error.retryable))
         except Exception as error:
             # A defect in one listing must not take the coordinator, and every other job, with it.

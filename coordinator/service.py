@@ -31,12 +31,12 @@ from ..common.views import (
     TokenView,
 )
 from .api import AgentSession, Close, Send
-from .collecting import Collections
+from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
 from .leases import HeldLease
 from .model import JobStatus
-from .notices import warn_of_bad_chunks, warn_of_unshared
+from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
@@ -159,6 +159,7 @@ class Coordinator:
     async def run(self) -> None:
         """Work until `stop`."""
         async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._collections.watch_ignored(self.core))
             while not self._stopping:
                 for job_id in self._to_plan:
                     self._planning[job_id] = tasks.create_task(self._plan(job_id))
@@ -169,7 +170,7 @@ class Coordinator:
                     async with asyncio.timeout(max(0.0, delay_s)):
                         await self._wake.wait()
                 self._wake.clear()
-            for task in self._planning.values():  # a listing that is cut off begins anew at the next start
+            for task in (watching, *self._planning.values()):  # a listing that is cut off begins anew at the next start
                 task.cancel()
 
     def stop(self) -> None:
@@ -189,6 +190,7 @@ class Coordinator:
             now = self._now()
             self.core.tick(now)
             self.core.assign(now)
+            tell_of_hosts(self.core, now)
             effects = self.core.take_effects()
             self._meter.sample(self.core, now)
             # Before the first wait: what comes while these are written is in the next effects, and waits for those.
@@ -259,6 +261,7 @@ class Coordinator:
         for row in rows:
             before = active.get(row.fingerprint)
             if before is None:
+                refuse_second(row, active.values())
                 self.core.add_job(row)
                 self.core.jobs[row.job_id].changed = True
                 self._to_plan.append(row.job_id)
@@ -301,6 +304,7 @@ class Coordinator:
         status = self.core.jobs[job_id].row.status
         match action:
             case Control.RETRY if status in (JobStatus.FAILED, JobStatus.CANCELLED):
+                refuse_second(self.core.jobs[job_id].row, (job.row for job in self.core.jobs.values()))
                 self.core.retry(job_id)
                 if self.core.jobs[job_id].row.status is JobStatus.PLANNING:
                     self._to_plan.append(job_id)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..common.errors import Refused
 from ..common.uri import HubUri
 from ..common.wiring import http_client, hub_token, s3_profiles
-from .collecting import Collections, fingerprint_folder
+from .collecting import Collections, work_folder_of
 from .core import CoreLimits
 from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
@@ -110,7 +110,7 @@ def make_coordinator(
         verify_everywhere=settings.swarm.verify == "every-agent",
         collections=Collections(
             store,
-            work_folder=work_folder or (lambda spec, to: fingerprint_folder(tables, spec, to)),
+            work_folder=work_folder or (lambda to: work_folder_of(tables, to)),
             dataset_of=lambda to: None if "://" in to else settings.agent.root / to.lstrip("/"),
             policy=policy_of(settings),
             wall_clock=time.time,

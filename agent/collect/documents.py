@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 
+from ...common.dataset_schema import PROFILES
 from ...common.errors import NotFound
 from ..engine.crew import Crew
 from .place import STAGING, TEMPORARY, Place, disk_errors, remove_folder
@@ -33,6 +36,40 @@ async def write_document(place: Place, crew: Crew, read: ReadDocument, job_id: s
     except BaseException:
         crew.run(partial(_remove, place, staged))
         raise
+
+
+async def write_profiles(place: Place, crew: Crew, read: ReadDocument, job_id: str, *, sync: bool) -> None:
+    """Write ``profiles.csv``: what the job measured, and of hosts that it did not what is there already. Raises ShoalError."""
+    try:
+        new = await read_whole(read, job_id, PROFILES)
+    except NotFound:
+        return
+    there = await crew.run(partial(place.read_small, PROFILES)).wait()
+    merged = merged_profiles(there[1] if there is not None else b"", new)
+
+    async def blocks(_job_id: str, _name: str) -> AsyncIterator[bytes]:
+        yield merged
+
+    await write_document(place, crew, blocks, job_id, PROFILES, sync=sync)
+
+
+def merged_profiles(old: bytes, new: bytes) -> bytes:
+    """Two tables of profiles as one, a line a host, the new word before the old one. An old table of other columns does not count."""
+    reader = csv.reader(io.StringIO(new.decode()))
+    none: list[str] = []
+    head = next(reader, none)
+    lines = {line[0]: line for line in reader if line}
+    before = csv.reader(io.StringIO(old.decode("utf-8", errors="replace")))
+    try:
+        if next(before, none) == head:
+            lines = {line[0]: line for line in before if len(line) == len(head)} | lines
+    except csv.Error:
+        pass  # damaged by hand: what was measured now is right
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(lines[host] for host in sorted(lines))
+    return out.getvalue().encode()
 
 
 async def read_whole(read: ReadDocument, job_id: str, name: str) -> bytes:

@@ -131,7 +131,7 @@ class Fetcher:
                 )
             watch.start()
             try:
-                outcome = await self._ask(target, host, watch, share, timing)
+                outcome = await self._ask(target, host, watch, share, timing if own else None)
                 if isinstance(outcome, Url):
                     seen.add(target.text)
                     if outcome.text in seen:
@@ -186,6 +186,8 @@ class Fetcher:
         status = response.status
         async with response:
             if status in FOLLOWED and "location" in response.headers:
+                if timing is not None:
+                    _note(timing, response, latency_s)
                 onward = _onward(target, response)
                 await _drain(response)
                 self._gate.seen(host, Answer.OK, status=status, latency_s=latency_s)

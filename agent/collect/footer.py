@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Final
 
 from ...common.collect_records import SUCCESS
+from ...common.errors import Conflict
 from ...common.records import Tally
 from .columns import Schema, parquet, values
 
@@ -61,6 +62,18 @@ def footer_of_pair(successes: BinaryIO, errors: BinaryIO) -> Footer | None:
         return Footer(pair="", job="", tally=_counted(successes, errors))
     except ValueError:  # what pyarrow raises for a damaged file is one
         return None
+
+
+def check_same(there: Footer, batch: str, rows: int) -> None:
+    """Whether a finished batch may be the one of this name and so many rows: a place that another table was collected into has
+    batches of the same names. Raises Conflict.
+    """
+    if sum(count for _, count in there.tally) != rows:
+        raise Conflict(
+            batch,
+            cause="what lies there was collected from another table",
+            remedy="collect each table into a place of its own",
+        )
 
 
 def tally_of(counts: Counter[int]) -> Tally:

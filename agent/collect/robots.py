@@ -73,7 +73,10 @@ class Robots:
 
     async def against(self, url: Url, host: str) -> Failed | None:
         """What robots.txt has against fetching the URL; None where nothing, or where nobody asks for it."""
-        if not self._of.get(host, self._spec.robots) or url.target == "/robots.txt":
+        on = self._of.get(
+            host, self._of.get(url.host, self._spec.robots)
+        )  # a name without a port stands for all its ports
+        if not on or url.target == "/robots.txt":
             return None
         rules = await self.rules(url, host)
         if rules.state == "unreachable":

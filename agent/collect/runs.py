@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from ...common.collect_records import Content, HostProfile, Restart, batch_of_path
 from ...common.dataset_rows import read_rows
 from ...common.dataset_schema import OVERVIEW, PROFILES, REJECTS
-from ...common.errors import ShoalError, Unreachable
+from ...common.errors import NotFound, ShoalError, Unreachable
 from ...common.http.url import parse_url
 from ...common.logs import get_logger
 from ...common.records import JobSpec, Lease, LeaseRef, Outcome, Progress, UnitKind, WorkReport
@@ -28,15 +28,18 @@ from .answers import Failed
 from .batch import BatchRun, LeaseLost, Tools
 from .budget import Budget
 from .columns import values
-from .documents import ReadDocument, read_whole, remove_staging, write_document
+from .documents import ReadDocument, read_whole, remove_staging, write_document, write_profiles
 from .fetch import Timing
+from .footer import check_same
 from .gate import HostGate
 from .image_pool import ImagePool
 from .options import JOB_IDLE_S, OVERVIEW_S, THREADS, CollectOptions
 from .profile import profile_of
 from .side import JobSide
+from .telling import batch_begun, batch_ended
 
 ASK_AGAIN_S: Final = 1.0
+MEASURE_S: Final = 30.0  # that measuring a host waits for its turn, at most
 DOCUMENTS: Final = (REJECTS, PROFILES, OVERVIEW)
 _URLS_LOOKED_AT: Final = 1000  # when it is said how much of a host robots.txt leaves
 
@@ -179,9 +182,11 @@ class Collector:
         except LeaseLost:
             report = None
         except Exception as error:
-            report = WorkReport(
-                unit=run.ref.unit, token=run.ref.token, outcome=Outcome.FAILED, failure=failure_of(error)
+            failure = failure_of(error)
+            log.info(
+                "lease.failed", job=run.job.job_id, unit=run.ref.unit, kind=run.lease.kind.value, error=failure.text
             )
+            report = WorkReport(unit=run.ref.unit, token=run.ref.token, outcome=Outcome.FAILED, failure=failure)
         if report is not None:
             self._say(run, report)
         self._end(run)
@@ -213,10 +218,18 @@ class Collector:
         async with before, self._slots:
             tools = self._shared()
             there = await tools.crew.run(partial(side.place.find, spec.path)).wait()
+            if there is not None and spec.size is not None:
+                check_same(there, spec.path, spec.size)
             if there is not None and side.spec.restart is not Restart.FAILED:
                 # Before its rows are asked for: a table that was read anew has them no more.
+                measure = lease.profile and side.spec.restart is Restart.PROFILING
                 return WorkReport(
-                    unit=lease.unit, token=lease.token, outcome=Outcome.DONE, tally=there.tally, skipped=True
+                    unit=lease.unit,
+                    token=lease.token,
+                    outcome=Outcome.DONE,
+                    tally=there.tally,
+                    profile=await self._measured(run, side, host) if measure else None,
+                    skipped=True,
                 )
             await side.reread_ignored()
             if side.spec.content is Content.IMAGE:
@@ -241,9 +254,14 @@ class Collector:
             )
             if run.returning:
                 run.batch.give_back()
+            began_s = self._clock()
+            batch_begun(run.job, spec, host)
             result = await run.batch.run()
+            batch_ended(run.job, spec, host, result, self._clock() - began_s)
         if result.outcome is Outcome.DONE and not result.skipped:
             await self._overview(run.job, side)
+        async with side.overview_lock:
+            pass  # one that is being written tells of a time before this batch's report: it must not come after the last one
         return WorkReport(
             unit=lease.unit,
             token=lease.token,
@@ -279,21 +297,50 @@ class Collector:
                 robots = "unreachable"
         return lambda timing, failure: profile_of(host, timing, failure, robots=robots, crawl_delay_s=delay_s)
 
+    async def _measured(self, run: _Run, side: JobSide, host: str) -> HostProfile | None:
+        """Measure a host of which this batch was collected before; None where it cannot be asked in time, or no row is known."""
+        assert run.lease.object is not None
+        share = self._shared().budget.share()
+        try:
+            rows = read_rows(await self._rows(run, f"batch/{run.lease.object.object_id}"))
+            urls = values(rows["identifier"].slice(0, _URLS_LOOKED_AT))
+            timing = Timing()
+            async with asyncio.timeout(MEASURE_S + side.spec.request_timeout_s):
+                profiler = await self._profiler(side, host, urls)
+                outcome = await side.fetcher.fetch(urls[0], host, share, timing)
+        except (NotFound, TimeoutError, IndexError):
+            return None
+        finally:
+            share.close()
+        return profiler(timing, outcome if isinstance(outcome, Failed) else None)
+
     async def _document(self, job: JobSpec, side: JobSide, name: str) -> None:
-        if self._read_document is not None:
-            crew, sync = self._shared().crew, self._options.engine.sync
+        if self._read_document is None:
+            return
+        crew, sync = self._shared().crew, self._options.engine.sync
+        if name == PROFILES:
+            await write_profiles(side.place, crew, self._read_document, job.job_id, sync=sync)
+        else:
             await write_document(side.place, crew, self._read_document, job.job_id, name, sync=sync)
 
     async def _overview(self, job: JobSpec, side: JobSide) -> None:
         """Refresh the overview now and then; it is for people, so that a batch is not lost over it."""
-        now = self._clock()
-        if now - side.overview_s < OVERVIEW_S:
-            return
-        side.overview_s = now
-        try:
-            await self._document(job, side, OVERVIEW)
-        except ShoalError as error:
-            log.debug("collect.no_overview", job=job.job_id, error=str(error))
+        async with side.overview_lock:
+            now = self._clock()
+            if now - side.overview_s < OVERVIEW_S:
+                return
+            side.overview_s = now
+            try:
+                await self._document(job, side, OVERVIEW)
+            except ShoalError as error:
+                log.debug("collect.no_overview", job=job.job_id, error=str(error))
+
+    async def _keep_overview(self, job: JobSpec, side: JobSide) -> None:
+        """Refresh it while batches are under way, however long they take."""
+        while True:
+            await asyncio.sleep(OVERVIEW_S)
+            if any(run.batch is not None and run.job == job for run in self._runs.values()):
+                await self._overview(job, side)
 
     # -- books
 
@@ -329,7 +376,10 @@ class Collector:
             side = JobSide(
                 job, self._options, gate=self._gate, crew=crew, clock=self._clock, wall_clock=self._wall_clock
             )
-            side.ignoring = self._tasks.create_task(side.keep_ignored(), name="shoal-collect-ignored")
+            side.keeping = (
+                self._tasks.create_task(side.keep_ignored(), name="shoal-collect-ignored"),
+                self._tasks.create_task(self._keep_overview(job, side), name="shoal-collect-overview"),
+            )
             old = self._sides.pop(job.job_id, None)
             if old is not None:
                 self._sides[f"{job.job_id} {id(old)}"] = old  # closed when its last lease is over
@@ -342,9 +392,9 @@ class Collector:
             side.idle_since_s = self._clock()
 
     async def _close(self, side: JobSide) -> None:
-        if side.ignoring is not None:
-            side.ignoring.cancel()
-            await asyncio.wait([side.ignoring])
+        for task in side.keeping:
+            task.cancel()
+            await asyncio.wait([task])
         await side.close()
 
     def _say(self, run: _Run, report: WorkReport) -> None:

@@ -13,12 +13,12 @@ from ...common.dataset_schema import IGNORED
 from ...common.errors import ShoalError
 from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
 from ...common.http.addresses import inward_reason
+from ...common.ignored_hosts import REREAD_S, IgnoredHosts
 from ...common.records import JobSpec
 from ...common.version import VERSION
 from ..engine.crew import Crew
 from .fetch import Fetcher
 from .gate import HostGate
-from .ignored import REREAD_S, IgnoredHosts
 from .options import NAMES_S, CollectOptions
 from .place import FolderPlace, Place
 from .robots import Robots
@@ -45,9 +45,10 @@ class JobSide:
         self.job = job
         self.spec: CollectSpec = job.collect
         self.leases = 0
-        self.ignoring: asyncio.Task[None] | None = None  # rereads ignored.csv
+        self.keeping: tuple[asyncio.Task[None], ...] = ()  # reread ignored.csv, refresh the overview
         self.idle_since_s = clock()
         self.overview_s = float("-inf")  # when this agent last wrote the overview
+        self.overview_lock = asyncio.Lock()
         self.place = place_for(job, options)
         self._crew = crew
         self._ignored = IgnoredHosts(self.spec.ignored)

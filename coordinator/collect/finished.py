@@ -27,11 +27,15 @@ _UUIDS: Final = 1 << 16  # at a time
 
 @dataclass(slots=True)
 class Finished:
-    """Batches that are complete, as (server, partition, rows), and the first partition number that is free, by server."""
+    """Batches that are complete, as (server, partition, rows), and the first partition number that is free, by server.
+
+    moved: files with rows that tools moved out of batches; they were collected, too.
+    """
 
     folder: Path
     batches: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
     free: dict[str, int] = field(default_factory=dict[str, int])
+    moved: list[Path] = field(default_factory=list[Path])
 
     def reserve(self, host: str, partition: int) -> None:
         """The number is taken."""
@@ -42,6 +46,8 @@ class Finished:
         for host, partition, _ in self.batches:
             for name in (SUCCESSES, ERRORS):
                 yield from _uuids_of(self.folder / batch_path(host, partition) / name)
+        for path in self.moved:
+            yield from _uuids_of(path)
 
 
 def look_for_finished(folder: Path) -> Finished:
@@ -54,8 +60,8 @@ def look_for_finished(folder: Path) -> Finished:
             continue  # not ours
         found.reserve(host, partition)
         if (path / SUCCESSES).is_file():
-            rows = sum(_rows_of(path / name) for name in (SUCCESSES, ERRORS))
-            found.batches.append((host, partition, rows))
+            found.batches.append((host, partition, _rows_of(path)))
+    found.moved = sorted(folder.glob(f"filtered/*/images/server_name=*/partition_id=*/{SUCCESSES}"))
     return found
 
 
@@ -79,11 +85,19 @@ def read_finished(work: Path) -> list[tuple[str, int, int]]:
         raise StateDamaged(f"plan file {work / FINISHED}", cause=str(error), remedy=remedy) from None
 
 
-def _rows_of(path: Path) -> int:
-    if not path.exists():
-        return 0
+def _rows_of(batch: Path) -> int:
+    """Rows that a batch had when it was collected, whatever tools moved since: its footer tells (`agent/collect/footer.py`)."""
+    metadata = _metadata_of(batch / SUCCESSES)
     try:
-        return int(arrow_part("parquet").read_metadata(path).num_rows)
+        return sum(int(rows) for _, rows in json.loads(metadata.metadata[b"shoal"])["tally"])
+    except (KeyError, TypeError, ValueError):  # not of our making
+        errors = _metadata_of(batch / ERRORS).num_rows if (batch / ERRORS).exists() else 0
+        return int(metadata.num_rows + errors)
+
+
+def _metadata_of(path: Path) -> Any:
+    try:
+        return arrow_part("parquet").read_metadata(path)
     except (OSError, arrow().ArrowException) as error:
         raise _damaged(path, error) from None
 

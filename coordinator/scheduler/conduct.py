@@ -1,7 +1,7 @@
 """How one host treats the fleet, and what the fleet may do in return.
 
     OPEN      --throttled-->                      BLOCKED   until Retry-After, or a backoff that doubles
-    OPEN      --a streak without success-->       PARKED    the breaker: 10 answers 401, 403, 410, or 10 connections that failed
+    OPEN      --a streak without success-->       PARKED    the breaker: 10 answers 401, 403, 410, or 10 requests without any
     BLOCKED   --the wait is over-->               HALF_OPEN one request of the whole fleet probes the host
     HALF_OPEN --the probe is answered-->          OPEN
     HALF_OPEN --throttled, refused, silent-->     BLOCKED   longer than before
@@ -39,7 +39,8 @@ FORGIVEN_AFTER_S = 60.0  # so long without a throttling answer, and the doubling
 FORGIVEN_AFTER_DATASET_S = 1800.0  # StormCrawler's half hour
 JITTER = 0.1
 STREAK_MAX = 10
-"""So many refusals or failed connections without a success between them: one is chance, ten are a decision (StormCrawler: 5 to 10)."""
+"""So many refusals, or failed connections and timeouts, without a success between them: one is chance, ten are a decision
+(StormCrawler: 5 to 10)."""
 PARKED_FIRST_S = 60.0
 PARKED_MAX_S = 24 * 3600.0
 _DOUBLINGS_MAX = 40
@@ -165,7 +166,7 @@ class Conduct:
                 self.incidents = 0
             return False
         self.refused_streak += seen.refused
-        self.unreachable_streak += seen.unreachable
-        if seen.errors or seen.refused:
-            self.unreachable_streak = seen.unreachable  # it answers
+        silent = seen.unreachable + seen.timeouts
+        # Whatever it answers, it is there.
+        self.unreachable_streak = silent if seen.errors or seen.refused else self.unreachable_streak + silent
         return max(self.refused_streak, self.unreachable_streak) >= STREAK_MAX

@@ -70,6 +70,7 @@ class HostState:
     refused: int = 0
     shared_rate: float = 0.0  # that was given out last
     probed_at: float = 0.0
+    was_open: bool = True  # when the log was last told
     turn_at: float = 0.0  # when those who have a share give it to others
     wanted: dict[str, int] = field(default_factory=dict[str, int])  # by agent: how often
     waiting: dict[str, int] = field(default_factory=dict[str, int])  # by agent: its requests that wait

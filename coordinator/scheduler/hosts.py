@@ -43,6 +43,7 @@ class HostTable:
         self._wants: dict[str, set[str]] = {}  # hosts by agent
         self._blocked: dict[str, None] = {}  # hosts that nobody has shares of and that asked to wait
         self._dirty: dict[str, None] = {}
+        self._news: dict[str, None] = {}
         self._timers: list[tuple[float, str]] = []
         self._shares = ShareBook(incarnation=incarnation, share_s=share_s)
         self._unsettled = 2 if incarnation > 1 else 0  # shares of earlier incarnations, and requests that they allowed
@@ -147,6 +148,11 @@ class HostTable:
         """All hosts, by name."""
         return [self._hosts[name] for name in sorted(self._hosts)]
 
+    def take_news(self) -> list[HostState]:
+        """Hosts that came into trouble or out of it since the last call, for the log; longer waits of one trouble are no news."""
+        news, self._news = self._news, {}
+        return [self._hosts[host] for host in news]
+
     def whole(self, state: HostState) -> Portion:
         """A host's budget as it is given out now."""
         return self._whole(state)
@@ -219,6 +225,7 @@ class HostTable:
             self._dirty[host] = None
             if self._hosts[host].conduct.pass_time(now, is_shared=self._hosts[host].is_shared):
                 self._blocked.pop(host, None)
+                self._note_news(self._hosts[host])
         while self._unsettled and now >= self._shares.known_from(connections=self._unsettled == 1):
             self._unsettled -= 1
             self._dirty.update(dict.fromkeys(self._hosts))
@@ -279,6 +286,7 @@ class HostTable:
 
     def _condition_changed(self, state: HostState, now: float) -> None:
         self._dirty[state.host] = None
+        self._note_news(state)
         conduct = state.conduct
         general = self._hosts.get(EVERY_HOST)
         if conduct.condition is Condition.OPEN:
@@ -292,6 +300,12 @@ class HostTable:
             if not state.is_shared:
                 self._blocked[state.host] = None
                 state.tell.update(self._agents)
+
+    def _note_news(self, state: HostState) -> None:
+        is_open = state.conduct.condition is Condition.OPEN
+        if is_open is not state.was_open:
+            state.was_open = is_open
+            self._news[state.host] = None
 
     def _share(self, state: HostState, now: float) -> None:
         told, state.tell = state.tell, set[str]()

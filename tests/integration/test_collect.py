@@ -154,3 +154,13 @@ async def test_a_store_takes_finished_batches(tmp_path: Path) -> None:
             found = sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file())
             assert found == ["errors.parquet", "overview.json", "successes.parquet"]
             assert not [path for path in (tmp_path / "staging").rglob("*") if path.is_file()]
+
+
+async def test_what_was_collected_from_another_table_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    async with odd_server(picture()) as site, collecting(tmp_path) as bench:
+        await bench.batch(site.host, table_of([f"{site.url}/ok/{n}" for n in range(3)]))
+        other = table_of([f"{site.url}/ok/{n}" for n in range(5)])
+        report = await bench.batch(site.host, other, rows_known=5)
+        assert report.outcome is Outcome.FAILED and report.failure is not None
+        assert "another table" in report.failure.text
+        assert (await bench.batch(site.host, other, rows_known=3)).skipped

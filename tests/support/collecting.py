@@ -164,13 +164,20 @@ class CollectBench:
         )
 
     def start(
-        self, kind: UnitKind, *, host: str = "", rows: pa.Table | None = None, partition: int = 0, **what: Any
+        self,
+        kind: UnitKind,
+        *,
+        host: str = "",
+        rows: pa.Table | None = None,
+        partition: int = 0,
+        rows_known: int | None = None,
+        **what: Any,
     ) -> LeaseRef:
-        """Grant a lease."""
+        """Grant a lease. rows_known: how many rows the coordinator says that the batch has."""
         token = next(self.tokens)
         spec = None
         if rows is not None:
-            spec = ObjectSpec(object_id=partition, path=batch_path(host, partition), size=None)
+            spec = ObjectSpec(object_id=partition, path=batch_path(host, partition), size=rows_known)
             self.documents[f"batch/{partition}"] = as_stream(rows)
         unit = f"o{partition}" if rows is not None else f"j{self.job_id}"
         lease = Lease(unit=unit, token=token, kind=kind, job_id=self.job_id, object=spec, **what)

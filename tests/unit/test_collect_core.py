@@ -11,10 +11,10 @@ import pytest
 from shoal.agent.collect.answers import Failed, kind_of_status, of_error, of_status, opted_out, shown
 from shoal.agent.collect.beside import safe_key
 from shoal.agent.collect.budget import Budget
+from shoal.agent.collect.documents import merged_profiles
 from shoal.agent.collect.fetch import Timing
 from shoal.agent.collect.footer import Footer, footer_from_json, tally_of
 from shoal.agent.collect.gate import Answer
-from shoal.agent.collect.ignored import IgnoredHosts
 from shoal.agent.collect.place import next_shard
 from shoal.agent.collect.profile import profile_of
 from shoal.agent.collect.rows import RowQueue
@@ -30,6 +30,7 @@ from shoal.common.errors import (
     Truncated,
 )
 from shoal.common.http.addresses import inward_reason
+from shoal.common.ignored_hosts import IgnoredHosts
 from shoal.common.retry import Backoff
 
 
@@ -275,3 +276,11 @@ def test_a_profile_says_what_was_seen() -> None:
     assert profile.reachable and profile.bytes_per_s == 2000 and profile.robots == "partly" and profile.error == ""
     profile = profile_of("h", Timing(), Failed(ErrorCode.NETWORK, "refused"))
     assert not profile.reachable and profile.error == "refused" and profile.status == 0
+
+
+def test_profiles_of_hosts_that_were_not_measured_again_stay() -> None:
+    head = b"server_name,server\n"
+    assert merged_profiles(b"", head + b"a,x\n") == head + b"a,x\n"
+    assert merged_profiles(head + b"b,old\na,old\n", head + b"a,new\n") == head + b"a,new\nb,old\n"
+    assert merged_profiles(head + b"b,\xff\nbroken\n", head) == head + "b,\ufffd\n".encode()
+    assert merged_profiles(b"name\nb\n", head + b"a,x\n") == head + b"a,x\n", "of another time"

@@ -403,6 +403,27 @@ def test_a_host_that_never_relents_sees_a_handful_of_requests_in_half_an_hour() 
     assert 8 <= requests <= 12
 
 
+@pytest.mark.parametrize("kind", ["timeouts", "unreachable"])
+def test_a_host_that_never_answers_is_parked(kind: str) -> None:
+    bench = Bench()
+    bench.hosts.adopt(HOST, rate=6.0, **DATASET)  # pyright: ignore[reportArgumentType]
+    bench.join("a")
+    bench.hosts.want("a", HOST)
+    bench.settle("a")
+    for _ in range(STREAK_MAX):
+        assert bench.hosts.state_of(HOST).condition is HostCondition.OPEN
+        bench.beat("a", seen=[seen(**{kind: 1}, status=-1)])
+    standing = bench.hosts.state_of(HOST)
+    assert (standing.condition, standing.last_status) == (HostCondition.PARKED, -1)
+
+
+def test_timeouts_of_a_host_that_answers_between_them_park_nothing() -> None:
+    conduct = Conduct()
+    for _ in range(4 * STREAK_MAX):
+        assert not conduct.observe(seen(timeouts=STREAK_MAX - 1), 0.0, random.Random(1))
+        assert not conduct.observe(seen(errors=1, status=404), 0.0, random.Random(1))
+
+
 def test_a_streak_of_refusals_parks_a_host_that_has_a_budget() -> None:
     bench = Bench()
     bench.hosts.adopt(HOST, rate=6.0, **DATASET)  # pyright: ignore[reportArgumentType]

@@ -6,20 +6,23 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 
 import pytest
 
-from shoal.common.errors import AccessDenied, NotFound, ShoalError, TransferError, UsageError
+from shoal.common.collect_records import CollectSpec, Restart, ToolSpec
+from shoal.common.errors import AccessDenied, Conflict, NotFound, ShoalError, TransferError, UsageError
 from shoal.common.records import Delivery, Layout, ObjectSpec, OriginKind
 from shoal.common.views import JobStatus, ObjectStatus, SubmitRequest
+from shoal.coordinator.collecting import Collections, refuse_second, work_folder_of
 from shoal.coordinator.core import Core
 from shoal.coordinator.effects import PutJob
 from shoal.coordinator.model import JobRow
-from shoal.coordinator.planner import Planner, job_rows
+from shoal.coordinator.planner import Planner, dataset_row, job_rows
 from shoal.coordinator.sources.base import Resolved, SourceRequest
+from shoal.coordinator.sources.policy import Policy
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
-from support.no_tables import no_tables
 
 NOW = 1_700_000_000.0
 RESOLVED = Resolved(
@@ -37,6 +40,27 @@ def rows(*uris: str, **changes: object) -> list[JobRow]:
     ids = count(1)
     request = SubmitRequest(uris=uris, **{"destination": "/data", "layout": Layout.FOLDER, **changes})  # pyright: ignore[reportArgumentType]
     return job_rows(request, created_at=NOW, new_id=lambda: f"j{next(ids)}", endpoints=("https://hub.example",))
+
+
+def dataset_job(job_id: str, to: str, *, status: JobStatus = JobStatus.RUNNING, tool: bool = False) -> JobRow:
+    what = {"tool": ToolSpec(name="resize")} if tool else {"collect": CollectSpec(tables=("t.csv",))}
+    request = SubmitRequest(uris=(), delivery=Delivery.DATASET, destination=to, **what)  # pyright: ignore[reportArgumentType]
+    row = dataset_row(request, created_at=NOW, job_id=job_id)
+    row.status = status
+    return row
+
+
+def test_one_job_at_a_time_works_on_a_dataset() -> None:
+    there = [*rows("hf://acme/one"), dataset_job("a", "/d/birds"), dataset_job("b", "/d/done", status=JobStatus.DONE)]
+    with pytest.raises(Conflict, match="job a works on it"):
+        refuse_second(dataset_job("c", "/d/birds/"), there)
+    with pytest.raises(Conflict, match="shoal cancel a"):
+        refuse_second(dataset_job("c", "/d/birds", tool=True), there)
+    refuse_second(dataset_job("a", "/d/birds"), there)
+    refuse_second(dataset_job("c", "/d/done"), there)
+    refuse_second(dataset_job("c", "/d/other"), there)
+    refuse_second(rows("hf://acme/two", destination="/d/birds")[0], there)
+    refuse_second(dataset_job("c", "/d/x", tool=True), [dataset_job("d", "/d/x", tool=True)])
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
@@ -141,6 +165,16 @@ def spec(number: int, size: int | None = 10) -> ObjectSpec:
     return ObjectSpec(object_id=number, path=f"f{number}", size=size, url=f"/f{number}")
 
 
+def collections_of(store: StoreRunner, state: Path, dataset: Path | None = None) -> Collections:
+    return Collections(
+        store,
+        work_folder=lambda to: work_folder_of(state, to),
+        dataset_of=lambda _to: dataset,
+        policy=Policy(),
+        wall_clock=lambda: NOW,
+    )
+
+
 class Bench:
     """A core and a store with one job that waits for its listing."""
 
@@ -159,7 +193,9 @@ class Bench:
             return source
 
         store = StoreRunner(self.store, blocks=False)
-        planner = Planner(self.core, store, open_source, lambda: 5.0, collections=no_tables(store))
+        planner = Planner(
+            self.core, store, open_source, lambda: 5.0, collections=collections_of(store, Path("/nowhere"))
+        )
         await planner.plan(self.row.job_id)
         return self.row
 
@@ -241,3 +277,34 @@ async def test_a_job_that_was_cancelled_meanwhile_stays_cancelled() -> None:
     row = await bench.plan(Cancelling([[spec(1)]]))
     assert row.status is JobStatus.CANCELLED
     assert row.spec is None
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_table_is_not_partitioned_anew_for_a_dataset_that_nobody_here_sees(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("uuid,identifier,source_id\nu1,http://a.example/1,s1\n")
+    store = StoreRunner(MemoryStore(clock=lambda: NOW), blocks=False)
+    store.store.open()
+
+    async def plan(restart: Restart, dataset: Path | None) -> int:
+        request = SubmitRequest(
+            uris=(),
+            delivery=Delivery.DATASET,
+            destination="s3://bucket/birds",
+            collect=CollectSpec(tables=(str(table),), restart=restart),
+        )
+        row = dataset_row(request, created_at=NOW, job_id="j")
+        store.store.apply([PutJob(row)])
+        return (
+            await collections_of(store, tmp_path / "state", dataset).plan(row, json.loads(row.request))
+        ).total_objects
+
+    assert await plan(Restart.PARTITIONING, None) == 1, "nothing can have been collected yet"
+    assert await plan(Restart.NOTHING, None) == 1
+    with pytest.raises(Conflict, match="does not see"):
+        await plan(Restart.PARTITIONING, None)
+    with pytest.raises(Conflict, match="mount"):
+        await plan(Restart.PARTITIONING, tmp_path / "absent")
+    assert await plan(Restart.PARTITIONING, tmp_path) == 1

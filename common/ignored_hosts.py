@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from typing import Final
 
-from ...common.collect_records import host_of_server
+from .collect_records import host_of_server
 
 REREAD_S: Final = 5.0
 _SETTINGS: Final = "the settings ignore it"

@@ -1,0 +1,167 @@
+"""``shoal collect`` run again, twice at once, and over what tools have changed: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from acceptance.test_collect import QUICK, collect, urls_of
+
+from support.cli import Shoal
+from support.dataset_files import errors, outcomes, successes, write_csv
+from support.fleet import until
+from support.image_site import ImageSite, Reply, always, images
+
+
+@pytest.fixture
+def site() -> Iterator[ImageSite]:
+    with ImageSite() as made:
+        yield made
+
+
+@pytest.fixture
+def shoal(tmp_path: Path) -> Shoal:
+    return Shoal(tmp_path / "person", environ=QUICK)
+
+
+def profiled(out: Path) -> dict[str, str]:
+    """server_name -> latency, of profiles.csv."""
+    with (out / "profiles.csv").open() as file:
+        return {row["server_name"]: row["latency_s"] for row in csv.DictReader(file)}
+
+
+def test_profiles_stay_and_are_made_anew_when_asked(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    hosts = [site.host(), site.host()]
+    write_csv(tmp_path / "t.csv", [url for host in hosts for url in urls_of(host, 5)])
+    out = tmp_path / "out"
+    collect(shoal, tmp_path / "t.csv", "--to", out).expect(0)
+    first = profiled(out)
+    assert set(first) == {host.name for host in hosts}
+    collect(shoal, tmp_path / "t.csv", "--to", out).expect(0)
+    assert profiled(out) == first, "a run that measured nothing forgets nothing"
+    for host in hosts:
+        host.requests.clear()
+    collect(shoal, tmp_path / "t.csv", "--to", out, "--restart", "profiling").expect(0)
+    again = profiled(out)
+    assert set(again) == set(first)
+    assert all(again[host] != first[host] for host in first)
+    for host in hosts:
+        assert len([entry for entry in host.requests if entry.path != "/robots.txt"]) == 1
+    assert len(successes(out)) == 10
+
+
+def test_one_run_at_a_time(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    host = site.host()
+    uuids = write_csv(tmp_path / "t.csv", urls_of(host, 60))
+    arguments = (tmp_path / "t.csv", "--to", tmp_path / "out")
+    with shoal.start("collect", *arguments, environ={"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "10"}) as running:
+        until("some rows", lambda: len(host.requests) > 5)
+        refused = collect(shoal, *arguments).expect(1)
+        assert f"by process {running.pid}" in refused.stderr
+        assert collect(shoal, *arguments, "--force", "--confirm", "out").exit_code == 1
+        tool = shoal.run("tools", "run", "size_based", "--data", tmp_path / "out")
+        assert tool.exit_code == 1
+        assert "shoal collect is at work" in tool.stderr
+        running.signal(signal.SIGKILL)
+        running.wait()
+    collect(shoal, *arguments).expect(0)
+    assert sorted(outcomes(tmp_path / "out")) == sorted(uuids)
+    assert len(host.requests) < 90, "what was collected first is still there"
+
+
+def test_what_a_tool_moved_is_not_fetched_again(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    host = site.host(lambda path, before: Reply(status=404) if path == "/3.jpg" else images(path, before))
+    out = tmp_path / "out"
+    write_csv(tmp_path / "t.csv", urls_of(host, 10))
+    collect(shoal, tmp_path / "t.csv", "--to", out).expect(0)
+    shoal.run("tools", "run", "size_based", "--data", out, "--threshold-size", "300").expect(0)
+    assert successes(out) == []
+    host.requests.clear()
+    collect(shoal, tmp_path / "t.csv", "--to", out).expect(0)
+    collect(shoal, tmp_path / "t.csv", "--to", out, "--restart", "partitioning").expect(0)
+    assert host.requests == []
+    collect(shoal, tmp_path / "t.csv", "--to", out, "--restart", "failed").expect(0)
+    assert {entry.path for entry in host.requests} - {"/robots.txt"} == {"/3.jpg"}
+    shoal.run("tools", "restore", "size_based", "--data", out).expect(0)
+    assert len(successes(out)) == 9
+    assert len(errors(out)) == 1
+
+
+def test_a_failed_beginning_leaves_nothing_and_names_the_cause_once(shoal: Shoal, tmp_path: Path) -> None:
+    refused = collect(shoal, tmp_path / "none.csv", "--to", tmp_path / "out" / "deep").expect(3)
+    assert refused.stderr.count("there is no such file") == 1
+    assert refused.stdout == ""
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    write_csv(tmp_path / "t.csv", ["http://a.example/1.jpg"])
+    assert "Errno" not in collect(shoal, tmp_path / "t.csv", "--to", tmp_path / "file").expect(5).stderr
+
+
+def test_verify_says_what_checks_a_dataset(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", urls_of(site.host(), 2))
+    collect(shoal, tmp_path / "t.csv", "--to", tmp_path / "out").expect(0)
+    before = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    refused = shoal.run("verify", tmp_path / "out").expect(2)
+    assert "shoal tools run image_verification" in refused.stderr
+    shoal.run("clean", tmp_path / "out", "--older-than", "0s").expect(0)
+    assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == before
+
+
+def test_a_host_that_is_waited_for_can_be_ignored_meanwhile(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    busy = site.host(always(Reply(status=429, headers={"Retry-After": "3600"})))
+    write_csv(tmp_path / "t.csv", urls_of(busy, 30))
+    out = tmp_path / "out"
+    patient = {"SHOAL_COLLECT_HOST_PATIENCE": "1h"}
+    with shoal.start("collect", tmp_path / "t.csv", "--to", out, environ=patient) as running:
+        until("the host to be asked", lambda: bool(busy.requests))
+        (out / "ignored.csv").write_text(f"server_name,reason\n{busy.name},too slow\n")
+        assert running.wait(60).exit_code == 0
+    assert {row["error_code"] for row in errors(out).values()} == {-3}
+    assert len(busy.requests) < 20
+
+
+def test_settings_of_single_hosts(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    def answer(path: str, before: int) -> Reply:
+        return Reply(body=b"User-agent: *\nDisallow: /1.jpg\n") if path == "/robots.txt" else images(path, before)
+
+    strict, free, ignored, slow, narrow = (site.host(answer) for _ in range(5))
+    (tmp_path / "shoal.toml").write_text(
+        f'''
+        [collect]
+        connections_per_host = 8
+        [hosts."{strict.name}"]
+        robots = true
+        [hosts."{free.name}"]
+        robots = false
+        [hosts."{ignored.name.partition(":")[0]}:{ignored.name.partition(":")[2]}"]
+        ignore = true
+        [hosts."{slow.name}"]
+        rate = 5
+        [hosts."{narrow.name}"]
+        connections = 1
+        '''
+    )
+    write_csv(tmp_path / "t.csv", [url for host in (strict, free, ignored, slow, narrow) for url in urls_of(host, 20)])
+    out = tmp_path / "out"
+    collect(shoal, tmp_path / "t.csv", "--to", out, "--config", tmp_path / "shoal.toml").expect(0)
+    found = {row["identifier"]: row["error_code"] for row in errors(out).values()}
+    assert found == {strict.url("/1.jpg"): -3} | dict.fromkeys(urls_of(ignored, 20), -3)
+    assert ignored.requests == []
+    assert slow.requests[-1].at - slow.requests[0].at > 2.0, "20 at 5 a second, with a burst of 5"
+    assert narrow.open_max == 1
+
+
+def test_a_profile_is_of_the_host_itself_and_who_asks_is_named(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    there = site.host()
+    here = site.host(lambda path, _before: Reply(status=302, headers={"Location": there.url(path), "Server": "here"}))
+    write_csv(tmp_path / "t.csv", urls_of(here, 3))
+    collect(shoal, tmp_path / "t.csv", "--to", tmp_path / "out", "--set", "collect.contact=https://me.example").expect(
+        0
+    )
+    assert len(successes(tmp_path / "out")) == 3
+    with (tmp_path / "out" / "profiles.csv").open() as file:
+        (profile,) = csv.DictReader(file)
+    assert (profile["reachable"], profile["status"], profile["server"]) == ("True", "302", "here")
