@@ -98,11 +98,15 @@ class Store:
     """One store, as a context manager. Buckets are the folders in ``folder``.
 
     Args: access, secret: the one pair of keys that it accepts; without any it serves everybody. rate: bytes per second of each
-    connection through the proxy, 0 for no limit.
+    connection through the proxy, 0 for no limit. dir_cache: how long rclone remembers what is in a folder; where objects are put while
+    others are looked for, "0s" was seen to leave both waiting for each other.
     """
 
-    def __init__(self, folder: Path, *, access: str = "", secret: str = "", rate: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, access: str = "", secret: str = "", rate: int = 0, dir_cache: str = "0s"
+    ) -> None:
         self.folder = folder
+        self.dir_cache = dir_cache
         self.access = access
         self.secret = secret
         self.rate = rate
@@ -120,7 +124,7 @@ class Store:
         self._process = subprocess.Popen(
             [
                 *(program, "serve", "s3", "--addr", f"127.0.0.1:{self._port}", "--config", "/dev/null"),
-                *("--dir-cache-time", "0s", "--vfs-cache-mode", "off", *keys, str(self.folder)),
+                *("--dir-cache-time", self.dir_cache, "--vfs-cache-mode", "off", *keys, str(self.folder)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
