@@ -120,7 +120,8 @@ class Store:
         self._process = subprocess.Popen(
             [
                 *(program, "serve", "s3", "--addr", f"127.0.0.1:{self._port}", "--config", "/dev/null"),
-                *("--dir-cache-time", "0s", "--vfs-cache-mode", "off", *keys, str(self.folder)),
+                # With 0s rclone's timer for it spins: a whole core is busy, and requests starve at the folder's lock.
+                *("--dir-cache-time", "5ms", "--vfs-cache-mode", "off", *keys, str(self.folder)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
