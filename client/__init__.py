@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import FetchedFile, Result, download
+    from .collect_api import collect
     from .collecting import Collected
-    from .collecting import collect_api as collect
     from .distributed import async_download_distributed, download_distributed
     from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
     from .sdk import AsyncClient, AsyncJob, JobResult
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .tools_api import apply_tool
 
 _HOMES = {
+    "collect_api": ("collect",),
     "collecting": ("Collected",),
     "api": ("FetchedFile", "Result", "download"),
     "distributed": ("async_download_distributed", "download_distributed"),
@@ -54,10 +55,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # The API pulls in both daemons; `shoal --help` imports this package too and must not pay for them.
-    if name == "collect":
-        from .collecting import collect_api
-
-        return collect_api
     for module, names in _HOMES.items():
         if name in names:
             from importlib import import_module

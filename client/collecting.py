@@ -58,7 +58,7 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
             if is_fleet:
                 run(refuse_while_active(settings, request.destination))
             request = begin_anew(request, options)
-        job, failed = run(_collect(settings, request), fast=True)
+        job, failed = run(run_request(settings, request), fast=True)
     result = outcome(job)
     if options.json:
         document = to_document(result) | {"errors": result.errors, "job": job_document(job, failed)}
@@ -72,7 +72,7 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
     return ExitCode.OK if job.status.value == "done" else ExitCode.FAILED
 
 
-async def _collect(settings: Settings, request: SubmitRequest) -> tuple[JobView, list[ObjectView]]:
+async def run_request(settings: Settings, request: SubmitRequest) -> tuple[JobView, list[ObjectView]]:
     from .transfer import failed_objects, follow, transfers
 
     async with transfers(settings) as coordinator:
@@ -222,20 +222,3 @@ def rows_of(tally: Tally) -> tuple[int, int]:
     """Successes and errors of a tally."""
     successes = sum(rows for code, rows in tally if code == SUCCESS)
     return successes, sum(rows for _, rows in tally) - successes
-
-
-def collect_api(config: str | Path, *, settings: Mapping[str, object] | None = None) -> Collected:
-    """Collect what the section ``[collect]`` of a configuration file says, as ``shoal collect --config FILE`` does. Blocks.
-
-    Args: settings overrides by name (``{"collect.image_size": 256}``). With ``coordinator.address`` set a fleet does the work.
-    Raises: UsageError for a bad configuration, and the `ShoalError` that ended the job; rows that ended as errors raise nothing.
-    """
-    from ..common.settings import load_settings
-
-    loaded = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=settings, config_file=Path(config))
-    request = collect_request(loaded)
-    with nullcontext() if loaded.coordinator.address else alone(loaded, request):
-        job, _ = run(_collect(loaded, request), fast=True)
-    if job.failure is not None:
-        raise error_class(job.failure.code)("shoal collect", cause=job.failure.text)
-    return outcome(job)

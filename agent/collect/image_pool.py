@@ -32,6 +32,7 @@ from .image_wire import READY, RESULT, order_head, payload_length, read_result
 from .images import ImageMade, ImageOrder, ImageRefused
 
 WINDOW_JOBS: Final = 32  # on their way to one worker: enough that it never waits, few to be done again
+WATCH_S: Final = 1.0  # an image that takes too long is noticed so much later at the most
 WINDOW_BYTES: Final = 1 << 20  # of them, beyond the first
 START_S_MAX: Final = 60.0  # until a worker is ready; importing takes a tenth of a second on an idle machine
 STARTS_MAX: Final = 3  # that fail in a row
@@ -251,7 +252,7 @@ class _Worker(asyncio.Protocol):
             data = data[len(READY) :]
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_later(1.0, self._too_slow)
+            self._timer = self._loop.call_later(WATCH_S, self._too_slow)
         received = self._received
         received += data
         at = 0
@@ -279,12 +280,12 @@ class _Worker(asyncio.Protocol):
         if not self.ready:
             self.died = f"it was not ready within {START_S_MAX:g} s"
         elif not self.jobs:
-            self._timer = self._loop.call_later(1.0, self._too_slow)
+            self._timer = self._loop.call_later(WATCH_S, self._too_slow)
             return
         else:
             due_s = self._began_s + self.jobs[0].timeout_s
             if now < due_s:
-                self._timer = self._loop.call_later(min(1.0, due_s - now), self._too_slow)
+                self._timer = self._loop.call_later(min(WATCH_S, due_s - now), self._too_slow)
                 return
             job = self.jobs.popleft()
             self.died = f"decoding one image took longer than {job.timeout_s:g} s"

@@ -279,14 +279,18 @@ async def test_a_bomb_kills_only_its_own_row(tmp_path: Path) -> None:
         assert bench.rows(site.host, "errors")["u1"]["error_code"] in (ErrorCode.TOO_LARGE, ErrorCode.NOT_AN_IMAGE)
 
 
-async def test_decoding_for_too_long_is_an_error(tmp_path: Path) -> None:
+async def test_decoding_for_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     from PIL import Image
 
+    from shoal.agent.collect import image_pool
+
+    monkeypatch.setattr(image_pool, "WATCH_S", 0.02)
     out = io.BytesIO()
-    Image.effect_noise((5000, 5000), 50).convert("RGB").save(out, "PNG", compress_level=1)
-    async with odd_server(picture()) as site, collecting(tmp_path, decode_timeout_s=0.1) as bench:
+    # Half a gigabyte of pixels in a small file: no machine decodes that within the time that is allowed.
+    Image.new("RGB", (12_000, 12_000), (1, 2, 3)).save(out, "PNG", compress_level=1)
+    async with odd_server(picture()) as site, collecting(tmp_path, decode_timeout_s=0.05) as bench:
         site.pages["/slow.png"] = (200, {}, out.getvalue())
         report = await bench.batch(site.host, table_of([f"{site.url}/slow.png", f"{site.url}/ok/1"]))
         assert bench.rows(site.host, "errors")["u0"]["error_code"] == ErrorCode.NOT_AN_IMAGE, report

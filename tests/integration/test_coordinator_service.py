@@ -44,6 +44,7 @@ from shoal.coordinator.store.base import Store
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
 from shoal.coordinator.store.sqlite import SqliteStore
+from support.no_tables import no_tables
 
 T = TypeVar("T", bound=CoordinatorMessage)
 
@@ -183,8 +184,10 @@ class Bench:
     async def running(self, store: Store | None = None) -> AsyncGenerator[Coordinator]:
         """A coordinator that runs. At the end of the block it stops in order."""
         made = store or self._make_store()
+        runner = StoreRunner(made, blocks=not isinstance(made, MemoryStore))
         coordinator = Coordinator(
-            StoreRunner(made, blocks=not isinstance(made, MemoryStore)),
+            runner,
+            collections=no_tables(runner),
             open_source=self._open_source,
             new_id=lambda: f"j{next(self._ids)}",
             wall_clock=lambda: NOW,
@@ -315,8 +318,10 @@ class GatedStore(MemoryStore):
 async def test_what_is_acknowledged_is_stored_even_if_it_came_while_something_else_was_written(bench: Bench) -> None:
     store = GatedStore()
     ids = count(1)
+    runner = StoreRunner(store, blocks=True)
     coordinator = Coordinator(
-        StoreRunner(store, blocks=True),
+        runner,
+        collections=no_tables(runner),
         open_source=bench._open_source,  # pyright: ignore[reportPrivateUsage]
         new_id=lambda: f"j{next(ids)}",
         wall_clock=lambda: NOW,
@@ -350,8 +355,10 @@ async def test_what_is_acknowledged_is_stored_even_if_it_came_while_something_el
 
 async def test_nothing_is_sent_before_it_is_stored(bench: Bench) -> None:
     store = GatedStore()
+    runner = StoreRunner(store, blocks=True)
     coordinator = Coordinator(
-        StoreRunner(store, blocks=True),
+        runner,
+        collections=no_tables(runner),
         open_source=bench._open_source,  # pyright: ignore[reportPrivateUsage]
         new_id=lambda: "j1",
         wall_clock=lambda: NOW,
