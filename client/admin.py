@@ -24,7 +24,19 @@ from ..common.views import (
     Role,
     TokenView,
 )
-from .output import agent_state, moment, percent, printable, progress_line, state, summary_line, table, to_document
+from .output import (
+    agent_state,
+    error_lines,
+    moment,
+    percent,
+    printable,
+    progress_line,
+    speed_of,
+    state,
+    summary_line,
+    table,
+    to_document,
+)
 from .remote import RemoteCoordinator, connect
 from .running import run
 
@@ -43,8 +55,8 @@ JOB_COLUMNS: Mapping[str, Callable[[JobView], str]] = {
     "done>": percent,
     "files>": lambda job: f"{job.objects_done}/{job.objects_total}",
     "failed>": lambda job: str(job.objects_failed),
-    "size>": lambda job: format_size(job.bytes_total),
-    "speed>": lambda job: format_rate(job.rate_bytes_per_s) if job.rate_bytes_per_s else "-",
+    "size>": lambda job: f"{job.rows_total:,} rows" if job.rows_total else format_size(job.bytes_total),
+    "speed>": lambda job: speed_of(job) or "-",
     "left>": lambda job: "-" if job.eta_s is None else format_duration(job.eta_s),
     "source": lambda job: job.name or job.uri,
 }
@@ -80,14 +92,21 @@ QUEUE_COLUMNS: Mapping[str, Callable[[QueueView], str]] = {
     "source": lambda job: job.name or job.uri,
 }
 CONNECTIONS_MAX = 10_000
+
+
+def _unset(host: HostView) -> str:
+    """What stands for a limit that nobody set for this host: a job's values, or those of every host, may hold all the same."""
+    return "default" if host.rate_now else "no limit"
+
+
 HOST_COLUMNS: Mapping[str, Callable[[HostView], str]] = {
     "host": lambda host: host.host,
     "state": lambda host: host.condition.value,
-    "requests/s>": lambda host: f"{host.requests_per_s:g}" if host.requests_per_s else "no limit",
+    "requests/s>": lambda host: f"{host.requests_per_s:g}" if host.requests_per_s else _unset(host),
     "now>": lambda host: f"{host.rate_now:.3g}" if host.rate_now else "-",
     "measured>": lambda host: f"{host.rate_measured:.3g}",
     "bandwidth>": lambda host: format_rate(host.bytes_per_s) if host.bytes_per_s else "no limit",
-    "connections>": lambda host: str(host.connections or "no limit"),
+    "connections>": lambda host: str(host.connections or _unset(host)),
     "agents>": lambda host: str(len(host.shares)),
     "blocked for>": lambda host: format_duration(host.blocked_s) if host.blocked_s else "-",
     "last>": lambda host: {0: "-", -1: "no answer"}.get(host.last_status, str(host.last_status)),
@@ -201,14 +220,18 @@ def describe(job: JobView) -> str:
         f"source       {printable(job.uri)}" + (f" at {job.commit}" if job.commit else ""),
         f"destination  {printable(job.destination) or 'the Hub cache'}",
         f"state        {state(job)}, priority {job.priority}",
-        f"files        {job.objects_done} of {job.objects_total} done ({job.objects_skipped} were there), {job.objects_failed} failed",
-        f"bytes        {format_size(job.bytes_arrived)} of {format_size(job.bytes_total)} ({percent(job)}), "
-        f"{format_size(job.bytes_fetched)} from the origin{from_peers}",
+        f"{'batches' if job.rows_total else 'files  '}      {job.objects_done} of {job.objects_total} done "
+        f"({job.objects_skipped} were there), {job.objects_failed} failed",
+        f"rows         {job.rows_done:,} of {job.rows_total:,} ({percent(job)}), {job.rows_rejected:,} rejected"
+        if job.rows_total
+        else f"bytes        {format_size(job.bytes_arrived)} of {format_size(job.bytes_total)} ({percent(job)})"
+        f", {format_size(job.bytes_fetched)} from the origin{from_peers}",
         f"submitted    {moment(job.created_at)}" + (f", ended {moment(job.ended_at)}" if job.ended_at else ""),
     ]
-    if job.rate_bytes_per_s:
+    if speed := speed_of(job):
         left = "" if job.eta_s is None else f", {format_duration(job.eta_s)} left"
-        lines.append(f"speed        {format_rate(job.rate_bytes_per_s)}{left}")
+        lines.append(f"speed        {speed}{left}")
+    lines += error_lines(job)
     if job.failure:
         lines.append(f"failure      {printable(job.failure.text)}")
     for obj in job.active:
@@ -314,6 +337,10 @@ async def _errors(remote: RemoteCoordinator, options: argparse.Namespace) -> Non
     if job.failure and not options.json and not failed:
         print(printable(job.failure.text))
         return
+    if (rows := error_lines(job)) and not options.json:
+        print("\n".join([f"rows of the errors tables below {printable(job.destination)}:", *rows]))
+        if not failed:
+            return
     _print(options, failed, ERROR_COLUMNS, "errors")
 
 

@@ -17,7 +17,6 @@ from ..common.collect_records import (
     CollectSpec,
     Content,
     DatasetFormat,
-    ErrorCode,
     ImageEncoding,
     Restart,
 )
@@ -25,22 +24,13 @@ from ..common.errors import ExitCode, NotWritable, UsageError, error_class
 from ..common.records import Delivery, Tally
 from ..common.views import JobView, ObjectView, SubmitRequest
 from .dataset_alone import alone, refuse_while_active
-from .output import job_document, printable, reason_of, to_document
+from .output import CODES_SHOWN, error_lines, job_document, printable, reason_of, rows_summary, to_document
 from .running import run
 
 if TYPE_CHECKING:
     import argparse
 
     from ..common.settings import Settings
-
-CODES_SHOWN = 12
-_MEANINGS = {
-    ErrorCode.NETWORK: "no answer",
-    ErrorCode.NOT_AN_IMAGE: "no decodable image",
-    ErrorCode.REFUSED: "refused by policy",
-    ErrorCode.TOO_LARGE: "too large",
-    ErrorCode.OPTED_OUT: "opted out",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +65,7 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
         print(json.dumps(document, indent=2))
     elif job.failure is None:
         print(result.folder)
-    for line in report_lines(job, result, failed):
+    for line in report_lines(job, failed):
         print(line, file=sys.stderr)
     if job.failure is not None:
         return int(error_class(job.failure.code).exit_code)
@@ -219,26 +209,13 @@ def outcome(job: JobView) -> Collected:
     )
 
 
-def report_lines(job: JobView, result: Collected, failed: Sequence[ObjectView]) -> list[str]:
+def report_lines(job: JobView, failed: Sequence[ObjectView]) -> list[str]:
     """The outcome for people."""
-    lines = [
-        f"{printable(job.uri)}: {job.status.value}, {result.successes:,} of {result.rows:,} rows collected, "
-        f"{result.errors:,} errors, {result.rejected:,} rejected"
-    ]
-    for code, rows in list(result.errors_by_code.items())[:CODES_SHOWN]:
-        lines.append(f"  {rows:>12,}  {code_name(code)}")
+    lines = [rows_summary(job), *error_lines(job)]
     if job.failure is not None:
         lines.append(f"  {printable(job.failure.text)}")
     lines += [f"  {reason_of(batch)}" for batch in failed[:CODES_SHOWN]]
     return lines
-
-
-def code_name(code: int) -> str:
-    """An error code with its meaning."""
-    try:
-        return f"{code} ({_MEANINGS[ErrorCode(code)]})"
-    except ValueError:
-        return str(code)
 
 
 def rows_of(tally: Tally) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ def coordinator(options: argparse.Namespace, settings: Settings) -> int:
 
 def agent(options: argparse.Namespace, settings: Settings) -> int:
     """Run an agent until a signal. Returns the exit code."""
+    # Its children (image workers, hf_transfer) never use gRPC; its handlers for a fork would only write about it into the log.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     from ..agent.daemon import serve
 
     _use_uvloop()

@@ -27,7 +27,7 @@ def alone(settings: Settings, request: SubmitRequest) -> Generator[None]:
 
     assert request.collect is not None
     if request.destination.startswith("s3://"):
-        folder = table_folder(settings, request.destination)
+        folder = table_folder(settings, request.destination, request.profile)
     else:
         folder = settings.agent.root / request.destination.lstrip("/")
     with ExitStack() as stack:

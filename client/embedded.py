@@ -97,7 +97,7 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
             open_source,
             version=VERSION,
             heartbeat_s=HEARTBEAT_S,
-            work_folder=lambda to: table_folder(settings, to),
+            work_folder=lambda to, profile: table_folder(settings, to, profile),
         )
         await coordinator.start()
         try:
@@ -107,10 +107,10 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
             await coordinator.close()
 
 
-def table_folder(settings: Settings, destination: str) -> Path:
+def table_folder(settings: Settings, destination: str, profile: str) -> Path:
     """Where a table's partition is kept: beside the dataset, so that a later run finds it."""
     if destination.startswith("s3://"):
-        return work_folder_of(settings.coordinator.state / "collect", destination)
+        return work_folder_of(settings.coordinator.state / "collect", destination, profile)
     return settings.agent.root / destination.lstrip("/") / ".shoal" / "table"
 
 

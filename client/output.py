@@ -8,13 +8,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from ..common.collect_records import SUCCESS
+from ..common.collect_records import SUCCESS, ErrorCode
 from ..common.records import Delivery
 from ..common.secrets import Secret
 from ..common.units import format_duration, format_rate, format_size
 from ..common.views import AgentView, JobStatus, JobView, ObjectView, ReplicaStatus
 
 T = TypeVar("T")
+CODES_SHOWN = 12
+_MEANINGS = {
+    ErrorCode.NETWORK: "no answer",
+    ErrorCode.NOT_AN_IMAGE: "no decodable image",
+    ErrorCode.REFUSED: "refused by policy",
+    ErrorCode.TOO_LARGE: "too large",
+    ErrorCode.OPTED_OUT: "opted out",
+}
 
 
 def to_document(value: Any) -> Any:
@@ -79,6 +87,13 @@ def percent(job: JobView) -> str:
     return f"{min(99, 100 * job.bytes_arrived // job.bytes_total)}%"
 
 
+def speed_of(job: JobView) -> str:
+    """How fast it goes: rows or bytes a second; "" while nothing is known."""
+    if job.rows_per_s:
+        return f"{job.rows_per_s:,.1f} rows/s"
+    return format_rate(job.rate_bytes_per_s) if job.rate_bytes_per_s else ""
+
+
 def state(job: JobView) -> str:
     """A job's status in a word."""
     return f"{job.status.value} (paused)" if job.paused and not job.ended else job.status.value
@@ -129,6 +144,8 @@ def _rows_line(job: JobView) -> str:
 
 def summary_line(job: JobView) -> str:
     """How a job ended, in one line."""
+    if job.delivery is Delivery.DATASET and job.rows_total:
+        return rows_summary(job)
     uri = printable(job.uri)
     fetched = job.objects_done - job.objects_skipped
     if job.status is JobStatus.DONE:
@@ -139,3 +156,27 @@ def summary_line(job: JobView) -> str:
         return f"{uri}: done, {files}{there}{where}"
     why = f": {printable(job.failure.text)}" if job.failure else ""
     return f"{uri}: {job.status.value}{why}; {job.objects_done} of {job.objects_total} files are there"
+
+
+def rows_summary(job: JobView) -> str:
+    """How the rows of a table ended, in one line."""
+    by_code = dict(job.tally)
+    collected = by_code.pop(SUCCESS, 0)
+    return (
+        f"{printable(job.uri)}: {job.status.value}, {collected:,} of {job.rows_total:,} rows collected, "
+        f"{sum(by_code.values()):,} errors, {job.rows_rejected:,} rejected"
+    )
+
+
+def error_lines(job: JobView) -> list[str]:
+    """Rows of a table that ended as errors, a line a code, the most frequent ones first."""
+    errors = sorted(((rows, code) for code, rows in job.tally if code != SUCCESS), reverse=True)
+    return [f"  {rows:>12,}  {code_name(code)}" for rows, code in errors[:CODES_SHOWN]]
+
+
+def code_name(code: int) -> str:
+    """An error code with its meaning."""
+    try:
+        return f"{code} ({_MEANINGS[ErrorCode(code)]})"
+    except ValueError:
+        return str(code)

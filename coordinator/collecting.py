@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from .collect.plan import Plan
     from .core import Core
 
-WorkFolder = Callable[[str], Path]
-"""Where the partition of a table for this destination is kept."""
+WorkFolder = Callable[[str, str], Path]
+"""Where the partition of a table for a destination, of a store with the credentials of this profile, is kept."""
 
 IGNORED_BYTES_MAX = 16 << 20
 
 log = get_logger("planner")
 
 
-def work_folder_of(base: Path, destination: str) -> Path:
+def work_folder_of(base: Path, destination: str, profile: str) -> Path:
     """A folder below base that is the same for every run into this destination: a dataset has one partition at a time."""
-    return base / hashlib.sha256(destination.rstrip("/").encode()).hexdigest()[:16]
+    return base / hashlib.sha256(f"{profile}\n{destination.rstrip('/')}".encode()).hexdigest()[:16]
 
 
 def refuse_second(row: JobRow, jobs: Iterable[JobRow]) -> None:
@@ -102,7 +102,7 @@ class Collections:
         Raises UsageError, NotFound, Conflict, NoSpace, StateDamaged.
         """
         spec = collect_spec_from(asked["collect"])
-        work = self._work_folder(asked["destination"])
+        work = self._work_folder(asked["destination"], asked.get("profile", ""))
         dataset = self._dataset_of(asked["destination"])
         if spec.restart is Restart.PARTITIONING:
             _check_visible(work, dataset, asked["destination"])
@@ -224,7 +224,7 @@ class Collections:
         if plan is None:
             from .collect.plan import open_plan
 
-            work = self._work_folder(job.spec.destination)
+            work = self._work_folder(job.spec.destination, job.spec.profile)
             plan = self._plans[job.row.job_id] = await asyncio.to_thread(open_plan, work)
         return plan
 

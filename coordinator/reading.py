@@ -37,20 +37,24 @@ METER_WINDOW_S = 5.0
 
 
 class Meter:
-    """Speeds of jobs: bytes that arrived over the last seconds."""
+    """Speeds of jobs: bytes, or rows of a table, that arrived over the last seconds."""
 
     def __init__(self) -> None:
         self._samples: dict[str, deque[tuple[float, int]]] = {}
+        self._of_rows: set[str] = set()  # jobs that count rows
 
     def sample(self, core: Core, now: float) -> None:
         """Take a reading of every job that runs; readings closer than a tenth of the window are skipped."""
         for job_id, job in core.jobs.items():
             if job.row.status.ended:
                 self._samples.pop(job_id, None)
+                self._of_rows.discard(job_id)
                 continue
             samples = self._samples.setdefault(job_id, deque())
             if samples and now - samples[-1][0] < METER_WINDOW_S / 10:
                 continue
+            if job.row.spec is not None and job.row.spec.collect is not None:
+                self._of_rows.add(job_id)
             samples.append((now, arrived_bytes(core, job)))
             while now - samples[0][0] > METER_WINDOW_S and len(samples) > 2:
                 samples.popleft()
@@ -63,8 +67,8 @@ class Meter:
         return max(0.0, (samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]))
 
     def total_rate(self) -> float:
-        """bytes/s of all jobs together."""
-        return sum(self.rate(job_id) for job_id in self._samples)
+        """bytes/s of all jobs together that count bytes."""
+        return sum(self.rate(job_id) for job_id in self._samples if job_id not in self._of_rows)
 
 
 def arrived_bytes(core: Core, job: JobState) -> int:

@@ -110,7 +110,7 @@ def make_coordinator(
         verify_everywhere=settings.swarm.verify == "every-agent",
         collections=Collections(
             store,
-            work_folder=work_folder or (lambda to: work_folder_of(tables, to)),
+            work_folder=work_folder or (lambda to, profile: work_folder_of(tables, to, profile)),
             dataset_of=lambda to: None if "://" in to else settings.agent.root / to.lstrip("/"),
             policy=policy_of(settings),
             wall_clock=time.time,

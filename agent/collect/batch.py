@@ -40,6 +40,7 @@ from .segments import Entry
 
 PATIENCE_S: Final = 5.0  # a host that is blocked for longer gives its agent's slot to another
 WATCH_S: Final = 0.5
+HURRY_S: Final = 2.0  # that answers may still come once the agent is to stop
 TASKS_MAX: Final = 64  # for one batch; the gate allows fewer
 BACKOFF: Final = Backoff(initial_s=1.0, max_s=30.0)
 
@@ -113,6 +114,7 @@ class BatchRun:
         self._jobs: dict[ImageJob, Share] = {}  # with the image workers
         self._changed = asyncio.Event()
         self._stopping = False
+        self._hurried = False  # somebody waits for this run to end
         self._failure: ShoalError | None = None
         self._ended = self._closed = False
         self.fetched = 0  # bytes
@@ -185,8 +187,9 @@ class BatchRun:
         return await self._tools.crew.run(partial(self._place.find, self._batch)).wait()
 
     def give_back(self) -> None:
-        """Begin nothing more: `run` returns with what is under way recorded."""
+        """Begin nothing more: `run` returns with what comes within HURRY_S recorded."""
         self._stopping = True
+        self._hurried = True
         self._changed.set()
 
     # -- which rows
@@ -246,6 +249,7 @@ class BatchRun:
         When this run is to end, what waits for its host is stopped; what is just coming may come.
         """
         pending = set(fetching)
+        hurried_s = float("inf")
         while pending:
             _, pending = await asyncio.wait(pending, timeout=WATCH_S, return_when=asyncio.FIRST_COMPLETED)
             blocked_s = self._tools.gate.blocked_s(self._host, self._tools.clock())
@@ -253,7 +257,10 @@ class BatchRun:
                 self._stopping = True
             if self._stopping:
                 self._changed.set()
-                for task in pending & self._fetcher.waiting:
+                if self._hurried:
+                    hurried_s = min(hurried_s, self._tools.clock())
+                is_late = self._tools.clock() - hurried_s > HURRY_S
+                for task in pending if is_late else pending & self._fetcher.waiting:
                     task.cancel()
 
     async def _fetch_first(self) -> None:

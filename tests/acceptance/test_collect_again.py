@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from acceptance.test_collect import QUICK, collect, urls_of
+from acceptance.test_collect_cli import QUICK, collect, urls_of
 
 from support.cli import Shoal
 from support.dataset_files import errors, outcomes, successes, write_csv
 from support.fleet import until
 from support.image_site import ImageSite, Reply, always, images
+from support.s3 import Store
 
 
 @pytest.fixture
@@ -165,3 +167,40 @@ def test_a_profile_is_of_the_host_itself_and_who_asks_is_named(site: ImageSite, 
     with (tmp_path / "out" / "profiles.csv").open() as file:
         (profile,) = csv.DictReader(file)
     assert (profile["reachable"], profile["status"], profile["server"]) == ("True", "302", "here")
+
+
+def test_a_stop_does_not_wait_for_servers_that_hang(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    hang = site.host(always(Reply(manner="hang")))
+    write_csv(tmp_path / "t.csv", urls_of(hang, 5))
+    slow = {"SHOAL_COLLECT_IDLE_TIMEOUT": "60s", "SHOAL_COLLECT_REQUEST_TIMEOUT": "60s"}
+    with shoal.start("collect", tmp_path / "t.csv", "--to", tmp_path / "out", environ=slow) as running:
+        until("the host to be asked", lambda: bool(hang.requests))
+        began = time.monotonic()
+        running.signal(signal.SIGINT)
+        assert running.wait(30).exit_code == 130
+        assert time.monotonic() - began < 7
+
+
+def test_a_dataset_in_a_store_goes_on_and_keeps_what_it_is(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    host = site.host()
+    write_csv(tmp_path / "t.csv", urls_of(host, 40))
+    with Store(tmp_path / "store", access="AK1", secret="SK1") as store:
+        (tmp_path / "store" / "birds").mkdir()
+        config = tmp_path / "shoal.toml"
+        config.write_text(store.profile("lab", endpoint=f'"http://127.0.0.1:{store.backend_port}"'))
+        command = (tmp_path / "t.csv", "--to", "s3://birds/run1", "--profile", "lab", "--config", config)
+        more = ("--set", "collect.batch_size=10")
+        with shoal.start("collect", *command, *more, environ={"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "10"}) as running:
+            until("some rows", lambda: len(host.requests) > 20)
+            running.signal(signal.SIGKILL)
+            running.wait()
+        collect(shoal, *command, *more).expect(0)
+        folder = tmp_path / "store" / "birds" / "run1"
+        assert len(successes(folder)) == 40
+        assert len(host.requests) < 60
+        first = profiled(folder)
+        host.requests.clear()
+        collect(shoal, *command, *more).expect(0)
+        assert (host.requests, profiled(folder)) == ([], first)
+        refused = collect(shoal, *command, *more, "--restart", "partitioning").expect(1)
+        assert "another place" in refused.stderr

@@ -161,7 +161,7 @@ def test_the_result_goes_into_a_store(site: ImageSite, fleet: Fleet, tmp_path: P
     from support.dataset_files import rows
 
     host = site.host(lambda path, before: Reply(status=404) if path == "/3.jpg" else images(path, before))
-    with Store(tmp_path / "store", access="AK1", secret="SK1", dir_cache="1h") as store:
+    with Store(tmp_path / "store", access="AK1", secret="SK1") as store:
         (tmp_path / "store" / "birds").mkdir(parents=True, exist_ok=True)
         keys = {
             "AWS_ACCESS_KEY_ID": "AK1",

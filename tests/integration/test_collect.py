@@ -130,7 +130,7 @@ async def test_the_worker_takes_leases_of_dataset_jobs(tmp_path: Path) -> None:
 
 
 async def test_a_store_takes_finished_batches(tmp_path: Path) -> None:
-    with Store(tmp_path / "store", access="AK1", secret="SK1", dir_cache="1h") as store:
+    with Store(tmp_path / "store", access="AK1", secret="SK1") as store:
         (tmp_path / "store" / "data").mkdir()
         config = tmp_path / "shoal.toml"
         config.write_text(store.profile("lab", endpoint=f'"http://127.0.0.1:{store.backend_port}"'))

@@ -98,15 +98,11 @@ class Store:
     """One store, as a context manager. Buckets are the folders in ``folder``.
 
     Args: access, secret: the one pair of keys that it accepts; without any it serves everybody. rate: bytes per second of each
-    connection through the proxy, 0 for no limit. dir_cache: how long rclone remembers what is in a folder; where objects are put while
-    others are looked for, "0s" was seen to leave both waiting for each other.
+    connection through the proxy, 0 for no limit.
     """
 
-    def __init__(
-        self, folder: Path, *, access: str = "", secret: str = "", rate: int = 0, dir_cache: str = "0s"
-    ) -> None:
+    def __init__(self, folder: Path, *, access: str = "", secret: str = "", rate: int = 0) -> None:
         self.folder = folder
-        self.dir_cache = dir_cache
         self.access = access
         self.secret = secret
         self.rate = rate
@@ -124,7 +120,8 @@ class Store:
         self._process = subprocess.Popen(
             [
                 *(program, "serve", "s3", "--addr", f"127.0.0.1:{self._port}", "--config", "/dev/null"),
-                *("--dir-cache-time", self.dir_cache, "--vfs-cache-mode", "off", *keys, str(self.folder)),
+                # With 0s rclone's timer for it spins: a whole core is busy, and requests starve at the folder's lock.
+                *("--dir-cache-time", "5ms", "--vfs-cache-mode", "off", *keys, str(self.folder)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=self._output,

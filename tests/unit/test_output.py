@@ -10,10 +10,21 @@ from typing import Any
 
 import pytest
 
-from shoal.client.output import job_document, percent, printable, progress_line, state, summary_line, table, to_document
+from shoal.client.admin import describe
+from shoal.client.output import (
+    error_lines,
+    job_document,
+    percent,
+    printable,
+    progress_line,
+    state,
+    summary_line,
+    table,
+    to_document,
+)
 from shoal.client.transfer import exit_code, report
 from shoal.common.errors import ExitCode, all_error_classes
-from shoal.common.records import Failure
+from shoal.common.records import Delivery, Failure
 from shoal.common.secrets import Secret
 from shoal.common.views import ActiveObjectView, JobStatus, JobView, ObjectStatus, ObjectView
 
@@ -152,3 +163,24 @@ def test_a_job_that_failed_as_a_whole_has_the_exit_code_of_its_failure() -> None
         job = replace(JOB, status=JobStatus.FAILED, failure=failure)
         assert exit_code([job], [[]]) == cls.exit_code
     assert exit_code([replace(JOB, status=JobStatus.CANCELLED)], [[]]) == ExitCode.FAILED
+
+
+def test_a_table_is_told_in_rows() -> None:
+    view = replace(
+        JOB,
+        delivery=Delivery.DATASET,
+        status=JobStatus.RUNNING,
+        rows_total=1000,
+        rows_rejected=3,
+        rows_done=500,
+        rows_per_s=12.5,
+        tally=((200, 400), (404, 30), (-1, 70)),
+    )
+    assert "500 of 1,000 rows, 12.5 rows/s" in progress_line(view)
+    assert summary_line(view).endswith("400 of 1,000 rows collected, 100 errors, 3 rejected")
+    assert [line.split() for line in error_lines(view)] == [["70", "-1", "(no", "answer)"], ["30", "404"]]
+    told = describe(view)
+    assert "500 of 1,000 (50%), 3 rejected" in told and "12.5 rows/s" in told and "-1 (no answer)" in told
+    assert "0B" not in told
+    planning = replace(view, status=JobStatus.PLANNING, rows_done=0, tally=())
+    assert progress_line(planning).endswith("planning, 1,000 rows read")

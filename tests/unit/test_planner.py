@@ -168,7 +168,7 @@ def spec(number: int, size: int | None = 10) -> ObjectSpec:
 def collections_of(store: StoreRunner, state: Path, dataset: Path | None = None) -> Collections:
     return Collections(
         store,
-        work_folder=lambda to: work_folder_of(state, to),
+        work_folder=lambda to, profile: work_folder_of(state, to, profile),
         dataset_of=lambda _to: dataset,
         policy=Policy(),
         wall_clock=lambda: NOW,
