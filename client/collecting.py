@@ -73,6 +73,7 @@ def collect(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def run_request(settings: Settings, request: SubmitRequest) -> tuple[JobView, list[ObjectView]]:
+    """Submit a dataset job and follow it to its end. Returns its last view and the batches that failed. Raises Interrupted."""
     from .transfer import failed_objects, follow, transfers
 
     async with transfers(settings) as coordinator:
