@@ -93,6 +93,7 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "log_format": "log.format",
         "coordinator": "coordinator.address",
         "listen": "coordinator.listen",
+        "web": "web.listen",
         "root": "agent.root",
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",

@@ -260,6 +260,7 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)"
     )
+    parser.add_argument("--web", metavar="HOST:PORT", help="serve the web page and REST API (usual port: 7071)")
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
