@@ -16,6 +16,7 @@ from .secrets import Secret, SecretRef, credential_path, redact
 from .settings_collect import CollectSettings, ToolsSettings
 from .settings_fields import Key, Section
 from .settings_kinds import BadValue, Context, expand_path
+from .settings_library import LibrarySettings
 from .settings_sources import ConfigFile, Given, Origin, Rank, find_file, from_environment, read_file
 from .settings_table import (
     SECTIONS,
@@ -48,6 +49,7 @@ class Settings:
     collect: CollectSettings = field(default_factory=CollectSettings)
     tools: ToolsSettings = field(default_factory=ToolsSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case
+    library: LibrarySettings = field(default_factory=LibrarySettings)
     web: WebSettings = field(default_factory=WebSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     log: LogSettings = field(default_factory=LogSettings)
