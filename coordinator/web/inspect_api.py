@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from ...common.errors import Conflict
+from ...common.library.quantization import Grouping, group_files
 from ...common.selection import Selection
-from ..inspecting import FoundFile, Room, look_at, room_at
+from ..inspecting import Found, FoundFile, Room, look_at, room_at
 from ..sources.base import SourceRequest
 from .jobs_api import HUB_CACHE, check_destination, source_of
 from .routing import Routes
@@ -93,7 +96,7 @@ async def inspect_source(site: Site, *, query: InspectQuery) -> Inspection:
             SourceRequest(uri=uri, revision=query.revision, selection=Selection(), profile=query.profile),
             site.open_source,
         )
-    grouping = await asyncio.to_thread(site.group_files, found)
+    grouping = await asyncio.to_thread(_grouped, found)
     return Inspection(
         uri=found.uri,
         repo_id=found.repo_id,
@@ -103,12 +106,40 @@ async def inspect_source(site: Site, *, query: InspectQuery) -> Inspection:
         bytes_total=found.bytes_total,
         cut=found.cut,
         files=found.files[:LISTED_MAX],
-        groups=grouping.groups,
+        groups=_groups(grouping, {file.path: file.size or 0 for file in found.files}),
         rest=grouping.rest[:LISTED_MAX],
         rest_bytes=grouping.rest_bytes,
         refused=tuple(RefusedName(name=name, reason=reason) for name, reason in found.refused),
         warnings=found.warnings,
     )
+
+
+def _grouped(found: Found) -> Grouping:
+    return group_files(((file.path, file.size) for file in found.files), repo_id=found.repo_id)
+
+
+def _groups(grouping: Grouping, sizes: Mapping[str, int]) -> tuple[FileGroup, ...]:
+    rows = [(row, False) for row in grouping.variants] + [(row, True) for row in grouping.sidecars]
+    shown: list[FileGroup] = []
+    for row, sidecar in rows:
+        wanted = row.files if sidecar else grouping.files_for(row)
+        shown.append(
+            FileGroup(
+                label=row.label,
+                kind=row.kind,
+                name=row.name,
+                files=row.files,
+                bytes=row.bytes,
+                shards=row.shards,
+                missing=row.missing,
+                bits=row.bits,
+                sidecar=sidecar,
+                default=row is grouping.default,
+                include=tuple(escape(path) for path in wanted),
+                download_bytes=sum(sizes.get(path, 0) for path in wanted),
+            )
+        )
+    return tuple(shown)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -226,34 +226,34 @@ class Models:
     models: tuple[Model, ...]
 
 
-@routes.get("/api/models", summary="Models on disk", errors=(503,))
+@routes.get("/api/models", summary="Models on disk")
 async def list_models(site: Site, *, query: ModelsQuery) -> ModelsPage:
     """Of the machine that the coordinator runs on."""
     return await site.in_library(lambda library: library.page(query))
 
 
-@routes.get("/api/models/groups", summary="Models counted by owner, family, quantization or kind", errors=(503,))
+@routes.get("/api/models/groups", summary="Models counted by owner, family, quantization or kind")
 async def group_models(site: Site, *, query: GroupsQuery) -> ModelGroups:
     return await site.in_library(lambda library: library.groups(query.by))
 
 
-@routes.post("/api/models/check", summary="Ask the Hub for newer revisions", errors=(404, 409, 503))
+@routes.post("/api/models/check", summary="Ask the Hub for newer revisions", errors=(404, 409))
 async def check_models(site: Site, *, body: ModelIds) -> Models:
-    return Models(models=await site.the_library().check(body.model_ids))
+    return Models(models=await site.library.check(body.model_ids))
 
 
-@routes.post("/api/models/update", summary="Fetch newer revisions", status=202, errors=(404, 409, 503))
+@routes.post("/api/models/update", summary="Fetch newer revisions", status=202, errors=(404, 409))
 async def update_models(site: Site, *, body: ModelIds) -> ModelUpdates:
     """Each model becomes a job that brings its ref's newest commit to where the model lies."""
-    return await site.the_library().update(body.model_ids)
+    return await site.library.update(body.model_ids)
 
 
-@routes.post("/api/models/delete", summary="Delete a model, or one revision of it", errors=(404, 409, 503))
+@routes.post("/api/models/delete", summary="Delete a model, or one revision of it", errors=(404, 409))
 async def delete_model(site: Site, *, body: DeleteBody) -> Deletion:
     """Ask with dry_run first, and show what that tells."""
     return await site.in_library(lambda library: library.delete(body))
 
 
-@routes.get("/api/models/{model_id}", summary="One model with its files", errors=(503,))
+@routes.get("/api/models/{model_id}", summary="One model with its files")
 async def get_model(site: Site, *, model_id: str) -> ModelDetail:
     return await site.in_library(lambda library: library.detail(model_id))

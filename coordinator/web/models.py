@@ -238,8 +238,8 @@ class DownloadBody:
         "An absolute folder; empty or hf-cache: the Hub's cache (Hub repos only).", "", maxLength=4096
     )
     delivery: Delivery = described("spread: one copy; replicate: one on every agent.", Delivery.SPREAD)
-    include: tuple[str, ...] = described("Only files that match one of these globs.", (), maxItems=1000)
-    exclude: tuple[str, ...] = described("No files that match one of these globs.", (), maxItems=1000)
+    include: tuple[str, ...] = described("Only files that match one of these globs.", (), maxItems=10_000)
+    exclude: tuple[str, ...] = described("No files that match one of these globs.", (), maxItems=10_000)
     revision: str = described("Branch, tag or commit.", "", maxLength=250)
     force: bool = described("Fetch again what is there.", False)
     sha256: str = described("What the one file must be, in hex.", "", pattern="^(?:[0-9a-fA-F]{64})?$")

@@ -17,10 +17,12 @@ from aiohttp import web
 
 from ...common.channel import split_host
 from ...common.errors import ShoalError, UsageError
+from ...common.library.library import open_library
 from ...common.logs import get_logger
 from ...common.views import Role
 from . import access, events_api, fleet_api, inspect_api, jobs_api, library_api, session_api
 from .guard import OPEN_CHANGE, PUBLIC, SITE, guard, problem_response, read_json
+from .library import SiteLibrary
 from .observer import Observer, to_json
 from .openapi import document
 from .pages import add_pages
@@ -159,6 +161,7 @@ def make_site(coordinator: Coordinator, *, settings: Settings, open_source: Open
         version=version,
         now=time.monotonic,
         local_csrf=hmac.digest(secrets.token_bytes(32), b"csrf", hashlib.sha256).hex(),
+        library=SiteLibrary(open_library(settings), api=coordinator, open_source=open_source, settings=settings),
         checking=asyncio.Semaphore(1),
         inspecting=asyncio.Semaphore(INSPECTIONS_MAX),
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from ...common.errors import Busy
 from .sessions import LoginLimit, Sessions, WebSession
 
 if TYPE_CHECKING:
@@ -16,25 +15,14 @@ if TYPE_CHECKING:
     from ...common.settings import Settings
     from ..api import CoordinatorApi
     from ..auth import Tokens
-    from ..inspecting import Found
     from ..planner import OpenSource
     from .access import AccessRules, Origin
-    from .inspect_api import FileGroup
     from .library_api import LibraryView
     from .observer import Observer
     from .passwords import PasswordHash
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grouped:
-    """The files of a source, grouped; the rest is no weight."""
-
-    groups: tuple[FileGroup, ...]
-    rest: tuple[str, ...]
-    rest_bytes: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,26 +43,16 @@ class Site:
     local_csrf: str  # of callers who need no login
     checking: asyncio.Semaphore  # one password at a time: each takes 32 MiB
     inspecting: asyncio.Semaphore
-    library: LibraryView | None = None
+    library: LibraryView
     document: Mapping[str, object] = field(default_factory=dict[str, object])  # OpenAPI
 
     @property
     def base_url(self) -> str:
         return self.settings.web.base_url
 
-    def the_library(self) -> LibraryView:
-        """What is on disk. Raises Busy while nobody knows."""
-        if self.library is None:
-            raise Busy("library", cause="it is not looked at here")
-        return self.library
-
     async def in_library(self, ask: Callable[[LibraryView], T]) -> T:
         """Ask the library in a thread: it reads disks."""
-        return await asyncio.to_thread(ask, self.the_library())
-
-    def group_files(self, found: Found) -> Grouped:
-        """The files of a source, grouped."""
-        return Grouped(groups=(), rest=tuple(file.path for file in found.files), rest_bytes=found.bytes_total)
+        return await asyncio.to_thread(ask, self.library)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
