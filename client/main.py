@@ -142,6 +142,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "web":
+        from . import web_cmd
+
+        return web_cmd.web
     if name == "tools":
         from . import tools_cmd
 

@@ -289,6 +289,15 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", nargs="?", metavar="FILE")
     actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
+    parser = command("web", "Passwords of the web page that `shoal coordinator --web` serves.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser(
+        "password",
+        parents=[common],
+        help="print the hash of a password, for web.password_hash",
+        description="Print the hash of a password, for web.password_hash. Reads it from the terminal, or a line of input.",
+        formatter_class=_Formatter,
+    )
     parser = command("token", "Create, list or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser(

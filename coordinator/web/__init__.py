@@ -10,7 +10,6 @@ models              what the API shows, and what it takes
 snapshot            what is known of the fleet at one tick
 feed                changes between ticks, for server-sent events; speed over time
 access, sessions    who may ask: hosts, origins, logins, tokens
-passwords           hashes of passwords
 guard               the middleware that holds all of that
 *_api               the handlers, by subject
 server              starts and stops it all

@@ -20,13 +20,13 @@ from ...common.errors import ShoalError, UsageError
 from ...common.library.library import open_library
 from ...common.logs import get_logger
 from ...common.views import Role
-from . import access, events_api, fleet_api, inspect_api, jobs_api, library_api, session_api
+from . import access, collections_api, events_api, fleet_api, inspect_api, jobs_api, library_api, session_api
 from .guard import OPEN_CHANGE, PUBLIC, SITE, guard, problem_response, read_json
 from .library import SiteLibrary
 from .observer import Observer, to_json
 from .openapi import document
 from .pages import add_pages
-from .passwords import PasswordHash
+from ...common.passwords import PasswordHash
 from .routing import Route, path_text, status_of
 from .schema import decode, decode_query
 from .sessions import LoginLimit, Sessions
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 INSPECTIONS_MAX = 4
 """Sources that are listed for callers at once."""
+SAMPLINGS_MAX = 2
+"""Looks into Parquet files at once: each holds some megabytes."""
 BODY_S = 30.0
 """How long a body may take to arrive."""
 HEADER_BYTES_MAX = 16 << 10
@@ -51,6 +53,7 @@ ROUTES: tuple[Route, ...] = (
     *events_api.routes.table,
     *inspect_api.routes.table,
     *library_api.routes.table,
+    *collections_api.routes.table,
     *session_api.routes.table,
 )
 
@@ -164,6 +167,7 @@ def make_site(coordinator: Coordinator, *, settings: Settings, open_source: Open
         library=SiteLibrary(open_library(settings), api=coordinator, open_source=open_source, settings=settings),
         checking=asyncio.Semaphore(1),
         inspecting=asyncio.Semaphore(INSPECTIONS_MAX),
+        sampling=asyncio.Semaphore(SAMPLINGS_MAX),
     )
     site.document = document(ROUTES, version=version, base_url=chosen.base_url, closed=rules.closed)
     return site

@@ -13,7 +13,7 @@ from .access import check_wire, limit_key
 from .guard import caller_of
 from .models import LoginBody, SessionState
 from .openapi import COOKIE
-from .passwords import PasswordHash
+from ...common.passwords import PasswordHash
 from .routing import Routes
 from .sessions import WebSession, same_text
 from .site import Site

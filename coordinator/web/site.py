@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .access import AccessRules, Origin
     from .library_api import LibraryView
     from .observer import Observer
-    from .passwords import PasswordHash
+    from ...common.passwords import PasswordHash
 
 
 T = TypeVar("T")
@@ -43,6 +43,7 @@ class Site:
     local_csrf: str  # of callers who need no login
     checking: asyncio.Semaphore  # one password at a time: each takes 32 MiB
     inspecting: asyncio.Semaphore
+    sampling: asyncio.Semaphore
     library: LibraryView
     document: Mapping[str, object] = field(default_factory=dict[str, object])  # OpenAPI
 

@@ -9,7 +9,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 
-from ...common.errors import UsageError
+from .errors import UsageError
 
 LOG2_N, R, P = 15, 8, 3
 """OWASP's password storage cheat sheet for scrypt: N=2^15, r=8, p=3 (32 MiB of memory)."""
