@@ -19,6 +19,7 @@ from ...common.channel import split_host
 from ...common.errors import ShoalError, UsageError
 from ...common.library.library import open_library
 from ...common.logs import get_logger
+from ...common.passwords import PasswordHash
 from ...common.views import Role
 from . import access, collections_api, events_api, fleet_api, inspect_api, jobs_api, library_api, session_api
 from .guard import OPEN_CHANGE, PUBLIC, SITE, guard, problem_response, read_json
@@ -26,7 +27,6 @@ from .library import SiteLibrary
 from .observer import Observer, to_json
 from .openapi import document
 from .pages import add_pages
-from ...common.passwords import PasswordHash
 from .routing import Route, path_text, status_of
 from .schema import decode, decode_query
 from .sessions import LoginLimit, Sessions

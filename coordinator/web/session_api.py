@@ -8,12 +8,12 @@ from aiohttp import web
 
 from ...common.errors import AccessDenied, RateLimited, ShoalError, Unauthenticated, UsageError
 from ...common.logs import get_logger
+from ...common.passwords import PasswordHash
 from ...common.views import Role
 from .access import check_wire, limit_key
 from .guard import caller_of
 from .models import LoginBody, SessionState
 from .openapi import COOKIE
-from ...common.passwords import PasswordHash
 from .routing import Routes
 from .sessions import WebSession, same_text
 from .site import Site

@@ -12,6 +12,7 @@ from .sessions import LoginLimit, Sessions, WebSession
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ...common.passwords import PasswordHash
     from ...common.settings import Settings
     from ..api import CoordinatorApi
     from ..auth import Tokens
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .access import AccessRules, Origin
     from .library_api import LibraryView
     from .observer import Observer
-    from ...common.passwords import PasswordHash
 
 
 T = TypeVar("T")
