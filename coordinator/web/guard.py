@@ -31,7 +31,8 @@ from .sessions import same_text
 from .site import Caller, Site
 
 SITE = web.AppKey("site", Site)
-CALLER = "shoal_caller"
+CALLER = web.RequestKey("caller", Caller)
+NEW_COOKIE = web.RequestKey("new_cookie", tuple[str, int])
 PUBLIC = "shoal_public"  # attribute of handlers that need no login
 OPEN_CHANGE = (
     "shoal_open_change"  # attribute of handlers that change nothing of ours: no token against cross-site requests

@@ -101,7 +101,7 @@ def check_destination(site: Site, destination: str) -> None:
         raise Refused(f"destination {destination!a}", cause="it is not below any of web.destinations")
 
 
-@routes.get("/api/jobs", summary="Jobs, newest first")
+@routes.get("/api/jobs", summary="Jobs, newest first", errors=(404,))
 async def list_jobs(site: Site, *, query: JobsQuery) -> JobsPage:
     views = site.api.list_jobs(limit=query.limit, after=query.cursor, wanted=_filter(query.state))
     return JobsPage(

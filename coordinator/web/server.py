@@ -216,9 +216,7 @@ def _adapt(site: Site, route: Route) -> Any:
         try:
             answer = await route.handler(site, **given)
         except ShoalError as error:
-            if not route.asks_origin:
-                raise
-            return problem_response(error, status_of(error, asked_origin=True))
+            return problem_response(error, status_of(error, understood=True, asked_origin=route.asks_origin))
         if isinstance(answer, web.StreamResponse):
             return answer
         if route.status == 204:
