@@ -48,6 +48,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
+    "Server": "shoal",  # else aiohttp tells its version
 }
 HSTS = "max-age=31536000"
 

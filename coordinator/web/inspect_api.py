@@ -88,7 +88,7 @@ class Inspection:
 )
 async def inspect_source(site: Site, *, query: InspectQuery) -> Inspection:
     """Lists the source now. For a gated repo the problem's remedy names the page where access is asked for."""
-    uri = source_of(site, query.uri)
+    uri = await source_of(site, query.uri)
     if site.inspecting.locked():
         raise Conflict("inspect", cause="several sources are being listed already", remedy="try again in a moment")
     async with site.inspecting:

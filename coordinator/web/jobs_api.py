@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,7 @@ async def download(site: Site, *, body: DownloadBody) -> Downloads:
     if body.unpack not in ("", "auto"):
         check_destination(site, body.unpack)
     destination, layout = submit_layout(body.destination)
-    uris = [source_of(site, text).canonical() for text in body.uris]
+    uris = [(await source_of(site, text)).canonical() for text in body.uris]
     submitted = await site.api.submit(
         SubmitRequest(
             uris=tuple(uris),
@@ -66,15 +68,19 @@ async def download(site: Site, *, body: DownloadBody) -> Downloads:
     return Downloads(jobs=tuple(SubmittedJob(created=each.created, job=job_of(each.job)) for each in submitted))
 
 
-def source_of(site: Site, text: str) -> SourceUri:
-    """The source that a caller names. Raises UsageError, and Refused for a local file that `web.file_sources` does not hold."""
+async def source_of(site: Site, text: str) -> SourceUri:
+    """The source that a caller names; a local file by its real path. Raises UsageError, and Refused for a local file that
+    `web.file_sources` does not hold."""
     uri = parse_uri(text, bare_hub=True, hub_endpoints=tuple(site.settings.hub.endpoint))
-    if isinstance(uri, FileUri):
-        path = PurePosixPath(uri.path)
-        if ".." in path.parts or not any(path.is_relative_to(each) for each in site.settings.web.file_sources):
-            cause = "local files can be named here only below a folder of web.file_sources"
-            raise Refused(uri.canonical(), cause=cause, remedy="add the folder to it, or use the command line")
-    return uri
+    return await asyncio.to_thread(_real_file, site, uri) if isinstance(uri, FileUri) else uri
+
+
+def _real_file(site: Site, uri: FileUri) -> FileUri:
+    real = PurePosixPath(os.path.realpath(uri.path))
+    if not any(real.is_relative_to(os.path.realpath(each)) for each in site.settings.web.file_sources):
+        cause = "local files can be named here only below a folder of web.file_sources"
+        raise Refused(uri.canonical(), cause=cause, remedy="add the folder to it, or use the command line")
+    return FileUri(path=str(real))
 
 
 def check_destination(site: Site, destination: str) -> None:

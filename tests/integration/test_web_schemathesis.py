@@ -1,11 +1,10 @@
-"""The API against its own OpenAPI document: schemathesis makes requests from it, right and wrong ones, and holds the answers against it."""
+"""The API against its own OpenAPI document: schemathesis asks what is right and what is wrong by it, and checks the answers."""
 
 from __future__ import annotations
 
 import asyncio
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
