@@ -114,6 +114,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
+        self._late: set[str] = set()
         self._agents: dict[str, AgentView] = {}
         self._hosts: dict[str, HostView] = {}
 
@@ -123,18 +124,17 @@ class Changes:
         return frozenset(self._jobs)
 
     def jobs(self, jobs: Iterable[Job]) -> tuple[Job, ...]:
-        """Those that differ from what was told of them."""
-        found: list[Job] = []
-        for job in jobs:
-            if self._jobs.get(job.job_id) != job:
-                if len(found) == CHANGED_JOBS_MAX:
-                    break
-                found.append(job)
-                if job.status.ended:
-                    self._jobs.pop(job.job_id, None)
-                else:
-                    self._jobs[job.job_id] = job
-        return tuple(found)
+        """Those that differ from what was told of them; first those that had no room in the tick before."""
+        differing = [job for job in jobs if self._jobs.get(job.job_id) != job]
+        differing.sort(key=lambda job: job.job_id not in self._late)
+        self._late = {job.job_id for job in differing[CHANGED_JOBS_MAX:]}
+        found = tuple(differing[:CHANGED_JOBS_MAX])
+        for job in found:
+            if job.status.ended:
+                self._jobs.pop(job.job_id, None)
+            else:
+                self._jobs[job.job_id] = job
+        return found
 
     def agents(self, agents: Iterable[AgentView]) -> tuple[AgentView, ...]:
         """Those that differ in more than in how long they are silent."""
