@@ -178,10 +178,8 @@ class Reader:
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
-        shown: list[ActiveObjectView] = []
-        for obj in islice(job.begun.values(), ACTIVE_MAX):
-            shown.append(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)))
-        return tuple(shown)
+        shown = islice(job.begun.values(), ACTIVE_MAX)
+        return tuple(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)) for obj in shown)
 
     def _active_object(self, obj: ObjectState, leases: Sequence[HeldLease]) -> ActiveObjectView:
         kinds = {lease.kind for lease in leases}
