@@ -7,19 +7,29 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from shoal.common.views import JobStatus
 from support.contents import SyntheticFile, sha256_hex
+from support.dataset_files import write_csv
 from support.fleet import Fleet, file_sha256_hex, free_port
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
+from support.image_site import ImageSite, Reply, always
 from support.nginx import nginx
 from support.web import PASSWORD, PASSWORD_HASH
 
 MIB = 1 << 20
+COLLECT = {
+    "SHOAL_COLLECT_ALLOW_PRIVATE_ADDRESSES": "true",
+    "SHOAL_COLLECT_REQUEST_TIMEOUT": "5s",
+    "SHOAL_COLLECT_IMAGE_WORKERS": "1",
+    "SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "50",
+}
 PREFIX = "/hf-downloader"
 WAIT_S = 60.0
 HOSTILE = "<script>alert('x')</script>.txt"
@@ -209,3 +219,39 @@ async def test_a_killed_coordinator_is_the_same_for_the_api_when_it_is_back(tmp_
             after = await api.get("/api/status")
             assert after["fleet"]["incarnation"] == 2 and after["totals"]["objects_done"] >= before["objects_done"]
         assert await asyncio.to_thread(fleet.coordinator.terminate) == 0
+
+
+async def test_a_collection_is_shown_by_host_by_error_and_in_pictures(tmp_path: Path, hub: StandInHub) -> None:
+    fleet, port = web_fleet(tmp_path / "fleet", hub, tmp_path / "models", **COLLECT)
+    with fleet, ImageSite() as site:
+        good, bad = site.host(), site.host(always(Reply(status=404)))
+        urls = [good.url(f"/{number}.jpg") for number in range(5)] + [bad.url("/x.jpg")]
+        write_csv(tmp_path / "t.csv", urls)
+        await asyncio.to_thread(fleet.start)
+        await asyncio.to_thread(lambda: fleet.add_agent("a1", environ=COLLECT))
+        run = ("collect", tmp_path / "t.csv", "--to", tmp_path / "out")
+        await asyncio.to_thread(lambda: fleet.shoal.run(*run, environ=COLLECT))
+        async with unlocked() as http:
+            api = Api(http, f"http://127.0.0.1:{port}")
+            (job,) = (await api.get("/api/collections"))["jobs"]
+            path = f"/api/collections/{job['job_id']}"
+            for _ in range(2):
+                shown = await api.get(path)
+                assert (shown["rows"], shown["successes"], shown["errors_by_code"]) == (6, 5, {"404": 1})
+                hosts = (await api.get(f"{path}/hosts"))["hosts"]
+                assert {(host["host"], host["successes"], host["errors"]) for host in hosts} == {
+                    (good.url("").split("/")[2], 5, 0),
+                    (bad.url("").split("/")[2], 0, 1),
+                }
+                samples = (await api.get(f"{path}/samples"))["samples"]
+                assert len(samples) == 4
+                one = samples[0]
+                picture = f"{api.base}{path}/samples/{quote(one['host'], safe='')}/{one['partition']}/{one['row']}"
+                async with http.get(URL(picture, encoded=True)) as answer:
+                    assert answer.status == 200 and answer.content_type == "image/jpeg"
+                    assert "sandbox" in answer.headers["Content-Security-Policy"]
+                    assert (await answer.read()).startswith(b"\xff\xd8\xff")
+                await asyncio.to_thread(
+                    fleet.coordinator.terminate
+                )  # an ended run is shown from what lies beside the data
+                await asyncio.to_thread(fleet.start)
