@@ -141,6 +141,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "models":
+        from . import models_cmd
+
+        return models_cmd.models
     if name == "tools":
         from . import tools_cmd
 

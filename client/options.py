@@ -8,11 +8,14 @@ import os
 from typing import Any
 
 from .options_datasets import add_dataset_commands
+from .options_models import add_model_commands
 
 EXAMPLES = """\
 examples:
   shoal get hf://ORG/NAME --to models/NAME         a Hub repo into a folder
   shoal get hf://datasets/ORG/NAME@v1 --include '*.parquet'
+  shoal get hf://ORG/NAME-GGUF --quant Q4_K_M      one quantization of it
+  shoal models list                                what is on disk; show, outdated, update, delete
   shoal coordinator                                start a coordinator on this machine
   shoal agent --coordinator HOST:7070              join its fleet
   shoal submit hf://ORG/NAME --to /data/NAME --coordinator HOST:7070
@@ -72,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lists(command)
     _add_control(command)
     _add_local(command)
+    add_model_commands(command, common)
     _add_tools(command, common)
     _add_daemons(command)
     _add_setup(command, common)
@@ -128,6 +132,13 @@ def _add_transfer(command: Any) -> None:
         )
         parser.add_argument(
             "--exclude", metavar="GLOB", action="append", default=[], help="no files that match (repeatable)"
+        )
+        parser.add_argument(
+            "--quant",
+            metavar="Q",
+            action="append",
+            default=[],
+            help="only this quantization: Q4_K_M, AWQ, fp16 (repeatable)",
         )
         parser.add_argument("--revision", metavar="REV", default="", help="branch, tag or commit")
         parser.add_argument("--sha256", metavar="HEX", default="", help="what the one file must be")
