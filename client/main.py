@@ -93,6 +93,7 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "log_format": "log.format",
         "coordinator": "coordinator.address",
         "listen": "coordinator.listen",
+        "web": "web.listen",
         "root": "agent.root",
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",
@@ -145,6 +146,10 @@ def _command(name: str) -> Command:
         from . import models_cmd
 
         return models_cmd.models
+    if name == "web":
+        from . import web_cmd
+
+        return web_cmd.web
     if name == "tools":
         from . import tools_cmd
 

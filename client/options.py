@@ -271,6 +271,7 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)"
     )
+    parser.add_argument("--web", metavar="HOST:PORT", help="serve the web page and REST API (usual port: 7071)")
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
@@ -299,6 +300,15 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", nargs="?", metavar="FILE")
     actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
+    parser = command("web", "Passwords of the web page that `shoal coordinator --web` serves.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser(
+        "password",
+        parents=[common],
+        help="print the hash of a password, for web.password_hash",
+        description="Print the hash of a password, for web.password_hash. Reads it from the terminal, or a line of input.",
+        formatter_class=_Formatter,
+    )
     parser = command("token", "Create, list or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser(

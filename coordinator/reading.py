@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from ..common.errors import Conflict, NotFound, ShoalError
 from ..common.records import Delivery, UnitKind
@@ -20,7 +21,9 @@ from ..common.views import (
     JobView,
     ObjectView,
     QueueView,
+    TotalsView,
 )
+from .api import JobFilter
 from .core import Core
 from .effects import PutAgent
 from .leases import HeldLease
@@ -116,12 +119,22 @@ class Reader:
             )
         return max(found, key=lambda row: row.created_at).job_id
 
-    def job_ids(self, *, limit: int, after: str) -> list[str]:
-        """Ids of jobs, newest first, after a job."""
+    def job_ids(self, *, limit: int, after: str, wanted: JobFilter | None = None) -> list[str]:
+        """Ids of jobs that are wanted, newest first, after a job."""
         rows = sorted((job.row for job in self._core.jobs.values()), key=lambda row: (-row.created_at, row.job_id))
-        ids = [row.job_id for row in rows]
-        start = ids.index(self.find_job(after)) + 1 if after else 0
-        return ids[start : start + limit]
+        start = [row.job_id for row in rows].index(self.find_job(after)) + 1 if after else 0
+        rest = (row.job_id for row in rows[start:] if wanted is None or wanted(row.status, row.paused))
+        return list(islice(rest, limit))
+
+    def totals(self) -> TotalsView:
+        """Sums over all jobs."""
+        rows = [job.row for job in self._core.jobs.values()]
+        return TotalsView(
+            bytes_from_origin=sum(row.bytes_fetched for row in rows),
+            bytes_from_peers=sum(row.bytes_from_peers for row in rows),
+            objects_done=sum(row.objects_done for row in rows),
+            objects_failed=sum(row.objects_failed for row in rows),
+        )
 
     def job(self, job_id: str, rate: float, *, active: bool) -> JobView:
         """One job."""
