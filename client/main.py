@@ -138,6 +138,10 @@ def _command(name: str) -> Command:
         from . import daemons
 
         return daemons.coordinator if name == "coordinator" else daemons.agent
+    if name == "up":
+        from . import up
+
+        return up.up
     if name in ("verify", "clean"):
         from . import folders
 

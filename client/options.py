@@ -284,6 +284,16 @@ def _add_daemons(command: Any) -> None:
         "--peer-listen", metavar="HOST:PORT", help="where other agents fetch chunks (default port 7072)"
     )
 
+    parser = command(
+        "up",
+        "Coordinator, agents and web page on this machine, in processes of their own; one that dies is started again.",
+    )
+    parser.add_argument("--agents", metavar="N", type=int, default=1, help="how many agents (default 1)")
+    parser.add_argument("--web", metavar="HOST:PORT", help="where the page is served (default 127.0.0.1:7071)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where the coordinator listens (default 127.0.0.1:7070)")
+    parser.add_argument("--to", metavar="DIR", help="the folder that downloads from the page go to")
+    parser.add_argument("--state", metavar="DIR", help="folder of the database and of the agents' journals")
+
 
 def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     parser = command("config", "Show, check or begin a configuration file.")
