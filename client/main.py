@@ -138,6 +138,10 @@ def _command(name: str) -> Command:
         from . import daemons
 
         return daemons.coordinator if name == "coordinator" else daemons.agent
+    if name == "health":
+        from . import health
+
+        return health.health
     if name == "up":
         from . import up
 

@@ -293,6 +293,12 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument("--listen", metavar="HOST:PORT", help="where the coordinator listens (default 127.0.0.1:7070)")
     parser.add_argument("--to", metavar="DIR", help="the folder that downloads from the page go to")
     parser.add_argument("--state", metavar="DIR", help="folder of the database and of the agents' journals")
+    parser = command("health", "Ask a daemon of this machine whether it works: exit code 0, or 4. For health checks.")
+    parser.add_argument("daemon", nargs="?", choices=("up", "coordinator", "agent"), default="up", metavar="DAEMON")
+    parser.add_argument("--web", metavar="HOST:PORT", help="where its page is (default web.listen)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where it listens, if it has no page")
+    parser.add_argument("--peer-listen", metavar="HOST:PORT", help="where an agent serves its peers")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:

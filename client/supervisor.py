@@ -134,6 +134,7 @@ class Supervisor:
                     else:
                         self._hear(cast(_Child, key.data), notifier)
                 self._reap()
+                _reap_strangers({child.pid for child in self._children if child.process is not None})
                 self._act(notifier)
         if self._failure is not None:
             raise self._failure
@@ -240,6 +241,22 @@ class Supervisor:
             if child.process is not None:
                 child.process.wait()
             child.close()
+
+
+def _reap_strangers(own: set[int]) -> None:
+    """As the first process of a container: wait for what was left to it by a child that died, or it stays a zombie for ever."""
+    if os.getpid() != 1:
+        return
+    while True:
+        try:
+            # WNOWAIT: what is a child of ours is left for its Popen, which would take it for lost.
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in own:
+            return
+        with suppress(ChildProcessError):
+            os.waitpid(found.si_pid, os.WNOHANG)
 
 
 @contextmanager
