@@ -138,10 +138,22 @@ def _command(name: str) -> Command:
         from . import daemons
 
         return daemons.coordinator if name == "coordinator" else daemons.agent
+    if name == "health":
+        from . import health
+
+        return health.health
+    if name == "up":
+        from . import up
+
+        return up.up
     if name in ("verify", "clean"):
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "models":
+        from . import models_cmd
+
+        return models_cmd.models
     if name == "web":
         from . import web_cmd
 

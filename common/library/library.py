@@ -54,6 +54,7 @@ class Library:
         self._models: tuple[Model, ...] = ()
         self._checks: dict[str, Check] = {}
         self._refreshed_at = float("-inf")
+        self._has_looked = False
 
     # ---- what is there --------------------------------------------------------------------------------------------------
 
@@ -63,11 +64,17 @@ class Library:
             self._refresh(rescan=rescan)
 
     def models(self) -> tuple[Model, ...]:
-        """Everything, as of at most max_age_s ago."""
-        with self._lock:
+        """Everything, as of at most max_age_s ago; while another thread looks again, what was known before."""
+        if self._monotonic() - self._refreshed_at <= self._max_age_s:
+            return self._models
+        if not self._lock.acquire(blocking=not self._has_looked):
+            return self._models
+        try:
             if self._monotonic() - self._refreshed_at > self._max_age_s:
                 self._refresh(rescan=False)
             return self._models
+        finally:
+            self._lock.release()
 
     def page(self, query: Query) -> Page:
         """The models that a query asks for. Raises UsageError through `Query` alone."""
@@ -116,9 +123,10 @@ class Library:
     @property
     def checks(self) -> Mapping[str, Check]:
         """What the Hub last said, by model_id; only of what is on disk as it was then."""
-        with self._lock:
-            self._open()
-            return dict(self._checks)
+        if self._index is None:
+            with self._lock:
+                self._open()
+        return self._checks
 
     async def check(self, models: Sequence[Model], ask: AskCommit) -> list[Check]:
         """Ask the Hub about models, and remember its answers. Returns them in the order of models. An answer of "unknown" does not
@@ -128,11 +136,13 @@ class Library:
         )
         with self._lock:
             self._open()
+            known = dict(self._checks)  # readers hold no lock: what they have stays as it is
             for model, check in zip(models, found, strict=True):
-                earlier = self._checks.get(model.model_id)
+                earlier = known.get(model.model_id)
                 if check.freshness is Freshness.UNKNOWN and earlier is not None and earlier.commit == check.commit:
                     continue
-                self._checks[model.model_id] = check
+                known[model.model_id] = check
+            self._checks = known
             self._save_checks()
         return found
 
@@ -153,16 +163,18 @@ class Library:
         """Read a model anew when it is next asked for: something was done to it."""
         with self._lock:
             self._open().forget(model.path)
-            self._checks.pop(model.model_id, None)
+            self._checks = {key: check for key, check in self._checks.items() if key != model.model_id}
+            self._has_looked = False  # what is known is known to be wrong: whoever asks next waits
             self._refreshed_at = float("-inf")
 
     # ---- inside ---------------------------------------------------------------------------------------------------------
 
     def _open(self) -> Index:
         if self._index is None:
-            self._index = Index(lambda: int(self._clock() * 1e9))
-            self._index.load(read_state(self._state / INDEX))
+            index = Index(lambda: int(self._clock() * 1e9))
+            index.load(read_state(self._state / INDEX))
             self._checks = dict(_checks(read_state(self._state / CHECKS)))
+            self._index = index
         return self._index
 
     def _refresh(self, *, rescan: bool) -> None:
@@ -176,6 +188,7 @@ class Library:
             write_state(self._state / INDEX, index.to_json())
             self._drop_stale_checks()
         self._refreshed_at = self._monotonic()
+        self._has_looked = True
 
     def _drop_stale_checks(self) -> None:
         """What the Hub said holds for the revision that was there then."""
