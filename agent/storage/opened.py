@@ -14,6 +14,7 @@ from ...common.errors import ShoalError
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec
+from ...common.roots import ignores_case
 from . import workfolder as names
 from .filesystems import boot_id, filesystem_type, is_memory, is_network
 from .finishing import known_files
@@ -21,7 +22,6 @@ from .journal import Journal
 from .known import KnownFiles
 from .layouts import FileLayout, layout_for
 from .partials import PartialFolder
-from .roots import ignores_case
 
 T = TypeVar("T")
 

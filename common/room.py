@@ -1,12 +1,41 @@
-"""Is there room for a job, and how a file of known size takes its place."""
+"""Can a folder be written, is there room for a job, and how a file of known size takes its place."""
 
 from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...common.errors import NoSpace
+from .errors import NoSpace
+
+if TYPE_CHECKING:
+    from .safe_root import SafeRoot
+
+
+PROBE_BYTES = 4096  # a whole block: some file systems keep less than that in the inode, and a full disk would not show
+
+
+def prove_writable(root: SafeRoot, path: str, renamed: str) -> None:
+    """Do to a small file all that a download does to one: make it, write, sync, rename, remove. Nothing of it stays.
+
+    path and renamed are free names below root, in one folder. Raises OSError, UnsafeName.
+    """
+    fd = root.open_beneath(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    at = path
+    try:
+        os.write(fd, bytes(PROBE_BYTES))
+        os.fsync(fd)
+        root.replace_beneath(path, renamed)
+        at = renamed
+        root.unlink_beneath(renamed)
+    except BaseException:
+        with suppress(OSError):
+            root.unlink_beneath(at)
+        raise
+    finally:
+        os.close(fd)
 
 
 def check_room(folder: Path, *, total_bytes: int, total_objects: int, files_each: int) -> None:
