@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(options: argparse.Namespace) -> int:
     """Load the settings and run the command that was parsed. Raises ShoalError."""
+    if options.command == "doctor":
+        from .doctor.command import run as run_doctor
+
+        return run_doctor(options, overrides(options))
     if options.command == "config":
         from .config_cmd import run as run_config
 

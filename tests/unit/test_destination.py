@@ -18,7 +18,7 @@ import pytest
 from shoal.agent.storage import filesystems
 from shoal.agent.storage.cleaning import clean_folder
 from shoal.agent.storage.destination import Destination
-from shoal.agent.storage.filesystems import disk_error, filesystem_type, is_network
+from shoal.agent.storage.filesystems import disk_error
 from shoal.agent.storage.partial import Partial
 from shoal.common import room, roots
 from shoal.common.errors import (
@@ -33,6 +33,7 @@ from shoal.common.errors import (
     VerificationFailed,
 )
 from shoal.common.manifest import ManifestEntry, read_manifest, verify_folder
+from shoal.common.mounts import filesystem_type, is_network
 from shoal.common.paths import SafeRoot
 from shoal.common.records import JobSpec, Layout, ObjectSpec, OriginKind
 
