@@ -41,9 +41,10 @@ def prove_writable(root: SafeRoot, path: str, renamed: str) -> None:
 def check_room(folder: Path, *, total_bytes: int, total_objects: int, files_each: int, on: Path | None = None) -> None:
     """Raise NoSpace when a job certainly does not fit into folder.
 
-    files_each is how many files (inodes) one object makes. on is a folder of the same file system, where folder is yet to be
-    made. What of the job is there already is not known here, so when room looks short, all that lies in the folder counts as the job's own: a folder that is complete is never refused, and a disk
-    that is too full for the rest is noticed again when each file takes its place.
+    files_each is how many files (inodes) one object makes. on is a folder of the same file system, where folder is yet to
+    be made. What of the job is there already is not known here, so when room looks short, all that lies in the folder counts
+    as the job's own: a folder that is complete is never refused, and a disk that is too full for the rest is noticed again
+    when each file takes its place.
     """
     room = os.statvfs(on or folder)
     short_bytes = total_bytes - room.f_bavail * room.f_frsize

@@ -180,7 +180,7 @@ async def check_sources(visit: Visit) -> list[Finding]:
         except ShoalError as error:
             findings.append(failed_by(error, subject=str(uri)))
             continue
-        told = f"{plan.objects} files, {format_size(plan.total_bytes)}"
+        told = f"{plan.objects:,} {'file' if plan.objects == 1 else 'files'}, {format_size(plan.total_bytes)}"
         if plan.refused:
             remedy = "shoal get --dry-run names them and says why"
             findings.append(warning(f"{told}; {plan.refused} refused", subject=plan.name, remedy=remedy))

@@ -215,8 +215,8 @@ def judge_destination(looked: Looked) -> Finding:
     subject = str(looked.folder)
     if looked.error is not None:
         return failed_by(looked.error, subject=subject)
-    there = "" if looked.nearest == looked.folder else f"can be made below {looked.nearest}; "
-    return ok(f"{there}a file was made, synced, renamed and removed", subject=subject)
+    there = "" if looked.nearest == looked.folder else f", can be made below {looked.nearest}"
+    return ok(f"writable{there}: a file was written, synced, renamed, removed", subject=subject)
 
 
 async def check_space(visit: Visit) -> list[Finding]:

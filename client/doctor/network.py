@@ -120,7 +120,10 @@ async def _targets(visit: Visit) -> list[Target]:
 
 async def check_dns(visit: Visit) -> list[Finding]:
     """Names to addresses."""
-    return _offline(visit) + [finding for seen in await probes(visit) if (finding := judge_dns(seen)) is not None]
+    judged = {
+        (found.subject, found.seen): found for seen in await probes(visit) if (found := judge_dns(seen)) is not None
+    }
+    return [*_offline(visit), *judged.values()] or [skipped("every endpoint is named by its address")]
 
 
 async def check_connect(visit: Visit) -> list[Finding]:
@@ -137,7 +140,8 @@ async def check_proxy(visit: Visit) -> list[Finding]:
 async def check_tls(visit: Visit) -> list[Finding]:
     """Certificates."""
     now = time.time()
-    return [finding for seen in await probes(visit) if (finding := judge_tls(seen, now)) is not None]
+    judged = [finding for seen in await probes(visit) if (finding := judge_tls(seen, now)) is not None]
+    return judged or [skipped("no endpoint speaks TLS")]
 
 
 async def check_http(visit: Visit) -> list[Finding]:
@@ -197,7 +201,7 @@ def judge_connect(seen: Probed) -> Finding | None:
         elif is_ip_literal(target.url.host) and _is_private(target.url.host):
             remedy = f"check that the server runs and its address in {target.what}"
         return failed_by(seen.error, subject=target.label, remedy=remedy)
-    return ok(f"connected in {format_duration(seen.connect_s)}", subject=target.label)
+    return ok(f"connected in {format_duration(max(seen.connect_s, 0.001))}", subject=target.label)
 
 
 def judge_proxy(seen: Probed) -> Finding | None:
@@ -288,6 +292,11 @@ def judge_http(seen: Probed) -> Finding | None:
         return warning(
             f"{said}: it asks to slow down", subject=target.label, remedy="wait; a token raises the Hub's limit"
         )
+    if target.is_hub and seen.status in (403, 404):
+        remedy = (
+            "if downloads fail, check hub.endpoint, and whether a proxy refuses the host: mirrors need not answer this"
+        )
+        return warning(f"{said} to a listing of its API", subject=target.label, remedy=remedy)
     if seen.status >= 500:
         return failed(said, subject=target.label, remedy="the server has trouble: try again later, or name a mirror")
     return ok(said, subject=target.label)

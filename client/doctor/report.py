@@ -44,8 +44,12 @@ def counts(examined: Sequence[Examined]) -> dict[Result, int]:
 def summary(examined: Sequence[Examined]) -> str:
     """All of it in one line."""
     number = counts(examined)
-    told = [f"{number[result]} {result.value}" for result in Result if number[result] or result is Result.FAILED]
-    return ", ".join(told)
+    words = {Result.WARNING: "warning" if number[Result.WARNING] == 1 else "warnings"}
+    return ", ".join(
+        f"{number[result]} {words.get(result, result.value)}"
+        for result in Result
+        if number[result] or result is Result.FAILED
+    )
 
 
 def document(examined: Sequence[Examined]) -> dict[str, Any]:
