@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.disk_errors import disk_error
-from ...common.errors import NoSpace, ShoalError
+from ...common.errors import NoSpace, NotWritable, ShoalError
 from ...common.mounts import bears_database, filesystem_type, is_network
 from ...common.paths import SafeRoot
 from ...common.room import check_room, prove_writable
@@ -85,7 +84,9 @@ def _nearest(folder: Path) -> Path:
         if path.is_dir():
             return path
         if os.path.lexists(path):
-            raise NotADirectoryError(errno.ENOTDIR, "a file lies where a folder should be", str(path))
+            raise NotWritable(
+                str(path), cause="a file lies where a folder should be", remedy="choose another destination"
+            )
     return Path("/")
 
 
@@ -381,6 +382,8 @@ def _state(name: str, path: Path) -> Finding:
         nearest = _nearest(path)
         writable = os.access(nearest, os.W_OK | os.X_OK)
         return judge_state(subject, filesystem_type(nearest), writable=writable, nearest=nearest)
+    except ShoalError as error:
+        return failed_by(error, subject=subject)
     except OSError as error:
         return failed_by(disk_error(error, str(path)), subject=subject)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...common.channel import is_loopback, split_host, uses_tls
 from ...common.errors import AccessDenied, ExitCode, ShoalError, Unreachable
+from ...common.http.dial import connect_cause
 from ...common.units import format_duration
 from ...common.version import VERSION
 from ...common.views import AgentStatus, AgentView, FleetView
@@ -150,7 +151,7 @@ async def _knock(address: str, limit_s: float) -> str:
     except TimeoutError:
         return f"no connection within {limit_s:g} s"
     except OSError as error:
-        return (error.strerror or str(error)).lower()
+        return connect_cause(error)
     except ShoalError as error:
         return error.cause
     writer.close()

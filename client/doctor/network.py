@@ -128,7 +128,8 @@ async def check_dns(visit: Visit) -> list[Finding]:
 
 async def check_connect(visit: Visit) -> list[Finding]:
     """TCP connections."""
-    return [finding for seen in await probes(visit) if (finding := judge_connect(seen)) is not None]
+    judged = [finding for seen in await probes(visit) if (finding := judge_connect(seen)) is not None]
+    return judged or [skipped("no endpoint is to be asked without a proxy")]
 
 
 async def check_proxy(visit: Visit) -> list[Finding]:
@@ -146,7 +147,8 @@ async def check_tls(visit: Visit) -> list[Finding]:
 
 async def check_http(visit: Visit) -> list[Finding]:
     """Answers."""
-    return [finding for seen in await probes(visit) if (finding := judge_http(seen)) is not None]
+    judged = [finding for seen in await probes(visit) if (finding := judge_http(seen)) is not None]
+    return judged or [skipped("no endpoint is to be asked")]
 
 
 async def check_clock(visit: Visit) -> list[Finding]:

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from ...common.errors import ConnectFailed, ShoalError, TimedOut
 from ...common.http.connection import Connection
-from ...common.http.dial import Dialer, HttpLimits, Route, resolve
+from ...common.http.dial import Dialer, HttpLimits, Route, connect_cause, resolve
 from ...common.http.message import Headers, request_head
 from ...common.http.proxies import proxy_authorization
 from ...common.http.tls import TlsContexts, TlsOptions
@@ -83,7 +83,7 @@ async def probe(
     except TimeoutError:
         return replace(seen, error=TimedOut(hop.host, cause=f"the resolver does not answer within {timeout_s:g} s"))
     except OSError as error:
-        return replace(seen, error=ConnectFailed(hop.host, cause=f"the name cannot be resolved: {error.strerror}"))
+        return replace(seen, error=ConnectFailed(hop.host, cause=connect_cause(error)))
     connection: Connection | None = None
     try:
         seen = replace(seen, stage=Stage.PROXY if target.proxy else Stage.CONNECT)

@@ -102,7 +102,7 @@ class Dialer:
         except TimeoutError:
             raise self._too_slow(route, "connection") from None
         except OSError as error:
-            raise ConnectFailed(route.label, cause=_connect_cause(error)) from error
+            raise ConnectFailed(route.label, cause=connect_cause(error)) from error
         try:
             _, connection = await loop.create_connection(lambda: self._connection(loop, via_tls=False), sock=sock)
         except BaseException:
@@ -198,7 +198,8 @@ class Dialer:
         return TimedOut(route.label, cause=f"no {what} within {self._limits.connect_timeout_s:g} s")
 
 
-def _connect_cause(error: OSError) -> str:
+def connect_cause(error: OSError) -> str:
+    """Why a connection did not come about, in a few words."""
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved: {error.strerror}"
     return (os.strerror(error.errno) if error.errno else str(error)).lower()
