@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from .visit import in_thread
 if TYPE_CHECKING:
     from ...common.settings import Settings
     from .visit import Visit
+
+_PROBES = ".shoal-doctor"
+_STALE_S = 3600.0  # no check takes as long
 
 FREE_SHARE_MIN = 20
 """Less than a twentieth free is worth a word even where everything fits: others write there, too."""
@@ -93,13 +97,12 @@ def _nearest(folder: Path) -> Path:
 def _tried(looked: Looked) -> Looked:
     from dataclasses import replace
 
-    name = f".shoal-doctor-{secrets.token_hex(6)}"
     try:
-        (looked.nearest / name).mkdir()
+        own = _own_folder(looked.nearest / _PROBES)
     except OSError as error:
         return replace(looked, error=disk_error(error, str(looked.nearest)))
     try:
-        with SafeRoot(looked.nearest / name) as root:
+        with SafeRoot(own) as root:
             prove_writable(root, "a.tmp", "b.tmp")
             return replace(looked, abilities=tuple(_abilities(root)), ignores_case=ignores_case(root, "sub/name"))
     except ShoalError as error:
@@ -107,7 +110,28 @@ def _tried(looked: Looked) -> Looked:
     except OSError as error:
         return replace(looked, error=disk_error(error, str(looked.folder)))
     finally:
-        _remove(looked.nearest / name)
+        _remove(own)
+        with suppress(OSError):
+            own.parent.rmdir()  # unless another run is at work in it
+
+
+def _own_folder(probes: Path) -> Path:
+    """A new folder below probes. What killed runs left there is removed. Raises OSError."""
+    own = probes / secrets.token_hex(6)
+    for is_last_try in (False, True):
+        probes.mkdir(exist_ok=True)
+        try:
+            own.mkdir()
+        except FileNotFoundError:  # a run that ended took the empty folder away meanwhile
+            if is_last_try:
+                raise
+            continue
+        break
+    with suppress(OSError):
+        for left in probes.iterdir():
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                _remove(left)
+    return own
 
 
 def _remove(folder: Path) -> None:
@@ -307,7 +331,8 @@ def judge_space(looked: Looked, load: Load, short: ShoalError | None) -> Finding
     seen = free + _coming_text(load, format_size(load.total_bytes))
     if load.unknown:
         remedy = "see the check sources; what it holds could not be counted"
-        return warning(f"{seen}; the size of {load.unknown} more is not known", subject=subject, remedy=remedy)
+        number = f"{load.unknown} source{'' if load.unknown == 1 else 's'}"
+        return warning(f"{seen}; the size of {number} is not known", subject=subject, remedy=remedy)
     if looked.free_bytes * FREE_SHARE_MIN < looked.size_bytes and not load.sources:
         return warning(f"{seen}: that is little", subject=subject, remedy="name the sources, to see whether they fit")
     return ok(seen, subject=subject)

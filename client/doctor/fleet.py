@@ -64,6 +64,8 @@ async def coordinator_ahead_s(visit: Visit) -> float | None:
 async def check_coordinator(visit: Visit) -> list[Finding]:
     """Whether it answers, takes our credential, and is of our version."""
     address = visit.settings.coordinator.address
+    if any(problem.name == "coordinator.address" for problem in visit.wishes.problems):
+        return [skipped("its address makes no sense: see the check config")]
     if not address:
         if "coordinator" in visit.wishes.named:
             remedy = "say --coordinator HOST:PORT"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ...common.channel import split_host, uses_tls
@@ -120,42 +120,50 @@ async def _targets(visit: Visit) -> list[Target]:
 
 async def check_dns(visit: Visit) -> list[Finding]:
     """Names to addresses."""
-    judged = {
-        (found.subject, found.seen): found for seen in await probes(visit) if (found := judge_dns(seen)) is not None
-    }
-    return [*_offline(visit), *judged.values()] or [skipped("every endpoint is named by its address")]
+    judged = await _judged(visit, judge_dns, "every endpoint is named by its address")
+    return [*_offline(visit), *dict.fromkeys(judged)]
 
 
 async def check_connect(visit: Visit) -> list[Finding]:
     """TCP connections."""
-    judged = [finding for seen in await probes(visit) if (finding := judge_connect(seen)) is not None]
-    return judged or [skipped("no endpoint is to be asked without a proxy")]
+    return await _judged(visit, judge_connect, "no endpoint is to be asked without a proxy")
 
 
 async def check_proxy(visit: Visit) -> list[Finding]:
-    """Proxies: which, from where, and whether they let us through."""
-    judged = [finding for seen in await probes(visit) if (finding := judge_proxy(seen)) is not None]
-    return judged or [skipped("no proxy is set for any endpoint")]
+    """Proxies: which, from where, and whether they let us through. Raises UsageError for one that makes no sense."""
+    await visit.once("targets", lambda: _targets(visit))
+    return await _judged(visit, judge_proxy, "no proxy is set for any endpoint")
 
 
 async def check_tls(visit: Visit) -> list[Finding]:
     """Certificates."""
     now = time.time()
-    judged = [finding for seen in await probes(visit) if (finding := judge_tls(seen, now)) is not None]
-    return judged or [skipped("no endpoint speaks TLS")]
+    return await _judged(visit, lambda seen: judge_tls(seen, now), "no endpoint speaks TLS")
 
 
 async def check_http(visit: Visit) -> list[Finding]:
     """Answers."""
-    judged = [finding for seen in await probes(visit) if (finding := judge_http(seen)) is not None]
-    return judged or [skipped("no endpoint is to be asked")]
+    return await _judged(visit, judge_http, "no endpoint is to be asked")
+
+
+async def _judged(visit: Visit, judge: Callable[[Probed], Finding | None], nothing: str) -> list[Finding]:
+    """What each probe means to one check; nothing says why there may be none."""
+    try:
+        seen = await probes(visit)
+    except UsageError as error:
+        return [skipped(f"{error.thing}: {error.cause}")]  # for the check proxy to complain of
+    return [finding for each in seen if (finding := judge(each)) is not None] or [skipped(nothing)]
 
 
 async def check_clock(visit: Visit) -> list[Finding]:
     """This machine's clock against those of the servers that answered."""
     from .fleet import coordinator_ahead_s
 
-    ahead = {seen.target.label: seen.ahead_s for seen in await probes(visit) if seen.ahead_s is not None}
+    try:
+        seen = await probes(visit)
+    except UsageError:
+        seen = []
+    ahead = {each.target.label: each.ahead_s for each in seen if each.ahead_s is not None}
     coordinator = await coordinator_ahead_s(visit)
     if coordinator is not None:
         ahead[f"{_COORDINATOR} {visit.settings.coordinator.address}"] = coordinator
@@ -178,8 +186,10 @@ def judge_dns(seen: Probed) -> Finding | None:
     target = seen.target
     hop = target.proxy or target.url
     if seen.stage is Stage.DNS:
-        remedy = f"check the name in {target.what} and the resolver (/etc/resolv.conf); "
-        remedy += "compute nodes often need a proxy or a mirror: docs/corporate-network.md"
+        remedy = f"check {target.proxy_origin} and the resolver (/etc/resolv.conf)"
+        if target.proxy is None:
+            remedy = f"check the name in {target.what} and the resolver (/etc/resolv.conf); "
+            remedy += "compute nodes often need a proxy or a mirror: docs/corporate-network.md"
         assert seen.error is not None
         return failed_by(seen.error, subject=hop.host, remedy=remedy)
     if is_ip_literal(hop.host):

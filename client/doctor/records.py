@@ -58,7 +58,7 @@ def failed(
 
 def failed_by(error: ShoalError, *, subject: str = "", remedy: str = "") -> Finding:
     """Wrong, as an error tells. remedy takes the place of the error's own."""
-    same = not error.thing or not subject or error.thing == subject
+    same = not error.thing or not subject or error.thing.endswith(subject)
     return Finding(
         result=Result.FAILED,
         seen=error.cause if same else f"{error.thing}: {error.cause}",

@@ -53,6 +53,15 @@ def test_a_destination_that_is_yet_to_be_made_leaves_no_trace(shoal: Shoal, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["person"]
 
 
+def test_what_a_killed_run_left_goes_and_what_a_living_one_uses_stays(shoal: Shoal, tmp_path: Path) -> None:
+    for name in ("dead", "alive"):
+        (tmp_path / "to/.shoal-doctor" / name / "sub").mkdir(parents=True)
+        (tmp_path / "to/.shoal-doctor" / name / "a.tmp").touch()
+    os.utime(tmp_path / "to/.shoal-doctor/dead", (1e9, 1e9))
+    assert diagnose(shoal, "--to", tmp_path / "to", only="destination").finished.exit_code == 0
+    assert [path.name for path in (tmp_path / "to/.shoal-doctor").iterdir()] == ["alive"]
+
+
 def test_without_a_word_it_is_where_get_would_write(shoal: Shoal) -> None:
     subjects = {row.subject for row in diagnose(shoal, only="destination").of("destination")}
     assert subjects == {str(shoal.cache)}
