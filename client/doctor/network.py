@@ -121,7 +121,9 @@ async def _targets(visit: Visit) -> list[Target]:
 async def check_dns(visit: Visit) -> list[Finding]:
     """Names to addresses."""
     judged = await _judged(visit, judge_dns, "every endpoint is named by its address")
-    return [*_offline(visit), *dict.fromkeys(judged)]
+    if visit.settings.hub.offline:
+        judged = [_offline(visit), *(found for found in judged if found.subject)]
+    return list(dict.fromkeys(judged))
 
 
 async def check_connect(visit: Visit) -> list[Finding]:
@@ -170,12 +172,10 @@ async def check_clock(visit: Visit) -> list[Finding]:
     return judge_clock(ahead)
 
 
-def _offline(visit: Visit) -> list[Finding]:
-    if not visit.settings.hub.offline:
-        return []
-    return [
-        skipped(f"hub.offline is set ({visit.settings.origin_of('hub.offline')}): the Hub is not asked", subject="Hub")
-    ]
+def _offline(visit: Visit) -> Finding:
+    return skipped(
+        f"hub.offline is set ({visit.settings.origin_of('hub.offline')}): the Hub is not asked", subject="Hub"
+    )
 
 
 # ---- what a probe means -------------------------------------------------------------------------------------------------

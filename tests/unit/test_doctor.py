@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import load_pem_x509_certificate
 
-from shoal.client.doctor import certificates, cluster, disk, examination, fleet, machine, network
+from shoal.client.doctor import certificates, cluster, disk, disk_probing, examination, fleet, machine, network
 from shoal.client.doctor.access import judge_exposure, judge_token
 from shoal.client.doctor.checks import CHECKS, chosen
 from shoal.client.doctor.configuration import judge_python
@@ -260,9 +260,9 @@ def test_a_token_in_plain_text() -> None:
 HERE = Path("/data/to")
 
 
-def looked(**fields: object) -> disk.Looked:
+def looked(**fields: object) -> disk_probing.Looked:
     values: dict[str, object] = {"folder": HERE, "nearest": HERE, "kind": "ext4", "size_bytes": 100 * GIB}
-    return disk.Looked(**{**values, "free_bytes": 50 * GIB, "free_files": 1000, **fields})  # type: ignore[arg-type]
+    return disk_probing.Looked(**{**values, "free_bytes": 50 * GIB, "free_files": 1000, **fields})  # type: ignore[arg-type]
 
 
 def test_room() -> None:
@@ -279,9 +279,9 @@ def test_room() -> None:
     assert "20 files are to come" in disk.judge_inodes(looked(), load, short).seen
 
 
-def able(**reasons: str) -> tuple[disk.Ability, ...]:
+def able(**reasons: str) -> tuple[disk_probing.Ability, ...]:
     names = ("O_EXCL", "rename", "flock", "copy_file_range")
-    return tuple(disk.Ability(name=name, reason=reasons.get(name, "")) for name in names)
+    return tuple(disk_probing.Ability(name=name, reason=reasons.get(name, "")) for name in names)
 
 
 def test_file_systems() -> None:
