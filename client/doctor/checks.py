@@ -163,7 +163,7 @@ CHECKS: Final = (
     Check(
         name="peers",
         group=Group.FLEET,
-        about="each agent's peer port, from this machine",
+        about="each agent's peer port answers to this machine",
         run=check_peers,
     ),
 )

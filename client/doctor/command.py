@@ -24,6 +24,8 @@ from .visit import Wishes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .records import Check
+
 
 def run(options: argparse.Namespace, overrides: Mapping[str, object]) -> int:
     """Examine and print. Returns the exit code. Raises UsageError for what the command line alone got wrong."""
@@ -40,11 +42,16 @@ def run(options: argparse.Namespace, overrides: Mapping[str, object]) -> int:
     settings, problems = _settings(options, overrides)
     configure_logs("doctor", settings)
     wishes = _wishes(options, settings, problems, timeout_s)
-    examined = run_loop(examine(checks, wishes))
-    if options.json:
-        print(json.dumps(document(examined), indent=2, ensure_ascii=False))
+    return run_loop(_examine(checks, wishes, as_json=options.json))
+
+
+async def _examine(checks: Sequence[Check], wishes: Wishes, *, as_json: bool) -> int:
+    """Also prints, because the end of the loop waits for a resolver that does not answer."""
+    examined = await examine(checks, wishes)
+    if as_json:
+        print(json.dumps(document(examined), indent=2, ensure_ascii=False), flush=True)
     else:
-        print(table(examined, width=_width(), colour=_colour(settings)))
+        print(table(examined, width=_width(), colour=_colour(wishes.settings)), flush=True)
         print(f"\n{summary(examined)}", file=sys.stderr)
     return exit_code(examined)
 

@@ -30,7 +30,11 @@ async def _examined(check: Check, visit: Visit) -> Examined:
             findings = await check.run(visit) or [skipped("there was nothing to look at")]
     except TimeoutError:
         findings = [
-            failed(f"no result within {limit_s:g} s", remedy="give it more time with --timeout", exit_code=_code(check))
+            failed(
+                f"no result within {limit_s:g} s",
+                remedy="see what else failed, or set --timeout",
+                exit_code=_code(check),
+            )
         ]
     except ShoalError as error:
         findings = [failed_by(error)]

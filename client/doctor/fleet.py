@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 from ...common.channel import is_loopback, split_host, uses_tls
 from ...common.errors import AccessDenied, ExitCode, ShoalError, Unreachable
-from ...common.http.dial import connect_cause
+from ...common.http.tls import TlsOptions
+from ...common.http.url import Url
 from ...common.units import format_duration
 from ...common.version import VERSION
 from ...common.views import AgentStatus, AgentView, FleetView
+from ...common.wiring import user_agent
+from .probing import Probed, Target, probe
 from .records import Finding, failed, failed_by, ok, skipped, warning
 
 if TYPE_CHECKING:
+    from ...common.settings import Settings
     from .visit import Visit
 
 PEERS_AT_ONCE: Final = 64
+_NOTHING_HERE: Final = frozenset({401, 403, 404, 503})
+"""What the peer exchange answers to who asks for nothing and shows no capability, or while it is busy (agent/peer/message.py)."""
+
 _HERE = frozenset({AgentStatus.ALIVE, AgentStatus.LATE, AgentStatus.DRAINING})
 
 
@@ -131,11 +138,25 @@ async def check_peers(visit: Visit) -> list[Finding]:
 
     async def one(agent: AgentView) -> Finding:
         if not agent.peer_address:
-            return judge_peer(agent, "", settings.coordinator.address)
+            return judge_peer(agent, None, settings.coordinator.address)
         async with limit:
-            return judge_peer(agent, await _knock(agent.peer_address, limit_s), settings.coordinator.address)
+            try:
+                seen = await probe(
+                    _peer(agent.peer_address, settings), timeout_s=limit_s, user_agent=user_agent(VERSION)
+                )
+            except ShoalError as error:
+                return failed_by(error, subject=f"{agent.name} at {agent.peer_address}")
+        return judge_peer(agent, seen, settings.coordinator.address)
 
     return list(await asyncio.gather(*map(one, here)))
+
+
+def _peer(address: str, settings: Settings) -> Target:
+    """The port of an agent's peer exchange. Peers are reached without a proxy. Raises UsageError."""
+    host, port = split_host(address)
+    url = Url(scheme="https" if settings.swarm.tls else "http", host=host.lower(), port=port, target="/")
+    tls = TlsOptions(ca_bundle=str(settings.security.tls_ca or ""))
+    return Target(url=url, what="agent", tls=tls, ca_setting="security.tls_ca")
 
 
 async def _agents(visit: Visit) -> list[AgentView]:
@@ -145,23 +166,8 @@ async def _agents(visit: Visit) -> list[AgentView]:
         return await coordinator.agents()
 
 
-async def _knock(address: str, limit_s: float) -> str:
-    """Open a connection and close it again. Returns why it did not come about; "" where it did."""
-    try:
-        async with asyncio.timeout(limit_s):
-            _, writer = await asyncio.open_connection(*split_host(address))
-    except TimeoutError:
-        return f"no connection within {limit_s:g} s"
-    except OSError as error:
-        return connect_cause(error)
-    except ShoalError as error:
-        return error.cause
-    writer.close()
-    return ""
-
-
-def judge_peer(agent: AgentView, reason: str, coordinator: str) -> Finding:
-    """What came of knocking at an agent's port. reason: why it failed, "" where it did not."""
+def judge_peer(agent: AgentView, seen: Probed | None, coordinator: str) -> Finding:
+    """What came of knocking at an agent's port; None where it has none."""
     subject = f"{agent.name} at {agent.peer_address}" if agent.peer_address else agent.name
     if not agent.peer_address:
         remedy = "if that is not meant, set agent.peer_listen and agent.upload_slots there"
@@ -171,7 +177,15 @@ def judge_peer(agent: AgentView, reason: str, coordinator: str) -> Finding:
         return warning(
             "it tells others a loopback address, which leads each of them to itself", subject=subject, remedy=remedy
         )
-    if reason:
-        remedy = "open TCP between the agents for this port (agent.peer_listen fixes it; 7072 by default), or set agent.peer_address"
-        return failed(f"not reached from here: {reason}", subject=subject, remedy=remedy)
+    if seen is not None and seen.error is not None:
+        remedy = (
+            "open TCP between the agents for this port (agent.peer_listen fixes it; 7072 by default), or set agent.peer_address; "
+            "swarm.tls must be the same everywhere"
+        )
+        return failed(
+            f"not reached from here: {seen.error.cause}", subject=subject, remedy=remedy, code=seen.error.code
+        )
+    if seen is not None and seen.status not in _NOTHING_HERE:
+        remedy = "a firewall or proxy, or another service, answers on this port: check it with the network team"
+        return failed(f"something else answers there (HTTP {seen.status})", subject=subject, remedy=remedy)
     return ok("reached from here", subject=subject)

@@ -88,6 +88,12 @@ def test_a_read_only_disk(shoal: Shoal, tmp_path: Path) -> None:
         row = found.failed("destination", exit_code=5)
         assert "read-only file system" in row.seen and "permissions, mount and disk" in row.remedy
         assert found.only("filesystem").result == "skipped"
+        with hub_in_thread(
+            [HubRepo("acme/tiny", {"a.bin": b"123"})]
+        ) as hub:  # a job says the same before a byte is fetched
+            run = shoal.run("get", "hf://acme/tiny", "--to", disk / "to", environ={"HF_ENDPOINT": hub.url}).expect(5)
+            assert row.seen in run.stderr and row.remedy in run.stderr
+            assert hub.log.bytes_served == 0
 
 
 @pytest.mark.system

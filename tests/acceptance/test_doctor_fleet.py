@@ -15,7 +15,7 @@ from shoal.common.version import VERSION
 from shoal.common.views import AgentStatus, AgentView, FleetView, Role
 from support.cli import Shoal
 from support.diagnosis import Diagnosis, diagnose
-from support.endpoints import Issuer, closed_port, web_server
+from support.endpoints import Issuer, Page, closed_port, web_server
 from support.fake_coordinator import FakeCoordinator, serving
 from support.fleet import Fleet
 from support.fleet_certificates import Authority
@@ -60,8 +60,14 @@ async def test_another_version_another_clock_and_closed_ports(shoal: Shoal) -> N
     api = Staged()
     api.view = replace(api.view, version="9.9.9")
     api.ahead_s = 400.0
-    with web_server() as open_port:
-        addresses = {"reached": f"127.0.0.1:{open_port}", "closed": f"127.0.0.1:{closed_port()}", "takes": ""}
+    nothing_here = Page(status=404, headers={"Content-Type": "text/plain"})
+    with web_server(nothing_here) as open_port, web_server() as portal:
+        addresses = {
+            "reached": f"127.0.0.1:{open_port}",
+            "closed": f"127.0.0.1:{closed_port()}",
+            "portal": f"127.0.0.1:{portal}",
+            "takes": "",
+        }
         api.listed = [
             AgentView(agent_id=name, name=name, status=AgentStatus.ALIVE, peer_address=address)
             for name, address in addresses.items()
@@ -76,6 +82,7 @@ async def test_another_version_another_clock_and_closed_ports(shoal: Shoal) -> N
     assert {name: row.result for name, row in peers.items()} == {
         "reached": "ok",
         "closed": "failed",
+        "portal": "failed",
         "takes": "warning",
     }
     assert "connection refused" in peers["closed"].seen and "agent.peer_listen" in peers["closed"].remedy

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from shoal.client.doctor import certificates, cluster, disk, disk_probing, exami
 from shoal.client.doctor.access import judge_exposure, judge_token
 from shoal.client.doctor.checks import CHECKS, chosen
 from shoal.client.doctor.configuration import judge_python
-from shoal.client.doctor.probing import clock_ahead_s
+from shoal.client.doctor.probing import Probed, Stage, Target, clock_ahead_s
 from shoal.client.doctor.records import Check, Examined, Finding, Group, Result, failed, ok, skipped, warning
 from shoal.client.doctor.report import document, exit_code, summary, table
 from shoal.client.doctor.visit import Visit, Wishes, in_thread
-from shoal.common.errors import AccessDenied, ExitCode, NoSpace, NotFound, UsageError
+from shoal.common.errors import AccessDenied, ConnectFailed, ExitCode, NoSpace, NotFound, ShoalError, UsageError
 from shoal.common.http.message import Headers
+from shoal.common.http.tls import TlsOptions
+from shoal.common.http.url import parse_url
 from shoal.common.settings import Settings
 from shoal.common.views import AgentStatus, AgentView, FleetView
 from support.endpoints import Issuer
@@ -126,6 +129,19 @@ async def test_what_blocks_runs_in_a_thread_that_nobody_waits_for() -> None:
     assert await in_thread(lambda: 1 + 1) == 2
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0)
+
+
+async def test_a_file_system_that_never_answers_ends_its_check_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "GRACE_S", 0.0)
+    answers = threading.Event()
+
+    async def hangs(visit: Visit) -> Sequence[Finding]:
+        return [ok(str(await in_thread(answers.wait)))]
+
+    check_of_disk = Check(name="x", group=Group.DISK, about="", run=hangs)
+    found = await examination.examine([check_of_disk, check()], wishes(timeout_s=0.05))
+    answers.set()
+    assert [each.findings[0].result for each in found] == ["failed", "ok"]
 
 
 # --- showing --------------------------------------------------------------------------------------------------------
@@ -384,9 +400,16 @@ def test_peer_ports() -> None:
     def agent(address: str) -> AgentView:
         return AgentView(agent_id="a", name="n1", status=AgentStatus.ALIVE, peer_address=address)
 
-    assert fleet.judge_peer(agent("10.0.0.1:7072"), "", "10.0.0.9:7070").result is Result.OK
-    found = fleet.judge_peer(agent("10.0.0.1:7072"), "connection refused", "10.0.0.9:7070")
+    def seen(status: int = 0, error: ShoalError | None = None) -> Probed:
+        url = parse_url("http://10.0.0.1:7072/")
+        target = Target(url=url, what="agent", tls=TlsOptions(), ca_setting="security.tls_ca")
+        return Probed(target=target, stage=Stage.DONE if status else Stage.CONNECT, status=status, error=error)
+
+    assert fleet.judge_peer(agent("10.0.0.1:7072"), seen(404), "10.0.0.9:7070").result is Result.OK
+    assert "something else" in fleet.judge_peer(agent("10.0.0.1:7072"), seen(200), "10.0.0.9:7070").seen
+    refused = seen(error=ConnectFailed("x", cause="connection refused"))
+    found = fleet.judge_peer(agent("10.0.0.1:7072"), refused, "10.0.0.9:7070")
     assert found.result is Result.FAILED and found.subject == "n1 at 10.0.0.1:7072" and "7072" in found.remedy
-    assert "loopback" in fleet.judge_peer(agent("127.0.0.1:7072"), "", "10.0.0.9:7070").seen
-    assert fleet.judge_peer(agent("127.0.0.1:7072"), "", "127.0.0.1:7070").result is Result.OK
-    assert fleet.judge_peer(agent(""), "", "127.0.0.1:7070").result is Result.WARNING
+    assert "loopback" in fleet.judge_peer(agent("127.0.0.1:7072"), seen(404), "10.0.0.9:7070").seen
+    assert fleet.judge_peer(agent("127.0.0.1:7072"), seen(404), "127.0.0.1:7070").result is Result.OK
+    assert fleet.judge_peer(agent(""), None, "127.0.0.1:7070").result is Result.WARNING
