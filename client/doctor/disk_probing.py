@@ -87,7 +87,7 @@ def _tried(looked: Looked) -> Looked:
     try:
         own = _own_folder(looked.nearest / _PROBES)
     except OSError as error:
-        return replace(looked, error=disk_error(error, str(looked.nearest)))
+        return replace(looked, error=disk_error(error, str(looked.folder)))
     try:
         with SafeRoot(own) as root:
             prove_writable(root, "a.tmp", "b.tmp")
