@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shoal.client.doctor.machine import files_needed
+from shoal.common.settings import Settings
 from support.cli import Shoal, installed
 from support.diagnosis import diagnose
 from support.hub import hub_in_thread
@@ -154,7 +156,7 @@ def test_too_few_open_files(shoal: Shoal) -> None:
     said = limited(shoal, "ulimit -n 100", "files", exit_code=2)
     assert "FAILED files at most 100 open files" in said and "limits.conf" in said
     said = limited(shoal, "ulimit -S -n 256", "files", exit_code=0)
-    assert "warning files at most 256 open files" in said and "ulimit -n 808" in said
+    assert "warning files at most 256 open files" in said and f"ulimit -n {files_needed(Settings())}" in said
 
 
 def test_a_umask_and_secrets_that_others_can_read(shoal: Shoal, tmp_path: Path) -> None:
