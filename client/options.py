@@ -287,7 +287,7 @@ def _add_doctor(command: Any) -> None:
         "--only", metavar="CHECK", action="append", default=[], help="only these checks (repeatable, or with commas)"
     )
     parser.add_argument("--skip", metavar="CHECK", action="append", default=[], help="not these checks")
-    parser.add_argument("--timeout", metavar="AGE", default="20s", help="how long each check may take (default 20s)")
+    parser.add_argument("--timeout", metavar="TIME", default="20s", help="how long each check may take (default 20s)")
     parser.add_argument("--list", action="store_true", help="name the checks and what they look at")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
