@@ -18,6 +18,7 @@ from ...common.uri import HttpUri
 from ...common.version import VERSION
 from ...common.wiring import proxies, tls_options, user_agent
 from .certificates import read_certificate, refusal, validity
+from .fleet import coordinator_ahead_s
 from .probing import Probed, Stage, Target, probe
 from .records import Finding, failed, failed_by, ok, skipped, warning
 
@@ -159,8 +160,6 @@ async def _judged(visit: Visit, judge: Callable[[Probed], Finding | None], nothi
 
 async def check_clock(visit: Visit) -> list[Finding]:
     """This machine's clock against those of the servers that answered."""
-    from .fleet import coordinator_ahead_s
-
     try:
         seen = await probes(visit)
     except UsageError:
@@ -264,7 +263,8 @@ def judge_tls(seen: Probed, now: float) -> Finding | None:
         if isinstance(seen.error, UsageError):
             remedy = f"set {target.ca_setting} to a PEM file"
             return failed_by(seen.error, subject=target.label, remedy=remedy)
-        return failed_by(seen.error, subject=target.label)
+        remedy = seen.error.remedy or f"something on the way cuts TLS off: ask the network team to allow {target.label}"
+        return failed_by(seen.error, subject=target.label, remedy=remedy)
     if not target.tls.verify:
         who = f' (issued by "{shown.issuer}")' if shown is not None else ""
         remedy = f"set {target.ca_setting} to your organisation's CA file instead of verify_tls = false"

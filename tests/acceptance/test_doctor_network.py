@@ -67,7 +67,8 @@ def test_a_server_that_never_says_a_word(shoal: Shoal) -> None:
     with black_hole() as port:
         environ = {"HF_ENDPOINT": f"https://127.0.0.1:{port}", "SHOAL_FETCH_CONNECT_TIMEOUT": "500ms"}
         found = diagnose(shoal, only=NETWORK, environ=environ)
-        assert "no TLS handshake within 0.5 s" in found.failed("tls", exit_code=1).seen
+        row = found.failed("tls", exit_code=1)
+        assert "no TLS handshake within 0.5 s" in row.seen and "ask the network team" in row.remedy
         environ["HF_ENDPOINT"] = f"http://127.0.0.1:{port}"
         found = diagnose(shoal, only=NETWORK, environ=environ)
         assert "nothing of the answer came" in found.failed("http", exit_code=1).seen
