@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -16,9 +17,9 @@ import grpc.aio
 from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 
-from ..common.channel import ADMITTED, call_error, call_metadata, open_channel
+from ..common.channel import ADMITTED, CHALLENGE_KEY, call_error, call_metadata, open_channel
 from ..common.errors import ShoalError, Unreachable
-from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, ObjectSpec
+from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, Hello, ObjectSpec
 from ..common.s3_signing import SignedUrl
 from ..common.settings_table import SecuritySettings
 from ..common.wire import decode_coordinator_message, encode_agent_message
@@ -39,7 +40,9 @@ INCOMING_MAX = 64
 class GrpcLink:
     """An open session. Iterate over it for what the coordinator says; `connect` makes and closes it."""
 
-    def __init__(self, address: str, security: SecuritySettings, stub: Any, call: Any) -> None:
+    def __init__(self, address: str, security: SecuritySettings, stub: Any, call: Any, *, challenge: str = "") -> None:
+        """challenge: what the Hello of this session must repeat."""
+        self._challenge = challenge
         self._address = address
         self._security = security
         self._stub = stub
@@ -53,6 +56,8 @@ class GrpcLink:
 
     async def send(self, message: AgentMessage) -> None:
         """Send a message. A Goodbye is the last one. Raises ShoalError if the session has ended."""
+        if isinstance(message, Hello):
+            message = replace(message, challenge=self._challenge)
         request = encode_agent_message(message)
         async with self._sending:
             if self._ended.is_set():
@@ -162,7 +167,8 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
         call: Any = stub.Session(metadata=call_metadata(security))
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                if ADMITTED not in tuple(await call.initial_metadata()):
+                metadata = tuple(await call.initial_metadata())
+                if ADMITTED not in metadata:
                     await call.read()  # raises why it was refused
                     raise Unreachable(f"coordinator {address}", cause="what answers there is no Shoal coordinator")
         except grpc.aio.AioRpcError as error:
@@ -170,7 +176,8 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
         except TimeoutError:
             cause = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
             raise Unreachable(f"coordinator {address}", cause=cause, remedy="see whether it runs") from None
-        link = GrpcLink(address, security, stub, call)
+        challenge = next((str(value) for key, value in metadata if key == CHALLENGE_KEY), "")
+        link = GrpcLink(address, security, stub, call, challenge=challenge)
         try:
             yield link
         finally:

@@ -145,6 +145,10 @@ def _command(name: str) -> Command:
         from . import tools_cmd
 
         return tools_cmd.tools
+    if name in ("token", "backup"):
+        from . import credentials
+
+        return credentials.token if name == "token" else credentials.backup
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from .options_datasets import add_dataset_commands
+from .options_fleet import add_backup, add_install_systemd, add_rotate
 
 EXAMPLES = """\
 examples:
@@ -261,6 +262,7 @@ def _add_daemons(command: Any) -> None:
         "--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)"
     )
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
+    add_backup(command)
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
     parser.add_argument("--data", metavar="DIR", help="folder of its journal, one per agent")
@@ -288,7 +290,8 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", nargs="?", metavar="FILE")
     actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
-    parser = command("token", "Create, list or revoke credentials of agents and administrators.")
+    add_install_systemd(actions, common, _Formatter)
+    parser = command("token", "Create, list, rotate or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser(
         "create", parents=[common], help="print a new credential, once", formatter_class=_Formatter
@@ -303,6 +306,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--state", metavar="DIR")
     listing.add_argument("--json", action="store_true")
+    add_rotate(actions, common, _Formatter)
     revoke = actions.add_parser(
         "revoke", parents=[common], help="make a credential worthless", formatter_class=_Formatter
     )

@@ -34,6 +34,9 @@ PING_TIMEOUT_S = 5
 ADMITTED = ("shoal-session", "open")
 """Initial metadata of a session that is let in, before anything was said. A refusal comes with initial metadata too, but not this."""
 
+CHALLENGE_KEY = "shoal-challenge"
+"""Initial metadata of a session: a number that its Hello must repeat, so that a Hello of another session is worth nothing."""
+
 Options = list[tuple[str, int]]
 
 _COMMON: Options = [

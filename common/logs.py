@@ -111,6 +111,23 @@ class Logger:
             pass
 
 
+class Seldom:
+    """Lets through at most so many events in so long: for what others can cause as often as they like."""
+
+    def __init__(self, events_max: int, period_s: float) -> None:
+        self._events_max = events_max
+        self._period_s = period_s
+        self._began = float("-inf")
+        self._events = 0
+
+    def take(self, now: float) -> bool:
+        """Whether an event at this time, in seconds, may be written."""
+        if now - self._began >= self._period_s:
+            self._began, self._events = now, 0
+        self._events += 1
+        return self._events <= self._events_max
+
+
 def get_logger(name: str) -> Logger:
     """A logger for a part of the system (``"agent"``, ``"coordinator.scheduler"``)."""
     return Logger(name)

@@ -304,6 +304,7 @@ class FleetView:
     bytes_waiting: int = 0
     units_leased: int = 0
     rate_bytes_per_s: float = 0.0
+    warnings: tuple[str, ...] = ()  # what needs somebody's attention, for people
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,6 +54,7 @@ async def serve(settings: Settings, *, version: str) -> int:
                 listen=settings.coordinator.listen,
                 security=settings.security,
                 tokens=coordinator.tokens,
+                identities=coordinator.identities,
             )
             with closing(Notifier.from_environ(os.environ)) as notifier, on_stop(stop.set):
                 async with asyncio.TaskGroup() as tasks:

@@ -33,10 +33,12 @@ from ..common.logs import get_logger
 from ..common.settings_table import SecuritySettings
 from .admin_service import FleetAdminService
 from .api import CoordinatorApi
-from .auth import Gate, Tokens, must_authenticate
+from .auth import Gate, must_authenticate
 from .calls import Calls
 from .fleet_service import FleetService
+from .identities import IdentityBook
 from .job_service import JobService
+from .tokens import TokenBook
 
 CUT_OFF_S = 1.0
 """What calls get to end by themselves after the grace."""
@@ -53,14 +55,25 @@ log = get_logger("coordinator.server")
 class CoordinatorServer:
     """Serves a coordinator on one address. Use: ``await start()``, then ``await stop(...)``, each once, on one event loop."""
 
-    def __init__(self, api: CoordinatorApi, *, listen: str, security: SecuritySettings, tokens: Tokens) -> None:
-        """Args: listen (HOST:PORT, where port 0 is a free one). Raises UsageError if this address may not be opened like this."""
+    def __init__(
+        self,
+        api: CoordinatorApi,
+        *,
+        listen: str,
+        security: SecuritySettings,
+        tokens: TokenBook,
+        identities: IdentityBook | None = None,
+    ) -> None:
+        """Args: listen (HOST:PORT, where port 0 is a free one); identities of agents, none unless given.
+
+        Raises UsageError if this address may not be opened like this."""
         self._listen = listen
         self._security = security
         self._calls = Calls(Gate(closed=must_authenticate(listen, security), tokens=tokens))
-        self._fleet = FleetService(api)
+        tokens.watch(self._calls.recheck_now)
+        self._fleet = FleetService(api, identities)
         self._jobs = JobService(api)
-        self._admin = FleetAdminService(api)
+        self._admin = FleetAdminService(api, tokens)
         self._health = cast("Any", health).aio.HealthServicer()  # the stubs lack it
         self._server: grpc.aio.Server | None = None
         self._recheck: asyncio.Task[None] | None = None

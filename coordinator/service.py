@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from ..common.errors import Conflict, UsageError
@@ -21,19 +22,18 @@ from ..common.views import (
     FleetView,
     HostView,
     JobView,
-    NewToken,
     ObjectStatus,
     ObjectView,
     QueueView,
-    Role,
     SubmitRequest,
     Submitted,
-    TokenView,
 )
 from .api import AgentSession, Close, Send
+from .backup import backup_blocks
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
+from .identities import IdentityBook
 from .leases import HeldLease
 from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
@@ -101,6 +101,7 @@ class Coordinator:
         self._to_plan: list[str] = []
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+        self.warnings: tuple[str, ...] = ()  # what needs somebody's attention, for people
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -154,6 +155,8 @@ class Coordinator:
         )
         self.tokens = TokenBook(self._store, self._wall_clock)
         await self.tokens.load()
+        self.identities = IdentityBook(self._store, self.tokens)
+        await self.identities.load()
         log.info("coordinator.started", incarnation=incarnation, jobs=len(core.jobs))
 
     async def run(self) -> None:
@@ -351,7 +354,7 @@ class Coordinator:
         return next(view for view in self.hosts() if view.host == host.lower())
 
     def fleet(self) -> FleetView:
-        return self._reader.fleet(self._now(), self._meter.total_rate())
+        return replace(self._reader.fleet(self._now(), self._meter.total_rate()), warnings=self.warnings)
 
     # ---- API: sessions ----------------------------------------------------------------------------------------------
 
@@ -404,16 +407,9 @@ class Coordinator:
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
         return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)
 
-    # ---- API: credentials -------------------------------------------------------------------------------------------
-
-    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
-        return await self.tokens.create(role, name, expires_s)
-
-    async def list_tokens(self) -> list[TokenView]:
-        return self.tokens.list()
-
-    async def revoke_token(self, token_id: str) -> None:
-        await self.tokens.revoke(token_id)
+    async def backup(self) -> AsyncIterator[bytes]:
+        async for block in backup_blocks(self._store):
+            yield block
 
     def _view(self, job_id: str) -> JobView:
         return self._reader.job(job_id, self._meter.rate(job_id), active=False)
