@@ -22,6 +22,7 @@ from ..common.errors import ShoalError, Unreachable
 from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, Hello, ObjectSpec
 from ..common.s3_signing import SignedUrl
 from ..common.settings_table import SecuritySettings
+from ..common.tls_probe import explained
 from ..common.wire import decode_coordinator_message, encode_agent_message
 from ..common.wire_signing import decode_signed_url
 from ..common.wire_values import each
@@ -172,7 +173,7 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
                     await call.read()  # raises why it was refused
                     raise Unreachable(f"coordinator {address}", cause="what answers there is no Shoal coordinator")
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, address) from None
+            raise await explained(call_error(error, address), address, security) from None
         except TimeoutError:
             cause = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
             raise Unreachable(f"coordinator {address}", cause=cause, remedy="see whether it runs") from None

@@ -15,10 +15,11 @@ from shoal.v1.fleet_admin_service_pb2_grpc import FleetAdminServiceStub
 from shoal.v1.job_service_pb2_grpc import JobServiceStub
 
 from ..common.channel import call_error, call_metadata, open_channel
-from ..common.errors import UsageError
+from ..common.errors import ShoalError, UsageError
 from ..common.secrets import Secret
 from ..common.settings import Settings
 from ..common.settings_table import SecuritySettings
+from ..common.tls_probe import explained
 from ..common.views import (
     AgentView,
     Control,
@@ -100,7 +101,7 @@ class RemoteCoordinator:
             async for response in call:
                 yield decode_job(response.job)
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._address) from None
+            raise await self._error(error) from None
         finally:
             call.cancel()  # of no effect after its end
 
@@ -208,7 +209,7 @@ class RemoteCoordinator:
             async for response in call:
                 yield response.data
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._address) from None
+            raise await self._error(error) from None
         finally:
             call.cancel()  # of no effect after its end
 
@@ -218,7 +219,10 @@ class RemoteCoordinator:
             call: Awaitable[R] = method(request, timeout=timeout_s, metadata=call_metadata(self._security))
             return await call
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._address) from None
+            raise await self._error(error) from None
+
+    async def _error(self, error: grpc.aio.AioRpcError) -> ShoalError:
+        return await explained(call_error(error, self._address), self._address, self._security)
 
 
 @asynccontextmanager

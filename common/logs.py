@@ -55,6 +55,13 @@ def configure(
         _State.write = None
 
 
+def use_stream(stream: TextIO) -> None:
+    """Write to another stream from now on, as `configure` with the rest as it is."""
+    with _State.lock:
+        _State.output = _State.output._replace(stream=stream)
+        _State.write = None
+
+
 def is_enabled(level: str) -> bool:
     """Would an event of this level be written?"""
     return LEVELS[level] >= _State.output.level
