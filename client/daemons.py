@@ -25,7 +25,7 @@ def coordinator(options: argparse.Namespace, settings: Settings) -> int:
     from ..coordinator.daemon import serve
 
     _use_uvloop()
-    return run(serve(settings, version=VERSION))
+    return run(serve(settings, version=VERSION, load=lambda: _load(options)))
 
 
 def agent(options: argparse.Namespace, settings: Settings) -> int:
@@ -35,7 +35,14 @@ def agent(options: argparse.Namespace, settings: Settings) -> int:
     from ..agent.daemon import serve
 
     _use_uvloop()
-    return run(serve(settings, version=VERSION))
+    return run(serve(settings, version=VERSION, load=lambda: _load(options)))
+
+
+def _load(options: argparse.Namespace) -> Settings:
+    """The settings as they are now, from the same places. Raises UsageError."""
+    from .main import load
+
+    return load(options)
 
 
 class OfflineState:

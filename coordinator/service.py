@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
@@ -33,6 +32,7 @@ from .backup import backup_blocks
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
+from .host_policies import HostPolicy, set_policies
 from .identities import IdentityBook
 from .leases import HeldLease
 from .model import JobStatus
@@ -42,6 +42,7 @@ from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
+from .sources.policy import Policy
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
@@ -53,9 +54,6 @@ LOAD_MAX = 4096
 WATCH_S = 0.5
 TURN_S = 1.0
 """Longest pause between turns: objects that wait for their next attempt have no event of their own."""
-
-HostPolicy: TypeAlias = tuple[float, float, int]
-"""Requests/s, bytes/s and connections of the whole fleet; 0 is unlimited."""
 
 log = get_logger("coordinator")
 
@@ -135,11 +133,7 @@ class Coordinator:
             if lease.stop > lease.start:
                 held.left.add(lease.start, lease.stop)
             core.restore_lease(held, spec)
-        for host, limits in self._host_policies.items():
-            if any(limits):
-                core.hosts.set_policy(host, *limits)
-        for policy in await run(store.host_policies):
-            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s, policy.connections)
+        await set_policies(core, self._store, self._host_policies, before={})
         known: list[PutAgent] = await run(store.agents)
         self._reader = Reader(core, known, version=self._version, started_at=now)
         self._meter = Meter()
@@ -352,6 +346,13 @@ class Coordinator:
             raise UsageError(f"host {host}", cause=str(error)) from None
         await self._durable()
         return next(view for view in self.hosts() if view.host == host.lower())
+
+    async def configure(self, host_policies: Mapping[str, HostPolicy], policy: Policy) -> None:
+        """Take up another configuration: limits of hosts, and what may be fetched."""
+        before, self._host_policies = self._host_policies, host_policies
+        await set_policies(self.core, self._store, host_policies, before=before)
+        self._collections.policy = policy
+        self._wake.set()
 
     def fleet(self) -> FleetView:
         return replace(self._reader.fleet(self._now(), self._meter.total_rate()), warnings=self.warnings)
