@@ -101,10 +101,15 @@ def on_reload(reloader: Reloader, tasks: asyncio.TaskGroup) -> Generator[None]:
 
 
 def changes(old: Settings, new: Settings) -> Iterator[str]:
-    """Names of the settings whose values differ; a table that is only in one of both counts with all its keys."""
+    """Names of the settings whose values differ. What is not in a table that is missing in one of both has its default there."""
+    from .settings_table import SECTIONS
+
     before, after = ({name: value for name, _key, value in settings.values()} for settings in (old, new))
+    defaults = {section.name: section.cls() for section in SECTIONS if section.named}
     for name in {**before, **after}:
-        if name not in before or name not in after or _differ(before[name], after[name]):
+        section, _, rest = name.partition(".")
+        default = getattr(defaults.get(section), rest.rpartition(".")[2], None)
+        if _differ(before.get(name, default), after.get(name, default)):
             yield name
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from .errors import UsageError
 
@@ -72,28 +73,31 @@ class Notifier:
 LISTEN_FDS_START = 3
 
 
-def listen_sockets(environ: Mapping[str, str], *, pid: int | None = None) -> list[socket.socket]:
-    """The sockets that systemd listens on for this process: ``LISTEN_FDS`` and ``LISTEN_PID`` (sd_listen_fds(3)).
+@contextmanager
+def listen_sockets(environ: Mapping[str, str], *, pid: int | None = None) -> Generator[list[socket.socket]]:
+    """The sockets that systemd listens on for this process, closed in the end: ``LISTEN_FDS``, ``LISTEN_PID`` (sd_listen_fds(3)).
 
     They are not inherited by children. Raises UsageError for one that is no listening stream socket.
     """
-    count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(pid or os.getpid()) or not (count.isascii() and count.isdigit()):
-        return []
-    found: list[socket.socket] = []
-    for descriptor in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
-        try:
-            os.set_inheritable(descriptor, False)
-            listener = socket.socket(fileno=descriptor)
-            is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            cause = f"descriptor {descriptor} is no socket: {error.strerror}"
-            raise UsageError("LISTEN_FDS", cause=cause, remedy="see ListenStream= of the .socket unit") from None
-        found.append(listener)
-        if listener.type != socket.SOCK_STREAM or not is_listening:
-            cause = f"descriptor {descriptor} is no stream socket that listens"
-            raise UsageError("LISTEN_FDS", cause=cause, remedy="set ListenStream= and Accept=no in the .socket unit")
-    return found
+    text = environ.get("LISTEN_FDS", "")
+    is_ours = environ.get("LISTEN_PID") == str(pid or os.getpid()) and text.isascii() and text.isdigit()
+    with ExitStack() as stack:
+        count = int(text) if is_ours else 0
+        yield [stack.enter_context(_listener(number)) for number in range(LISTEN_FDS_START, LISTEN_FDS_START + count)]
+
+
+def _listener(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        cause = f"descriptor {descriptor} is no socket: {error.strerror}"
+        raise UsageError("LISTEN_FDS", cause=cause, remedy="see ListenStream= of the .socket unit") from None
+    if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.close()
+        cause = f"descriptor {descriptor} is no stream socket that listens"
+        raise UsageError("LISTEN_FDS", cause=cause, remedy="set ListenStream= and Accept=no in the .socket unit")
+    return listener
 
 
 def _watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:

@@ -10,16 +10,21 @@ control stay between the client and gRPC. Only messages of the fleet pass here, 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 from ..common.logs import get_logger
 
 HIGH_WATER_BYTES = 256 << 10
 """What waits for a slow reader before the other side is read no further."""
+
+BASE_BYTES_MAX = 80
+"""The path of a Unix socket has room for 107 bytes (unix(7)), ours takes up to 20."""
 
 log = get_logger("coordinator.activation")
 
@@ -36,10 +41,12 @@ class Relay:
     """Hands the connections of listening sockets on to a Unix socket. Use: `path`, then ``await start()``, ``await stop()``."""
 
     def __init__(self, listeners: Sequence[socket.socket], environ: Mapping[str, str]) -> None:
-        """listeners: closed by `stop`; systemd keeps its own. environ: ``RUNTIME_DIRECTORY`` is where the Unix socket lies."""
+        """listeners: whoever made them closes them, too. environ: ``RUNTIME_DIRECTORY`` is where the Unix socket lies."""
         self._listeners = listeners
         base = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-        self._folder = tempfile.TemporaryDirectory(prefix="shoal-", dir=base or None)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="shoal-", dir=base if 0 < len(os.fsencode(base)) < BASE_BYTES_MAX else None
+        )
         self.path = Path(self._folder.name, "grpc")
         self._stack = AsyncExitStack()
         self._open: set[_End] = set()
@@ -71,10 +78,9 @@ class _End(asyncio.Protocol):
         self.other: _End | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not of that class
         self._ends.add(self)
-        transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+        self._transport.set_write_buffer_limits(HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None and self.other._transport is not None:
@@ -112,6 +118,8 @@ class _Outer(_End):
         super().__init__(ends)
         self._path = path
         self._joining: asyncio.Task[None] | None = None
+        self._early = bytearray()  # uvloop may deliver once what had arrived before reading was paused
+        self._ended_early = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -137,5 +145,20 @@ class _Outer(_End):
             inner.abort()
             raise
         self.other = inner
+        if self._early:
+            super().data_received(bytes(self._early))
+            self._early.clear()
+        if self._ended_early:
+            super().eof_received()
         if self._transport is not None:
             self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self._early += data
+        else:
+            super().data_received(data)
+
+    def eof_received(self) -> bool:
+        self._ended_early = self.other is None
+        return super().eof_received()

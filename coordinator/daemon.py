@@ -51,8 +51,11 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
     """
     capture_library_logs()
     warn_of_open_tls(settings)
-    listeners = listen_sockets(os.environ)
-    with translated(is_server=True), closing(Notifier.from_environ(os.environ)) as notifier:
+    with (
+        translated(is_server=True),
+        closing(Notifier.from_environ(os.environ)) as notifier,
+        listen_sockets(os.environ) as listeners,
+    ):
 
         async def take_up(new: Settings) -> None:
             await coordinator.configure(host_policies_of(new), policy_of(new))
