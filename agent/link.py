@@ -18,7 +18,7 @@ from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 
 from ..common.channel import ADMITTED, CHALLENGE_KEY, call_error, call_metadata, open_channel
-from ..common.errors import ShoalError, Unreachable
+from ..common.errors import ShoalError, Unauthenticated, Unreachable
 from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, Hello, ObjectSpec
 from ..common.s3_signing import SignedUrl
 from ..common.settings_table import SecuritySettings
@@ -41,8 +41,18 @@ INCOMING_MAX = 64
 class GrpcLink:
     """An open session. Iterate over it for what the coordinator says; `connect` makes and closes it."""
 
-    def __init__(self, address: str, security: SecuritySettings, stub: Any, call: Any, *, challenge: str = "") -> None:
-        """challenge: what the Hello of this session must repeat."""
+    def __init__(
+        self,
+        address: str,
+        security: SecuritySettings,
+        stub: Any,
+        call: Any,
+        *,
+        shown: tuple[tuple[str, str], ...] = (),
+        challenge: str = "",
+    ) -> None:
+        """shown: the credential that the session was opened with; challenge: what its Hello must repeat."""
+        self._shown = shown
         self._challenge = challenge
         self._address = address
         self._security = security
@@ -145,12 +155,24 @@ class GrpcLink:
             async for response in self._call:
                 await self._incoming.put(decode_coordinator_message(response))
         except grpc.aio.AioRpcError as error:
-            self._error = call_error(error, self._address)
+            self._error = self._renewable(call_error(error, self._address))
         except ShoalError as error:
             self._error = error
         finally:
             self._ended.set()
         await self._incoming.put(None)
+
+    def _renewable(self, error: ShoalError) -> ShoalError:
+        """A credential that ended is no reason to give up when there is a new one in its place."""
+        if isinstance(error, Unauthenticated):
+            try:
+                if call_metadata(self._security) != self._shown:
+                    return Unreachable(error.thing, cause=f"{error.cause}; there is a new one in its place")
+            except (
+                ShoalError
+            ):  # it is being replaced at this moment, or is gone: then the error says why the session ended
+                pass
+        return error
 
     def _failure(self) -> ShoalError:
         return self._error or Unreachable(f"coordinator {self._address}", cause="the session has ended")
@@ -165,7 +187,8 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
     channel = open_channel(address, security)
     try:
         stub: Any = FleetServiceStub(channel)
-        call: Any = stub.Session(metadata=call_metadata(security))
+        shown = call_metadata(security)
+        call: Any = stub.Session(metadata=shown)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 metadata = tuple(await call.initial_metadata())
@@ -178,7 +201,7 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
             cause = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
             raise Unreachable(f"coordinator {address}", cause=cause, remedy="see whether it runs") from None
         challenge = next((str(value) for key, value in metadata if key == CHALLENGE_KEY), "")
-        link = GrpcLink(address, security, stub, call, challenge=challenge)
+        link = GrpcLink(address, security, stub, call, shown=shown, challenge=challenge)
         try:
             yield link
         finally:

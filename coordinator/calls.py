@@ -135,7 +135,7 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
                 raise
             task.uncancel()
             cause = f"the credential {caller.name!r} {self._gate.lapse(caller)}"
-            log.warning("stream.ended", credential=caller.name, reason=cause)
+            log.warning("stream.ended", caller=caller.name, reason=cause)
             raise Unauthenticated("stream", cause=cause, remedy="connect with a new one") from None
         finally:
             del self._streams[task]

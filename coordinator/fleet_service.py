@@ -92,7 +92,7 @@ class FleetService(FleetServiceServicer):
         caller = CALLER.get()
         if hello.challenge != challenge and (hello.challenge or caller.principal):
             cause = "it is of another session: it was replayed" if hello.challenge else "it answers no challenge"
-            log.warning("hello.refused", agent=hello.name, credential=caller.name, reason=cause)
+            log.warning("hello.refused", agent=hello.name, caller=caller.name, reason=cause)
             raise AccessDenied(f"hello of agent {hello.name}", cause=cause, remedy="let the agent connect anew")
         if self._identities is not None:
             await self._identities.claim(hello.agent_id, hello.name, caller)

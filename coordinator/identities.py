@@ -55,9 +55,9 @@ class IdentityBook:
                     cause=f"its identity belongs to the credential {owner!r}; this one is {caller.principal!r}",
                     remedy="give each agent a --data folder and a credential of its own; to renew a credential: shoal token rotate",
                 )
-                log.warning("hello.refused", agent=name, credential=caller.principal, belongs_to=owner)
+                log.warning("hello.refused", agent=name, caller=caller.principal, belongs_to=owner)
                 raise error
-            log.warning("identity.moved", agent=name, credential=caller.principal, belonged_to=owner)
+            log.warning("identity.moved", agent=name, caller=caller.principal, belonged_to=owner)
         bound = f"{TOKEN if caller.token_id else CERTIFICATE} {caller.principal}"
         if self._bound.get(agent_id) != bound:
             self._bound[agent_id] = bound
