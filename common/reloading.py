@@ -57,8 +57,8 @@ class Reloader:
             settings = self._load()
             changed = list(changes(self.settings, settings))
             in_force = [name for name in changed if any(fnmatchcase(name, pattern) for pattern in self._live)]
-            logs.reconfigure(settings.log.level, settings.log.format)
             await self._apply(settings)
+            logs.reconfigure(settings.log.level, settings.log.format)
         except ShoalError as error:
             log.error("settings.not_reloaded", error=str(error), meaning="the settings of before stay in force")
             self._notifier.ready("settings not reloaded: see the log")
