@@ -305,6 +305,7 @@ class FleetView:
     units_leased: int = 0
     rate_bytes_per_s: float = 0.0
     warnings: tuple[str, ...] = ()  # what needs somebody's attention, for people
+    epoch_s: float = 0.0  # what the coordinator's clock shows, seconds since 1970; 0: it does not tell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -355,7 +355,8 @@ class Coordinator:
         self._wake.set()
 
     def fleet(self) -> FleetView:
-        return replace(self._reader.fleet(self._now(), self._meter.total_rate()), warnings=self.warnings)
+        view = self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+        return replace(view, warnings=self.warnings)
 
     # ---- API: sessions ----------------------------------------------------------------------------------------------
 
