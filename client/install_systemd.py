@@ -47,6 +47,9 @@ _SYSTEM_ONLY = re.compile(
     r"|PrivateUsers|DevicePolicy|ProtectClock|ProtectControlGroups|ProtectHostname|ProtectKernel\w+|ProtectProc|ProcSubset"
     r"|RemoveIPC|KeyringMode|Wants|After)="
 )
+_SYSTEM_REMARKS = re.compile(
+    r"^# (?:Secrets that lie|The agent may write|The Hub token lies)[^\n]*\n(?:#[^\n]*\n)*", re.MULTILINE
+)
 
 Fate = Literal["new", "same", "update", "changed", "kept"]
 
@@ -128,10 +131,14 @@ class Plan:
 
     @staticmethod
     def _for_user(text: str) -> str:
-        lines = [line for line in text.splitlines() if not _SYSTEM_ONLY.match(line)]
-        for system, user in (("/etc/shoal", "%E/shoal"), ("multi-user.target", "default.target")):
-            lines = [line.replace(system, user) if not line.startswith("#") else line for line in lines]
-        return "\n".join(lines) + "\n"
+        lines = [line for line in _SYSTEM_REMARKS.sub("", text).splitlines() if not _SYSTEM_ONLY.match(line)]
+        lines = [
+            line.replace("_FILE=shoal.", "_FILE=~/.config/shoal/").replace("/etc/credstore/shoal.", "~/.config/shoal/")
+            for line in lines
+        ]
+        places = {True: "~/.config/shoal", False: "%E/shoal"}  # in a remark, and where systemd reads it
+        lines = [line.replace("/etc/shoal", places[line.startswith("#")]) for line in lines]
+        return "\n".join(lines).replace("multi-user.target", "default.target") + "\n"
 
 
 class Step(NamedTuple):

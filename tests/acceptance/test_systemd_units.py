@@ -85,6 +85,8 @@ def test_a_users_own_manager(shoal: Shoal, tmp_path: Path) -> None:
     assert said("systemd-analyze", "--user", "verify", *units, environ=environ) == (0, "")
     text = (folder / "shoal-agent.service").read_text()
     assert "User=" not in text and "default.target" in text and "EnvironmentFile=-%E/shoal/agent.env" in text
+    for path in (*units, *folder.parents[1].glob("shoal/*.env")):
+        assert not re.search(r"/etc/(shoal|cred)", path.read_text()), path
 
 
 def test_the_user_and_the_folders(shoal: Shoal, tmp_path: Path) -> None:
