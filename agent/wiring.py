@@ -99,11 +99,12 @@ def make_worker(
     sign: Sign | None = None,
     read_document: ReadDocument | None = None,
     exclusive: bool = False,
+    live: Callable[[], Settings] | None = None,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
     exclusive: this is the coordinator's only agent, and a destination is locked against other runs of the same source into it, as
-    long as the worker uses it.
+    long as the worker uses it. live: the settings in force, for what can change (`common.reloading`).
     """
     options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
 
@@ -122,7 +123,7 @@ def make_worker(
         report=report,
         tell=tell,
         list_objects=list_objects,
-        hub_token=hub_token(settings),
+        hub_token=hub_token(live or settings),
         rng=random.Random(),
         make_destination=locked if exclusive else None,
         sign=sign,
