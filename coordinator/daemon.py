@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING
 
 from ..common.certificates import CertificateWatch, watched_files
@@ -26,6 +26,7 @@ from .wiring import host_policies_of, make_coordinator, policy_of, sources
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
+    from .planner import OpenSource
     from .service import Coordinator
 
 STATUS_S = 5.0
@@ -74,30 +75,62 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
                     identities=coordinator.identities,
                     listeners=listeners,
                 )
-                await _run(coordinator, server, reloader, notifier)
+
+                async def show(tasks: asyncio.TaskGroup, stack: AsyncExitStack) -> str:
+                    return await _show(tasks, stack, coordinator, settings, open_source, version)
+
+                await _run(coordinator, server, reloader, notifier, show)
             finally:
                 await coordinator.close()
     return ExitCode.OK
 
 
-async def _run(coordinator: Coordinator, server: CoordinatorServer, reloader: Reloader, notifier: Notifier) -> None:
-    """Serve from the first to the last call."""
+async def _run(
+    coordinator: Coordinator,
+    server: CoordinatorServer,
+    reloader: Reloader,
+    notifier: Notifier,
+    show: Callable[[asyncio.TaskGroup, AsyncExitStack], Awaitable[str]],
+) -> None:
+    """Serve from the first to the last call. show: serves the web page, and returns where."""
     settings = reloader.settings
     stop = asyncio.Event()
     with on_stop(stop.set):
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as web:
             deciding = tasks.create_task(coordinator.run())
             try:
                 await server.start()
-                telling = tasks.create_task(_tell(coordinator, notifier, server.address, settings))
+                address = f"{server.address}{await show(tasks, web)}"
+                telling = tasks.create_task(_tell(coordinator, notifier, address, settings))
                 with on_reload(reloader, tasks):
                     await stop.wait()
                 notifier.stopping("agents are asked to come back later")
                 telling.cancel()
             finally:
+                await web.aclose()
                 await server.stop(settings.coordinator.drain_timeout)
                 coordinator.stop()
                 await deciding
+
+
+async def _show(
+    tasks: asyncio.TaskGroup,
+    stack: AsyncExitStack,
+    coordinator: Coordinator,
+    settings: Settings,
+    open_source: OpenSource,
+    version: str,
+) -> str:
+    """Serve the web page, if it is wanted. Returns where, for people."""
+    if not settings.web.listen:
+        return ""
+    from .web.server import WebServer
+
+    web = WebServer(coordinator, settings=settings, open_source=open_source, version=version)
+    stack.push_async_callback(web.stop)
+    await web.start()
+    tasks.create_task(web.run())
+    return f", page {web.url}"
 
 
 async def _tell(coordinator: Coordinator, notifier: Notifier, address: str, settings: Settings) -> None:
