@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,11 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
                     identities=coordinator.identities,
                     listeners=listeners,
                 )
-                await _run(coordinator, server, reloader, notifier, open_source, version)
+
+                async def show(tasks: asyncio.TaskGroup, stack: AsyncExitStack) -> str:
+                    return await _show(tasks, stack, coordinator, settings, open_source, version)
+
+                await _run(coordinator, server, reloader, notifier, show)
             finally:
                 await coordinator.close()
     return ExitCode.OK
@@ -86,10 +90,9 @@ async def _run(
     server: CoordinatorServer,
     reloader: Reloader,
     notifier: Notifier,
-    open_source: OpenSource,
-    version: str,
+    show: Callable[[asyncio.TaskGroup, AsyncExitStack], Awaitable[str]],
 ) -> None:
-    """Serve from the first to the last call."""
+    """Serve from the first to the last call. show: serves the web page, and returns where."""
     settings = reloader.settings
     stop = asyncio.Event()
     with on_stop(stop.set):
@@ -97,8 +100,8 @@ async def _run(
             deciding = tasks.create_task(coordinator.run())
             try:
                 await server.start()
-                shown = await _show(tasks, web, coordinator, settings, open_source, version)
-                telling = tasks.create_task(_tell(coordinator, notifier, f"{server.address}{shown}", settings))
+                address = f"{server.address}{await show(tasks, web)}"
+                telling = tasks.create_task(_tell(coordinator, notifier, address, settings))
                 with on_reload(reloader, tasks):
                     await stop.wait()
                 notifier.stopping("agents are asked to come back later")
