@@ -82,9 +82,7 @@ def arrived_bytes(core: Core, job: JobState) -> int:
     if job.replication is not None and not job.row.status.ended:
         return job.replication.bytes_done()
     arrived = job.row.bytes_done
-    for obj in job.objects.values():
-        if obj.phase is Phase.QUEUED:
-            continue
+    for obj in job.begun.values():
         arrived += obj.done_bytes or sum(lease.arrived for lease in core.leases.of_object(obj.spec.object_id))
     return arrived
 
@@ -180,13 +178,8 @@ class Reader:
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
-        shown: list[ActiveObjectView] = []
-        for obj in job.objects.values():
-            if obj.phase is not Phase.QUEUED:
-                shown.append(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)))
-                if len(shown) == ACTIVE_MAX:
-                    break
-        return tuple(shown)
+        shown = islice(job.begun.values(), ACTIVE_MAX)
+        return tuple(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)) for obj in shown)
 
     def _active_object(self, obj: ObjectState, leases: Sequence[HeldLease]) -> ActiveObjectView:
         kinds = {lease.kind for lease in leases}
@@ -237,10 +230,7 @@ class Reader:
                 priority=job.row.priority,
                 objects_waiting=max(
                     0,
-                    job.row.objects_total
-                    - job.row.objects_done
-                    - job.row.objects_failed
-                    - sum(obj.phase is not Phase.QUEUED for obj in job.objects.values()),
+                    job.row.objects_total - job.row.objects_done - job.row.objects_failed - len(job.begun),
                 ),
                 bytes_waiting=max(0, job.row.bytes_total - arrived_bytes(self._core, job)),
                 units_leased=leased.get(job.row.job_id, 0),

@@ -157,7 +157,7 @@ def _batches(root: SafeRoot, host: str, partition: int, columns: list[str]) -> I
             known = [column for column in columns if column in parquet.schema_arrow.names]
             if parquet.num_row_groups == 0 or not known:
                 return
-            yield from parquet.iter_batches(batch_size=8, row_groups=[0], columns=known)
+            yield from parquet.iter_batches(batch_size=8, columns=known)
         except (pa.ArrowException, OSError) as error:
             raise StateDamaged(
                 f"{root.path}/{path}", cause=f"it is no Parquet file that can be read: {error}"

@@ -103,11 +103,11 @@ class HostsPageQuery:
     limit: int = limit_field()
 
 
-@routes.get("/api/collections", summary="Runs that collect URL tables, newest first")
+@routes.get("/api/collections", summary="Runs that collect URL tables, newest first", errors=(404,))
 async def list_collections(site: Site, *, query: PageQuery) -> JobsPage:
     ids = site.api.job_ids()
     if query.cursor and query.cursor not in ids:
-        raise UsageError("query.cursor", cause="it is not one that a page named", remedy="begin without one")
+        raise NotFound(f"cursor {query.cursor!a}", cause="it is not one that a page named", remedy="begin without one")
     found: list[Job] = []
     for number, job_id in enumerate(ids[ids.index(query.cursor) + 1 if query.cursor else 0 :], start=1):
         view = site.api.get_job(job_id, active=False)

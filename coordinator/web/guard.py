@@ -31,7 +31,8 @@ from .sessions import same_text
 from .site import Caller, Site
 
 SITE = web.AppKey("site", Site)
-CALLER = "shoal_caller"
+CALLER = web.RequestKey("caller", Caller)
+NEW_COOKIE = web.RequestKey("new_cookie", tuple[str, int])
 PUBLIC = "shoal_public"  # attribute of handlers that need no login
 OPEN_CHANGE = (
     "shoal_open_change"  # attribute of handlers that change nothing of ours: no token against cross-site requests
@@ -47,6 +48,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
+    "Server": "shoal",  # else aiohttp tells its version
 }
 HSTS = "max-age=31536000"
 

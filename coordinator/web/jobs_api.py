@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ from .routing import Routes
 from .site import Site
 
 if TYPE_CHECKING:
+    from ...common.settings import Settings
     from ..api import JobFilter
 
 HUB_CACHE = "hf-cache"
@@ -41,11 +44,11 @@ routes = Routes("jobs")
 @routes.post("/download", summary="Fetch sources", status=202, errors=(403, 409))
 async def download(site: Site, *, body: DownloadBody) -> Downloads:
     """One job is made of each URI; on return they survive a restart. Follow them with GET /api/jobs/{job_id} or the events."""
-    check_destination(site, body.destination)
+    check_destination(site.settings, body.destination)
     if body.unpack not in ("", "auto"):
-        check_destination(site, body.unpack)
+        check_destination(site.settings, body.unpack)
     destination, layout = submit_layout(body.destination)
-    uris = [source_of(site, text).canonical() for text in body.uris]
+    uris = [(await source_of(site, text)).canonical() for text in body.uris]
     submitted = await site.api.submit(
         SubmitRequest(
             uris=tuple(uris),
@@ -66,20 +69,24 @@ async def download(site: Site, *, body: DownloadBody) -> Downloads:
     return Downloads(jobs=tuple(SubmittedJob(created=each.created, job=job_of(each.job)) for each in submitted))
 
 
-def source_of(site: Site, text: str) -> SourceUri:
-    """The source that a caller names. Raises UsageError, and Refused for a local file that `web.file_sources` does not hold."""
+async def source_of(site: Site, text: str) -> SourceUri:
+    """The source that a caller names; a local file by its real path. Raises UsageError, and Refused for a local file that
+    `web.file_sources` does not hold."""
     uri = parse_uri(text, bare_hub=True, hub_endpoints=tuple(site.settings.hub.endpoint))
-    if isinstance(uri, FileUri):
-        path = PurePosixPath(uri.path)
-        if ".." in path.parts or not any(path.is_relative_to(each) for each in site.settings.web.file_sources):
-            cause = "local files can be named here only below a folder of web.file_sources"
-            raise Refused(uri.canonical(), cause=cause, remedy="add the folder to it, or use the command line")
-    return uri
+    return await asyncio.to_thread(_real_file, site, uri) if isinstance(uri, FileUri) else uri
 
 
-def check_destination(site: Site, destination: str) -> None:
+def _real_file(site: Site, uri: FileUri) -> FileUri:
+    real = PurePosixPath(os.path.realpath(uri.path))
+    if not any(real.is_relative_to(os.path.realpath(each)) for each in site.settings.web.file_sources):
+        cause = "local files can be named here only below a folder of web.file_sources"
+        raise Refused(uri.canonical(), cause=cause, remedy="add the folder to it, or use the command line")
+    return FileUri(path=str(real))
+
+
+def check_destination(settings: Settings, destination: str) -> None:
     """Raise UsageError for what is no absolute folder, Refused for one that `web.destinations` does not hold."""
-    allowed = site.settings.web.destinations
+    allowed = settings.web.destinations
     if destination in ("", HUB_CACHE):
         if allowed and HUB_CACHE not in allowed:
             raise Refused("destination", cause="the Hub's cache is not among web.destinations")
@@ -101,7 +108,7 @@ def check_destination(site: Site, destination: str) -> None:
         raise Refused(f"destination {destination!a}", cause="it is not below any of web.destinations")
 
 
-@routes.get("/api/jobs", summary="Jobs, newest first")
+@routes.get("/api/jobs", summary="Jobs, newest first", errors=(404,))
 async def list_jobs(site: Site, *, query: JobsQuery) -> JobsPage:
     views = site.api.list_jobs(limit=query.limit, after=query.cursor, wanted=_filter(query.state))
     return JobsPage(

@@ -75,10 +75,11 @@ class Observer:
         ids = self._api.job_ids()
         new = [job_id for job_id in ids if job_id not in self._seen and job_id not in snapshot.jobs]
         ended = [job_id for job_id in self._changes.unended if job_id not in snapshot.jobs]
-        self._seen = set(ids)
         gone = [job_of(self._api.get_job(job_id, active=False)) for job_id in (*ended, *new)]
         feed = self.feed
-        if changed := self._changes.jobs((*gone, *snapshot.jobs.values())):
+        changed = self._changes.jobs((*gone, *snapshot.jobs.values()))
+        self._seen.update(snapshot.jobs, (job.job_id for job in changed))
+        if changed:
             feed.publish("jobs", {"jobs": encode(changed)})
         if agents := self._changes.agents(snapshot.agents):
             feed.publish("agents", {"agents": encode(agents)})

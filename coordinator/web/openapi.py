@@ -108,7 +108,7 @@ def _responses(route: Route, components: Components, problem: dict[str, Any], *,
         }
     statuses = {*route.errors}
     if route.query is not None or route.body is not None or route.path_names:
-        statuses.add(400)
+        statuses |= {400, 422}
     if route.body is not None:
         statuses |= {413, 415}
     if route.path_names:

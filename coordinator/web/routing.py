@@ -55,8 +55,11 @@ class Problem:
     retryable: bool
 
 
-def status_of(error: ShoalError, *, asked_origin: bool = False) -> int:
-    """The HTTP status of an error. asked_origin: it was met while a source was asked, so it is not about this caller's login."""
+def status_of(error: ShoalError, *, understood: bool = False, asked_origin: bool = False) -> int:
+    """The HTTP status of an error. understood: the request was of the form that the document describes; what is wrong is what it says.
+    asked_origin: the error was met while a source was asked, so it is not about this caller's login."""
+    if understood and error.grpc_status == "INVALID_ARGUMENT":
+        return 422
     if asked_origin and error.grpc_status == "UNAUTHENTICATED":
         return 403
     if asked_origin and error.code != "rate-limited" and isinstance(error, HttpStatus):

@@ -25,6 +25,8 @@ INTEGER_MAX = 2**53 - 1
 """The largest whole number that every JSON reader keeps (RFC 8259, section 6)."""
 TEXT_CHARS_MAX = 8192
 ITEMS_MAX = 10_000
+TEXT_PATTERN = r"^[^\u0000]*$"
+"""NUL ends texts in too many places to be let in anywhere."""
 
 _MISSING = dataclasses.MISSING
 
@@ -69,7 +71,7 @@ class Components:
         if kind is float:
             return {"type": "number"}
         if kind is str:
-            return {"type": "string"}
+            return {"type": "string", "pattern": TEXT_PATTERN}
         if origin in (list, tuple) or origin is Sequence:
             if origin is tuple and args[-1:] != (Ellipsis,):
                 items = [self.schema_of(arg) for arg in args]

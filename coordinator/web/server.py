@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import os
 import secrets
 import socket
 import ssl
@@ -216,9 +217,7 @@ def _adapt(site: Site, route: Route) -> Any:
         try:
             answer = await route.handler(site, **given)
         except ShoalError as error:
-            if not route.asks_origin:
-                raise
-            return problem_response(error, status_of(error, asked_origin=True))
+            return problem_response(error, status_of(error, understood=True, asked_origin=route.asks_origin))
         if isinstance(answer, web.StreamResponse):
             return answer
         if route.status == 204:
@@ -243,7 +242,7 @@ def _bind(listen: str) -> socket.socket:
     except OSError as error:
         raise UsageError(
             f"web.listen {listen}",
-            cause=f"it cannot be listened on: {error.strerror or error}",
+            cause=f"it cannot be listened on: {os.strerror(error.errno) if error.errno else error}",
             remedy="stop the other program, or choose another address",
         ) from None
 

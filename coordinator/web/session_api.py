@@ -11,7 +11,7 @@ from ...common.logs import get_logger
 from ...common.passwords import PasswordHash
 from ...common.views import Role
 from .access import check_wire, limit_key
-from .guard import caller_of
+from .guard import NEW_COOKIE, caller_of
 from .models import LoginBody, SessionState
 from .openapi import COOKIE
 from .routing import Routes
@@ -51,7 +51,7 @@ async def log_in(site: Site, *, request: web.Request, body: LoginBody) -> Sessio
         site.sessions.end(caller.session_id)
     session_id, session = site.sessions.begin(user, site.now(), token_id=token_id)
     log.info("web.login", address=caller.origin.address, user=user)
-    request["cookie"] = (session_id, int(site.sessions.life_s))
+    request[NEW_COOKIE] = (session_id, int(site.sessions.life_s))
     return _state(site, user=user, admitted=True, csrf=session.csrf, session=session)
 
 
@@ -83,13 +83,13 @@ def _nobody() -> PasswordHash:
 async def log_out(site: Site, *, request: web.Request) -> None:
     """Ends the session and takes its cookie back."""
     site.sessions.end(caller_of(request).session_id)
-    request["cookie"] = ("", 0)
+    request[NEW_COOKIE] = ("", 0)
 
 
 def set_cookie(site: Site, request: web.Request, response: web.StreamResponse) -> None:
     """Give the browser the session that a handler began, or take it back."""
-    if "cookie" in request:
-        session_id, life_s = request["cookie"]
+    if NEW_COOKIE in request:
+        session_id, life_s = request[NEW_COOKIE]
         response.set_cookie(
             COOKIE,
             session_id,

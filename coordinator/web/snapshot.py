@@ -114,6 +114,8 @@ class Changes:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
+        self._told: dict[str, int] = {}  # job -> the round of `jobs` that told it last
+        self._round = 0
         self._agents: dict[str, AgentView] = {}
         self._hosts: dict[str, HostView] = {}
 
@@ -123,18 +125,19 @@ class Changes:
         return frozenset(self._jobs)
 
     def jobs(self, jobs: Iterable[Job]) -> tuple[Job, ...]:
-        """Those that differ from what was told of them."""
-        found: list[Job] = []
-        for job in jobs:
-            if self._jobs.get(job.job_id) != job:
-                if len(found) == CHANGED_JOBS_MAX:
-                    break
-                found.append(job)
-                if job.status.ended:
-                    self._jobs.pop(job.job_id, None)
-                else:
-                    self._jobs[job.job_id] = job
-        return tuple(found)
+        """Those that differ from what was told of them; first those that were told the longest ago."""
+        differing = [job for job in jobs if self._jobs.get(job.job_id) != job]
+        differing.sort(key=lambda job: self._told.get(job.job_id, 0))
+        self._round += 1
+        found = tuple(differing[:CHANGED_JOBS_MAX])
+        for job in found:
+            if job.status.ended:
+                self._jobs.pop(job.job_id, None)
+                self._told.pop(job.job_id, None)
+            else:
+                self._jobs[job.job_id] = job
+                self._told[job.job_id] = self._round
+        return found
 
     def agents(self, agents: Iterable[AgentView]) -> tuple[AgentView, ...]:
         """Those that differ in more than in how long they are silent."""
