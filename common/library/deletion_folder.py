@@ -58,7 +58,7 @@ def plan_folder(model: Model, *, older_than: str = "") -> DeletionPlan:
             kept_more=kept[1],
             drops=drops if uri else None,
             source=uri if len(named) == len(source.files) else "",
-            locks=tuple(work),
+            locks=(*work, *(path for path in files if path.startswith(CLIENT) and path.endswith(".lock"))),
         )
 
 

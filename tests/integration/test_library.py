@@ -205,6 +205,11 @@ def test_a_folder_that_the_client_wrote(hub: StandInHub, tmp_path: Path) -> None
     assert (model.place, model.kind, model.repo_id, model.source) == (Place.FOLDER, "model", "tiny", "")
     assert model.bytes == sum(map(len, FILES.values()))
     assert [each.commit for each in model.revisions] == [HfApi(endpoint=hub.url).model_info("acme/tiny").sha]
+    lock = next((folder / ".cache/huggingface/download").rglob("*.lock"))
+    with lock.open("r+") as held:  # as the client does while it downloads the file
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="a download is at work"):
+            delete(library.plan_deletion(model))
     (folder / "mine.txt").write_text("mine")
     plan = library.plan_deletion(model)
     assert [path for path, _ in plan.kept] == ["mine.txt"]
