@@ -18,6 +18,8 @@ from .exchange import PeerExchange
 from .identity import data_folder
 from .journal import FileJournal
 from .link import connect
+from .nas.copier import QUEUE_FOLDER
+from .nas.wiring import make_copier
 from .service import Agent, Link
 from .session import Identity
 from .wiring import capacity, make_worker
@@ -44,6 +46,7 @@ async def serve(settings: Settings, *, version: str) -> int:
         name = settings.agent.name or socket.gethostname()
         identity = Identity(agent_id=agent_id, name=name, version=version, zone=settings.agent.zone)
         exchange = PeerExchange(settings, agent_id=agent_id)
+        copier = make_copier(settings, owner=agent_id, queue_folder=settings.agent.data / QUEUE_FOLDER)
 
         def open_link() -> AbstractAsyncContextManager[Link]:
             return connect(settings.coordinator.address, settings.security)
@@ -56,6 +59,7 @@ async def serve(settings: Settings, *, version: str) -> int:
             rng=random.Random(),
             hub_cache=settings.hub.cache,
             exchange=exchange,
+            copies=copier.report,
         )
         worker = make_worker(
             settings,
@@ -66,10 +70,11 @@ async def serve(settings: Settings, *, version: str) -> int:
             list_objects=agent.manifest_pages,
             sign=agent.sign_objects,
             read_document=agent.read_document,
+            copier=copier,
         )
         with closing(Notifier.from_environ(os.environ)) as notifier, on_stop(agent.stop):
             log.info("agent.started", agent=identity.name, coordinator=settings.coordinator.address)
-            async with worker, exchange.serving(worker.shelf), asyncio.TaskGroup() as tasks:
+            async with copier, worker, exchange.serving(worker.shelf), asyncio.TaskGroup() as tasks:
                 telling = tasks.create_task(_tell(agent, notifier))
                 await agent.run(worker)
                 notifier.stopping("stopped")

@@ -24,6 +24,7 @@ from ..common.views import (
     Role,
     TokenView,
 )
+from .copies import nas_line
 from .output import (
     agent_state,
     error_lines,
@@ -68,6 +69,7 @@ AGENT_COLUMNS: Mapping[str, Callable[[AgentView], str]] = {
     "files>": lambda agent: str(agent.objects_done),
     "bytes>": lambda agent: format_size(agent.bytes_done),
     "sent>": lambda agent: format_size(agent.sent_bytes),
+    "NAS waiting>": lambda agent: "-" if agent.nas is None else str(agent.nas.files_waiting),
     "memory>": lambda agent: format_size(agent.memory_bytes),
     "silent>": lambda agent: format_duration(agent.silent_s),
     "version": lambda agent: agent.version,
@@ -191,6 +193,8 @@ def _show_fleet(options: argparse.Namespace, fleet: FleetView, jobs: Sequence[Jo
         f"agents: {fleet.agents_alive} alive, {fleet.agents_late} late, {fleet.agents_lost} lost; "
         f"{fleet.units_leased} leases; {format_rate(fleet.rate_bytes_per_s)}"
     )
+    if fleet.nas is not None:
+        print(f"NAS: {nas_line(fleet.nas)}")
     print()
     print(table([job for job in jobs if not job.ended] or jobs[:10], JOB_COLUMNS))
 
@@ -232,6 +236,8 @@ def describe(job: JobView) -> str:
         left = "" if job.eta_s is None else f", {format_duration(job.eta_s)} left"
         lines.append(f"speed        {speed}{left}")
     lines += error_lines(job)
+    if job.nas is not None:
+        lines.append(f"NAS          {nas_line(job.nas)}")
     if job.failure:
         lines.append(f"failure      {printable(job.failure.text)}")
     for obj in job.active:

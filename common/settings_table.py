@@ -35,6 +35,7 @@ from .settings_kinds import (
     number,
     url,
 )
+from .settings_nas import NasSettings
 
 
 def _hub_of_home(home: str) -> object:
@@ -281,6 +282,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="s3", cls=S3Settings, help="S3-compatible stores: one table per profile.", named=True),
     Section(name="fetch", cls=FetchSettings, help="How bytes are fetched, whatever the source."),
     Section(name="swarm", cls=SwarmSettings, help="Copies for every agent: how chunks travel from agent to agent."),
+    Section(name="nas", cls=NasSettings, help="Copies of finished files on a NAS, beside the downloads."),
     Section(name="collect", cls=CollectSettings, help="URL tables that become datasets: shoal collect."),
     Section(name="tools", cls=ToolsSettings, help="Post-processing of collected data: shoal tools."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),

@@ -1,0 +1,298 @@
+"""The copy queue on the disk: what is to be copied and removed survives ``kill -9``, in order, and without being held in memory.
+
+One text file, appended to, and locked (flock) by the process that works on it. A line is the CRC-32 of the rest, a blank and JSON::
+
+    {"put": {...}}                          a file is to be copied
+    {"done": SEQ, "job": ID, "size": N}     it was, or can never be
+    {"sum": {JOB: {...}}}                   what was done for each job before the file was written anew
+
+SEQ is the position of the file's put line, which is its name in the queue. A line that is torn is skipped: each one begins with a
+line end, so whatever became of the one before, it stands alone. When nothing is left to do the file is written anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ...common.errors import StateDamaged
+from ...common.nas_records import NasCounts
+from .book import CopyItem
+
+SUFFIX = ".queue"
+COMPACT_BYTES = 1 << 20
+"""A file without anything left to do is written anew when it has grown beyond this."""
+INHERITED_MAX = 100_000
+"""A file that is asked for again after a restart is not queued twice; beyond so many it is, which costs a look at its record."""
+_READ_LINES = 200
+_LINE_BYTES_MAX = 64 << 10
+_ITEM_FIELDS = {field.name: field.type for field in fields(CopyItem)}
+
+
+class QueueFile:
+    """One queue. Owns its file and the lock on it. Thread-safe."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """fd: open for reading and writing, locked. Reads all of it. Raises OSError; fd is then still the caller's."""
+        self.path = path
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._size = os.fstat(fd).st_size
+        self._cursor = 0  # where the next line to be read begins
+        self._dirty = False
+        self._done: set[int] = set()  # done, and not behind the cursor yet
+        self._inherited: set[int] = set()  # fingerprints of what an earlier process left to do, the first of it
+        self.counts: dict[str, NasCounts] = {}
+        self.pending = 0
+        self._replay()
+
+    def _replay(self) -> None:
+        for seq, entry in self._lines(0):
+            match entry:
+                case {"put": dict(_)}:
+                    if (item := self._item(seq, cast("dict[str, Any]", entry["put"]))) is not None:
+                        self.pending += 1
+                        self._add(item.job_id, files_waiting=1, bytes_waiting=item.size)
+                        self._inherit(item)
+                case {"done": int(done), "job": str(job_id), "size": int(size)}:
+                    self._done.add(done)
+                    self.pending -= 1
+                    self._add(job_id, files_waiting=-1, bytes_waiting=-size)
+                case {"sum": dict(sums)}:
+                    for job_id, values in cast("dict[str, dict[str, int]]", sums).items():
+                        self._add(job_id, **{name: value for name, value in values.items() if name in _COUNTED})
+                case _:
+                    continue
+
+    def _add(self, job_id: str, **changes: int) -> None:
+        counts = self.counts.get(job_id, NasCounts())
+        self.counts[job_id] = replace(counts, **{name: getattr(counts, name) + more for name, more in changes.items()})
+
+    def _inherit(self, item: CopyItem) -> None:
+        if len(self._inherited) < INHERITED_MAX:
+            self._inherited.add(_fingerprint(item))
+
+    def inherited(self, item: CopyItem) -> bool:
+        """Whether an earlier process had put the very file into the queue, and it is still there."""
+        with self._lock:
+            return _fingerprint(item) in self._inherited
+
+    # ---- in ---------------------------------------------------------------------------------------------------------
+
+    def put(self, item: CopyItem) -> CopyItem:
+        """Append a file; returns it with its place in the queue. Raises OSError."""
+        values = asdict(item)
+        del values["queue"], values["seq"]
+        with self._lock:
+            seq = self._append({"put": values})
+            self.pending += 1
+        return replace(item, queue=str(self.path), seq=seq)
+
+    def done(self, item: CopyItem) -> None:
+        """Nothing is left to do for the file. Raises OSError; it is then looked at again by a later process."""
+        with self._lock:
+            self.pending -= 1
+            self._inherited.discard(_fingerprint(item))
+            self._append({"done": item.seq, "job": item.job_id, "size": item.size})
+
+    def _append(self, entry: dict[str, Any]) -> int:
+        body = json.dumps(entry, separators=(",", ":")).encode()
+        line = b"\n%08x %s" % (zlib.crc32(body), body)
+        at = self._size
+        written = os.pwrite(self._fd, line, at)
+        if written < len(line):
+            raise OSError(28, os.strerror(28))  # the disk is full; the torn line is written over by the next one
+        self._size += len(line)
+        self._dirty = True
+        return at
+
+    # ---- out --------------------------------------------------------------------------------------------------------
+
+    def read(self, limit: int) -> list[CopyItem]:
+        """The next files, at most limit, that are not done. Each is given once. Raises OSError."""
+        found: list[CopyItem] = []
+        with self._lock:
+            if self._cursor >= self._size:
+                return found
+            for seq, entry in self._lines(self._cursor):
+                if len(found) == limit:
+                    self._cursor = seq
+                    break
+                values = entry.get("put")
+                if not isinstance(values, dict):
+                    continue
+                if seq in self._done:
+                    self._done.discard(seq)
+                elif (item := self._item(seq, cast("dict[str, Any]", values))) is not None:
+                    found.append(item)
+            else:
+                self._cursor = self._size
+        return found
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something was appended since the last `sync`."""
+        return self._dirty
+
+    @property
+    def unread(self) -> bool:
+        """Whether there are lines that `read` has not come to."""
+        return self._cursor < self._size
+
+    def _lines(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The sound lines from a position on, each with its own position (that of the line end before it)."""
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            file.seek(start)
+            at = start
+            while line := file.readline(_LINE_BYTES_MAX):
+                body = line.rstrip(b"\n")[9:]
+                if body and line[:9] == b"%08x " % zlib.crc32(body):
+                    with suppress(ValueError):
+                        entry = json.loads(body)
+                        if isinstance(entry, dict):
+                            yield at - 1, cast("dict[str, Any]", entry)
+                at += len(line)
+
+    def _item(self, seq: int, values: dict[str, Any]) -> CopyItem | None:
+        known: dict[str, Any] = {name: value for name, value in values.items() if name in _ITEM_FIELDS}
+        wrong = [name for name, value in known.items() if type(value).__name__ != _ITEM_FIELDS[name]]
+        if wrong or known.get("size", -1) < 0:
+            return None
+        try:
+            return CopyItem(**{**known, "queue": str(self.path), "seq": seq})
+        except TypeError:  # of another version
+            return None
+
+    # ---- care -------------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make what was appended survive a power failure. Raises OSError."""
+        if self._dirty:
+            self._dirty = False
+            os.fdatasync(self._fd)
+
+    def compact(self, counts: dict[str, NasCounts]) -> None:
+        """With nothing left to do: begin anew, with no more than the counts. Raises OSError."""
+        with self._lock:
+            if self.pending > 0 or self._size <= COMPACT_BYTES:
+                return
+            os.ftruncate(self._fd, 0)
+            self._size = self._cursor = 0
+            self._done.clear()
+            self._append({"sum": {job_id: _counted(each) for job_id, each in counts.items()}})
+            self._cursor = self._size
+
+    def close(self, *, keep: dict[str, NasCounts] | None = None) -> None:
+        """Let go of the file. It is removed when nothing is left to do and keep is None; else it tells what was done."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            if fd < 0:
+                return
+            try:
+                if self.pending <= 0 and keep is None:
+                    with suppress(OSError):
+                        self.path.unlink()
+                elif keep:
+                    done = {job_id: _counted(each) for job_id, each in keep.items()}
+                    body = json.dumps({"sum": done}, separators=(",", ":")).encode()
+                    with suppress(OSError):
+                        os.pwrite(fd, b"\n%08x %s" % (zlib.crc32(body), body), self._size)
+            finally:
+                os.close(fd)
+
+
+_COUNTED = ("files_copied", "bytes_copied", "files_there", "files_refused", "files_removed")
+
+
+def _counted(counts: NasCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in _COUNTED}
+
+
+def _fingerprint(item: CopyItem) -> int:
+    return hash((item.nas, item.folder, item.base, item.path, item.digest, item.mtime_ns, item.remove))
+
+
+def open_queue(folder: Path) -> QueueFile:
+    """Work on a folder's queue: one of one's own, with all that nobody else works on. Raises OSError, StateDamaged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise StateDamaged(str(folder), cause="it is a symbolic link", remedy="remove it")
+    mine: QueueFile | None = None
+    try:
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            other = take_queue(path)
+            if other is None:
+                continue
+            if mine is None:
+                mine = other
+                continue
+            while items := other.read(_READ_LINES):
+                for item in items:
+                    moved = mine.put(item)
+                    mine._add(moved.job_id, files_waiting=1, bytes_waiting=moved.size)  # pyright: ignore[reportPrivateUsage]
+                    mine._inherit(moved)  # pyright: ignore[reportPrivateUsage]
+            for job_id, counts in other.counts.items():
+                mine._add(job_id, **_counted(counts))  # pyright: ignore[reportPrivateUsage]
+            other.pending = 0
+            mine.sync()
+            other.close()
+        if mine is None:
+            mine = new_queue(folder / f"{secrets.token_hex(6)}{SUFFIX}")
+    except BaseException:
+        if mine is not None:
+            mine.close(keep={})
+        raise
+    return mine
+
+
+def new_queue(path: Path) -> QueueFile:
+    """A queue of that name: the one that is there, or a new one. Raises OSError where somebody works on it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(fd)
+        raise
+    return _opened(path, fd)
+
+
+def take_queue(path: Path) -> QueueFile | None:
+    """The queue of that name, if it is there and nobody works on it. Raises OSError."""
+    fd = _open_locked(path)
+    return None if fd is None else _opened(path, fd)
+
+
+def _opened(path: Path, fd: int) -> QueueFile:
+    try:
+        return QueueFile(path, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open_locked(path: Path) -> int | None:
+    """The queue file at path, locked; None when somebody works on it or has just removed it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            return fd
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
