@@ -110,7 +110,7 @@ def make_worker(
     kind = _LockedDestination if exclusive else Destination
 
     def make_destination(job: JobSpec) -> Destination:
-        return kind(
+        destination = kind(
             job,
             root=options.root,
             allow=options.allow_paths,
@@ -118,6 +118,9 @@ def make_worker(
             agent_id=agent_id,
             placed=copier.placed if copier is not None else None,
         )
+        if copier is not None:
+            copier.opened(job, destination.path)
+        return destination
 
     return Worker(
         options,

@@ -258,6 +258,11 @@ class CopyBook:
         return dict(self._counts)
 
     @property
+    def waiting(self) -> bool:
+        """Whether any file is still to be copied."""
+        return any(counts.files_waiting for counts in self._counts.values())
+
+    @property
     def running(self) -> int:
         """Copies under way."""
         return sum(place.running for place in self._places.values())

@@ -20,22 +20,21 @@ from ...common.errors import ShoalError
 from ...common.logs import get_logger
 from ...common.manifest import WORK_FOLDER, ManifestEntry
 from ...common.nas_records import NasReport
-from ...common.records import Delivery, JobSpec, Layout
+from ...common.records import JobSpec
 from ...common.retry import Backoff
-from ..storage.workfolder import job_key
+from ..storage.layouts import work_folder
 from .book import CopyBook, CopyItem
+from .chores import IDLE_S, Chores
 from .copying import ByteMover
+from .items import item_of_job
 from .mounts import Mounts
 from .options import NasOptions
 from .place import NasPlace
 from .priority import lower_priority
-from .queue_file import QueueFile, open_queue
-from .removal import remove_local
+from .queue_file import Outcome, QueueFile, open_queue
 from .removals import Removals
 from .trouble import CopyTrouble, Held, NasDown, NeverCopied, Stopped
 
-IDLE_S = 1.0
-"""A thread without work looks again after so long: for what is due, and to sync the queue."""
 TO_THE_END_AT = 3
 """Failures in a row after which a file makes room in memory for others."""
 QUEUE_FOLDER = "nas"
@@ -73,13 +72,13 @@ class Copier:
         self._mounts = Mounts(options.state / "nas-mounts.json", require=options.require_mount)
         self._places: dict[str, NasPlace] = {}
         self._queues: dict[Path, QueueFile] = {}
+        self._to_adopt: list[Path] = []
         self._removals = Removals(clock)
         self._bucket = TokenBucket(options.rate_limit)
         self._threads: list[threading.Thread] = []
         self._busy: dict[int, float] = {}  # thread -> when the NAS was last heard by it, while it works
         self._stopping = threading.Event()
-        self._synced_s = clock()
-        self._chores = False  # one thread at a time syncs, removes, merges
+        self._chores = Chores(self._condition, self._book, self._queues, self._place, self._removals, clock)
         self._progress_s = clock()
         self._closed = False
         self._warned: set[str] = set()
@@ -87,7 +86,7 @@ class Copier:
     # ---- from outside -----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Copier:
-        if self.options.enabled and self._queue_folder is not None and self._queue_folder.is_dir():
+        if self._queue_folder is not None:
             self.adopt(self._queue_folder)
         return self
 
@@ -99,18 +98,21 @@ class Copier:
         with self._condition:
             self._condition.notify_all()
         ends_s = self._clock() + self.options.drain_s
-        while (alive := [thread for thread in self._threads if thread.is_alive()]) and self._clock() < ends_s:
+        while self._alive and self._clock() < ends_s:  # noqa: ASYNC110 - a thread that may hang sets no event
             await asyncio.sleep(0.01)
-        if alive:
-            log.warning("nas.left_hanging", threads=len(alive), remedy="what they copied is copied again")
+        if self._alive:
+            log.warning("nas.left_hanging", threads=self._alive, remedy="what they copied is copied again")
         with self._condition:
             self._closed = True
-            counts = self._book.counts()
             for folder, queue in self._queues.items():
-                queue.close(keep=counts if folder == self._queue_folder else None)
+                queue.close(keep=folder == self._queue_folder)
                 _remove_empty(folder)
             self._queues.clear()
             self._removals.close()
+
+    @property
+    def _alive(self) -> int:
+        return sum(thread.is_alive() for thread in self._threads)
 
     def placed(self, job: JobSpec, folder: Path, base: str, name: str, entry: ManifestEntry) -> None:
         """A file has its final name: remember that it is to be copied. Never raises, never waits for the NAS."""
@@ -118,18 +120,22 @@ class Copier:
             nas = self.options.folder_for(job)
             if nas is None:
                 return
-            self._put(self._item(job, nas, folder, base, name, entry))
+            item = item_of_job(job, entry, self.options, nas=nas, folder=folder, base=base, name=name)
+            self.put(item, self._queue_folder or queue_folder_of(folder / base))
         except (OSError, ShoalError) as error:
             self._warn("nas.not_queued", str(error), remedy="shoal nas copy DIR copies it later")
 
     def adopt(self, folder: Path) -> None:
-        """Go on with what earlier processes left in a queue folder. Logs what keeps it from doing so."""
-        try:
+        """Go on with what earlier processes left in a queue folder, if it is there."""
+        if self.options.enabled and folder.is_dir():
             with self._condition:
-                self._queue(folder)
+                self._to_adopt.append(folder)
                 self._wake()
-        except (OSError, ShoalError) as error:
-            self._warn("nas.queue_not_opened", f"{folder}: {error}", remedy="check its permissions")
+
+    def opened(self, job: JobSpec, destination: Path) -> None:
+        """A job begins to work in a destination: go on with what earlier runs left to copy there."""
+        if self._queue_folder is None and self.options.folder_for(job) is not None:
+            self.adopt(destination / work_folder(job) / QUEUE_FOLDER)
 
     def put(self, item: CopyItem, folder: Path) -> None:
         """Put a file into the queue of a folder. Raises OSError, StateDamaged."""
@@ -167,38 +173,12 @@ class Copier:
             return (
                 self._book.report().total.unfinished
                 or self._book.running > 0
-                or self._chores
+                or self._chores.under_way
+                or bool(self._to_adopt)
                 or any(place.records.unmerged for place in self._places.values())
             )
 
     # ---- the queue --------------------------------------------------------------------------------------------------
-
-    def _item(self, job: JobSpec, nas: Path, folder: Path, base: str, name: str, entry: ManifestEntry) -> CopyItem:
-        spread = job.delivery is Delivery.SPREAD
-        return CopyItem(
-            queue="",
-            seq=0,
-            job_id=job.job_id,
-            job_key=job_key(job),
-            nas=str(nas),
-            folder=str(folder),
-            base=base,
-            path=entry.path,
-            source=entry.source,
-            name=name,
-            size=entry.size,
-            digest=entry.digest,
-            mtime_ns=entry.mtime_ns,
-            etag=entry.etag,
-            revision=entry.revision,
-            commit=entry.commit,
-            preserve=self.options.preserve_structure,
-            remove=self.options.delete_after_copy and spread and job.layout is Layout.FOLDER and not job.unpack,
-            shared=not spread,
-        )
-
-    def _put(self, item: CopyItem) -> None:
-        self.put(item, self._queue_folder or queue_folder_of(Path(item.folder) / item.base))
 
     def _queue(self, folder: Path) -> QueueFile:
         """The queue of a folder; the condition is held."""
@@ -232,7 +212,7 @@ class Copier:
                 if item is not None:
                     self._copy(item, mover)
                 elif chores:
-                    self._do_chores()
+                    self._progressed(self._chores.run(self._places, self._sleep, self._warn))
             except Exception as error:  # a defect of ours must not end the thread, and with it all copies
                 log.exception("nas.thread_failed", error=str(error))
                 self._stopping.wait(IDLE_S)
@@ -240,13 +220,15 @@ class Copier:
                 with self._condition:
                     self._busy.pop(number, None)
                     if chores:
-                        self._chores = False
+                        self._chores.under_way = False
+                    self._condition.notify()
 
     def _next(self, number: int) -> tuple[CopyItem | None, bool]:
         """A file to copy, or whether the chores are this thread's; neither of them when it is time to stop."""
         with self._condition:
-            if not self._chores and self._chores_due():
-                self._chores = True
+            self._adopt()
+            if self._chores.due(self._clock(), self._places):
+                self._chores.under_way = True
                 return None, True
             self._load()
             item = self._book.next(self._clock())
@@ -257,6 +239,14 @@ class Copier:
             wait_s = IDLE_S if wakeup is None else min(IDLE_S, max(0.01, wakeup - self._clock()))
             self._condition.wait(wait_s)
             return None, False
+
+    def _adopt(self) -> None:
+        while self._to_adopt:
+            folder = self._to_adopt.pop()
+            try:
+                self._queue(folder)
+            except (OSError, ShoalError) as error:
+                self._warn("nas.queue_not_opened", f"{folder}: {error}", remedy="check its permissions")
 
     def _load(self) -> None:
         for queue in self._queues.values():
@@ -301,10 +291,10 @@ class Copier:
             return
         remove = item.remove and not brought.itself
         gone = replace(item, target=brought.target, target_mtime_ns=brought.mtime_ns, failures=0) if remove else None
-        self._settle(item, remove=gone)
+        self._settle(item, "copied" if brought.moved else "there", remove=gone)
         with self._condition:
             self._book.copied(item, moved=brought.moved, remove=remove)
-            self._progress_s = self._clock()
+        self._progressed()
         log.debug("nas.copied", file=item.name, to=brought.target, moved=brought.moved)
 
     def _failed(self, item: CopyItem, error: Exception) -> None:
@@ -312,10 +302,10 @@ class Copier:
         match error:
             case NeverCopied():
                 self._warn("nas.never_copied", reason)
-                self._settle(item)
+                self._settle(item, "refused")
                 with self._condition:
                     self._book.refused(item, reason)
-                    self._progress_s = self._clock()
+                self._progressed()
             case Held():
                 with self._condition:
                     self._book.held(item, self._clock())
@@ -340,11 +330,11 @@ class Copier:
         try:
             queue.put(replace(item, failures=failures))
             self._book.give_way(item)
-            queue.done(item)
+            queue.done(item, "")
         except OSError as error:
             self._warn("nas.queue_not_written", f"{queue.path}: {error}")
 
-    def _settle(self, item: CopyItem, *, remove: CopyItem | None = None) -> None:
+    def _settle(self, item: CopyItem, how: Outcome, *, remove: CopyItem | None = None) -> None:
         """Strike a file off the queue, after it was written down that it is to be removed."""
         with self._condition:
             queue = self._queue_of(item)
@@ -352,80 +342,18 @@ class Copier:
                 if remove is not None and queue is not None:
                     self._removals.put(remove, queue.path.parent)
                 if queue is not None:
-                    queue.done(item)
+                    queue.done(item, how)
             except OSError as error:
                 self._warn("nas.queue_not_written", f"{item.queue}: {error}", remedy="it is looked at again later")
 
     def _queue_of(self, item: CopyItem) -> QueueFile | None:
         return self._queues.get(Path(item.queue).parent)
 
-    # ---- chores -----------------------------------------------------------------------------------------------------
+    # ---- small things -----------------------------------------------------------------------------------------------
 
-    def _chores_due(self) -> bool:
-        now = self._clock()
-        return (
-            (now - self._synced_s >= IDLE_S and any(queue.dirty for queue in self._queues.values()))
-            or self._removals.due(now)
-            or any(place.records.merge_due(now, idle=self._idle()) for place in self._places.values())
-        )
-
-    def _idle(self) -> bool:
-        return not self._book.report().total.files_waiting
-
-    def _do_chores(self) -> None:
-        with self._condition:
-            queues = list(self._queues.values())
-            counts = self._book.counts()
-            idle = self._idle()
-            places = dict(self._places)
-            self._synced_s = self._clock()
-        for queue in queues:
-            try:
-                queue.sync()
-                queue.compact(counts)
-            except OSError as error:
-                self._warn("nas.queue_not_written", f"{queue.path}: {error}")
-        self._remove()
-        for place in places.values():
-            if place.records.merge_due(self._clock(), idle=idle):
-                try:
-                    place.merge(self._sleep)
-                    self._progress_s = self._clock()
-                except CopyTrouble as error:
-                    if not isinstance(error, Stopped):
-                        self._warn("nas.manifest_not_written", str(error), remedy="it is tried again")
-
-    def _remove(self) -> None:
-        """Remove what was copied and whose job has ended."""
-        while not self._stopping.is_set():
-            with self._condition:
-                batch = self._removals.next(self._clock())
-            if not batch:
-                return
-            try:
-                done = remove_local(batch, self._is_there, sleep=self._sleep)
-            except CopyTrouble as error:
-                if not isinstance(error, Stopped):
-                    self._warn("nas.not_removed", str(error), remedy="it is tried again")
-                with self._condition:
-                    self._removals.failed(batch, self._clock())
-                return
-            with self._condition:
-                for item in done.again:
-                    self._again(item)
-                self._removals.settled(batch, done)
-                self._book.removed(batch[0].job_id, count=len(done.removed), kept=len(done.kept) + len(done.again))
-                self._progress_s = self._clock()
-
-    def _is_there(self, item: CopyItem) -> bool:
-        return self._place(item.nas).check(item.target, item.size, item.target_mtime_ns)
-
-    def _again(self, item: CopyItem) -> None:
-        """The copy is not there any more as it was made: copy once more."""
-        queue = self._queues.get(Path(item.queue).parent)
-        if queue is not None:
-            self._book.expect(item.job_id, item.size)
-            queue.put(replace(item, target="", target_mtime_ns=0))
+    def _progressed(self, really: bool = True) -> None:
+        if really:
+            self._progress_s = self._clock()
 
     def _sleep(self, seconds: float) -> None:
         if self._stopping.wait(seconds):

@@ -12,6 +12,7 @@ from ...common.nas_records import NasCounts
 from ...common.paths import SafeRoot
 from .book import CopyItem
 from .copier import Copier, queue_folder_of
+from .items import item_of
 from .queue_file import SUFFIX, QueueFile
 from .removals import SUFFIX as REMOVALS
 
@@ -24,8 +25,7 @@ def queue_finished(copier: Copier, folder: Path, base: str) -> None:
     nas = copier.options.path
     assert nas is not None
     queue_folder = queue_folder_of(folder / base)
-    if queue_folder.is_dir():
-        copier.adopt(queue_folder)
+    copier.adopt(queue_folder)
     with SafeRoot(folder) as root:
         try:
             manifest = read_manifest(root, f"{base}/{WORK_FOLDER}" if base else WORK_FOLDER)
@@ -39,25 +39,9 @@ def queue_finished(copier: Copier, folder: Path, base: str) -> None:
 
 def _item(copier: Copier, entry: ManifestEntry, nas: Path, folder: Path, base: str) -> CopyItem:
     snapshot = _SNAPSHOT.fullmatch(entry.path) if base else None
-    return CopyItem(
-        queue="",
-        seq=0,
-        job_id=JOB_ID,
-        job_key="",
-        nas=str(nas),
-        folder=str(folder),
-        base=base,
-        path=entry.path,
-        source=entry.source,
-        name=snapshot["path"] if snapshot else entry.path,
-        size=entry.size,
-        digest=entry.digest,
-        mtime_ns=entry.mtime_ns,
-        etag=entry.etag,
-        revision=entry.revision,
-        commit=entry.commit,
-        preserve=copier.options.preserve_structure,
-        remove=copier.options.delete_after_copy and not base,
+    name = snapshot["path"] if snapshot else entry.path
+    return item_of(
+        entry, copier.options, nas=nas, folder=folder, base=base, name=name, job_id=JOB_ID, removable=not base
     )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -68,6 +69,36 @@ class NasPlace:
 
     def bring(self, item: CopyItem, mover: ByteMover) -> Brought:
         """See to it that the file is on the NAS."""
+        try:
+            return self._claimed(item, mover)
+        except OSError as error:  # met while what was open on the NAS was closed
+            raise trouble_of(error, str(self.path)) from error
+
+    def check(self, target: str, size: int, mtime_ns: int) -> bool:
+        """Whether a copy is still there as it was made."""
+        try:
+            with self._opened() as root:
+                found = root.stat_beneath(target)
+        except (FileNotFoundError, NotADirectoryError, UnsafeName):
+            return False
+        except OSError as error:
+            raise trouble_of(error, str(self.path / target)) from None
+        return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
+
+    def merge(self, sleep: Callable[[float], None]) -> None:
+        """Bring what was copied into the manifest."""
+        self.records.merging()
+        try:
+            with self._opened() as root:
+                self.records.merge(root, sleep=sleep)
+        except ShoalError as error:
+            raise FileTrouble(str(error)) from None
+        except OSError as error:
+            raise trouble_of(error, str(self.path)) from None
+
+    # ---- how --------------------------------------------------------------------------------------------------------
+
+    def _claimed(self, item: CopyItem, mover: ByteMover) -> Brought:
         base = self._name(item)
         with _local_file(item) as source_fd, self._opened() as root, ExitStack() as held:
             key = short_hash(base.casefold(), hex_digits=24)
@@ -87,29 +118,6 @@ class NasPlace:
                 raise trouble_of(error, f"{self.path / base}") from error
             finally:
                 mover.beat = _no_beat
-
-    def check(self, target: str, size: int, mtime_ns: int) -> bool:
-        """Whether a copy is still there as it was made."""
-        with self._opened() as root:
-            try:
-                found = root.stat_beneath(target)
-            except (FileNotFoundError, NotADirectoryError, UnsafeName):
-                return False
-            except OSError as error:
-                raise trouble_of(error, str(self.path / target)) from None
-        return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
-
-    def merge(self, sleep: Callable[[float], None]) -> None:
-        """Bring what was copied into the manifest."""
-        with self._opened() as root:
-            try:
-                self.records.merge(root, sleep=sleep)
-            except ShoalError as error:
-                raise FileTrouble(str(error)) from None
-            except OSError as error:
-                raise trouble_of(error, str(self.path)) from None
-
-    # ---- how --------------------------------------------------------------------------------------------------------
 
     def _name(self, item: CopyItem) -> str:
         try:
@@ -202,7 +210,7 @@ class NasPlace:
 
     def _refuse_twin(self, root: SafeRoot, target: str) -> None:
         if self._ignores_case is None:
-            self._ignores_case = ignores_case(root, f"{PARTIAL}/probe-{os.getpid()}{TEMPORARY}")
+            self._ignores_case = ignores_case(root, f"{PARTIAL}/probe-{secrets.token_hex(8)}{TEMPORARY}")
         if self._ignores_case and (twin := find_twin(root, target)) is not None:
             raise FileTrouble(f"{self.path / target}: {twin} is there, and this NAS does not tell them apart")
 
@@ -290,14 +298,22 @@ def _local_file(item: CopyItem) -> Generator[int]:
     except UnsafeName as error:
         raise NeverCopied(str(error)) from None
     except OSError as error:
-        raise FileTrouble(f"{item.path}: the local file cannot be read: {error.strerror}") from None
+        raise _unreadable(item, error) from None
     try:
-        found = os.fstat(fd)
+        try:
+            found = os.fstat(fd)
+        except OSError as error:
+            raise _unreadable(item, error) from None
         if (found.st_size, found.st_mtime_ns) != (item.size, item.mtime_ns):
             raise NeverCopied(f"{item.path}: it has changed since it was downloaded")
         yield fd
     finally:
-        os.close(fd)
+        with suppress(OSError):  # it was only read
+            os.close(fd)
+
+
+def _unreadable(item: CopyItem, error: OSError) -> FileTrouble:
+    return FileTrouble(f"{item.path}: the local file cannot be read: {error.strerror}")
 
 
 def _is_itself(root: SafeRoot, target: str, source_fd: int) -> int | None:

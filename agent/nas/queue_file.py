@@ -3,7 +3,8 @@
 One text file, appended to, and locked (flock) by the process that works on it. A line is the CRC-32 of the rest, a blank and JSON::
 
     {"put": {...}}                          a file is to be copied
-    {"done": SEQ, "job": ID, "size": N}     it was, or can never be
+    {"done": SEQ, "job": ID, "size": N, "as": "copied" | "there" | "refused" | ""}
+    {"removed": N, "job": ID}               local files that were removed after their copy
     {"sum": {JOB: {...}}}                   what was done for each job before the file was written anew
 
 SEQ is the position of the file's put line, which is its name in the queue. A line that is torn is skipped: each one begins with a
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ...common.errors import StateDamaged
 from ...common.nas_records import NasCounts
@@ -38,6 +39,14 @@ _LINE_BYTES_MAX = 64 << 10
 _ITEM_FIELDS = {field.name: field.type for field in fields(CopyItem)}
 
 
+Outcome = Literal["copied", "there", "refused", ""]
+_OUTCOMES: dict[object, dict[str, int]] = {
+    "copied": {"files_copied": 1},
+    "there": {"files_there": 1},
+    "refused": {"files_refused": 1},
+}
+
+
 class QueueFile:
     """One queue. Owns its file and the lock on it. Thread-safe."""
 
@@ -50,7 +59,10 @@ class QueueFile:
         self._cursor = 0  # where the next line to be read begins
         self._dirty = False
         self._done: set[int] = set()  # done, and not behind the cursor yet
-        self._inherited: set[int] = set()  # fingerprints of what an earlier process left to do, the first of it
+        self._inherited: dict[
+            int, int
+        ] = {}  # seq -> fingerprint of what an earlier process left to do, the first of it
+        self._fingerprints: set[int] = set()  # the same ones
         self.counts: dict[str, NasCounts] = {}
         self.pending = 0
         self._replay()
@@ -58,33 +70,48 @@ class QueueFile:
     def _replay(self) -> None:
         for seq, entry in self._lines(0):
             match entry:
-                case {"put": dict(_)}:
+                case {"put": dict()}:
                     if (item := self._item(seq, cast("dict[str, Any]", entry["put"]))) is not None:
                         self.pending += 1
                         self._add(item.job_id, files_waiting=1, bytes_waiting=item.size)
                         self._inherit(item)
                 case {"done": int(done), "job": str(job_id), "size": int(size)}:
                     self._done.add(done)
+                    self._inherited.pop(done, None)
                     self.pending -= 1
-                    self._add(job_id, files_waiting=-1, bytes_waiting=-size)
-                case {"sum": dict(sums)}:
-                    for job_id, values in cast("dict[str, dict[str, int]]", sums).items():
+                    how = _OUTCOMES.get(entry.get("as"), {})
+                    self._add(job_id, files_waiting=-1, bytes_waiting=-size, **how)
+                    if entry.get("as") == "copied":
+                        self._add(job_id, bytes_copied=size)
+                case {"removed": int(count), "job": str(job_id)}:
+                    self._add(job_id, files_removed=count)
+                case {"sum": dict()}:
+                    for job_id, values in cast("dict[str, dict[str, int]]", entry["sum"]).items():
                         self._add(job_id, **{name: value for name, value in values.items() if name in _COUNTED})
                 case _:
                     continue
+        self._fingerprints = set(self._inherited.values())
 
     def _add(self, job_id: str, **changes: int) -> None:
         counts = self.counts.get(job_id, NasCounts())
         self.counts[job_id] = replace(counts, **{name: getattr(counts, name) + more for name, more in changes.items()})
 
+    def _take_counts(self, counts: dict[str, NasCounts]) -> None:
+        """Those of a queue whose files this one has taken over."""
+        with self._lock:
+            self._append({"sum": {job_id: _counted(each) for job_id, each in counts.items()}})
+        for job_id, each in counts.items():
+            self._add(job_id, **_counted(each))
+
     def _inherit(self, item: CopyItem) -> None:
         if len(self._inherited) < INHERITED_MAX:
-            self._inherited.add(_fingerprint(item))
+            self._inherited[item.seq] = _fingerprint(item)
+            self._fingerprints.add(self._inherited[item.seq])
 
     def inherited(self, item: CopyItem) -> bool:
         """Whether an earlier process had put the very file into the queue, and it is still there."""
         with self._lock:
-            return _fingerprint(item) in self._inherited
+            return _fingerprint(item) in self._fingerprints
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
@@ -97,12 +124,17 @@ class QueueFile:
             self.pending += 1
         return replace(item, queue=str(self.path), seq=seq)
 
-    def done(self, item: CopyItem) -> None:
+    def done(self, item: CopyItem, how: Outcome) -> None:
         """Nothing is left to do for the file. Raises OSError; it is then looked at again by a later process."""
         with self._lock:
             self.pending -= 1
-            self._inherited.discard(_fingerprint(item))
-            self._append({"done": item.seq, "job": item.job_id, "size": item.size})
+            self._fingerprints.discard(self._inherited.pop(item.seq, 0))
+            self._append({"done": item.seq, "job": item.job_id, "size": item.size, "as": how})
+
+    def removed(self, job_id: str, count: int) -> None:
+        """Local files were removed after their copy. It is only for people: an error is nobody's."""
+        with self._lock, suppress(OSError):
+            self._append({"removed": count, "job": job_id})
 
     def _append(self, entry: dict[str, Any]) -> int:
         body = json.dumps(entry, separators=(",", ":")).encode()
@@ -139,6 +171,11 @@ class QueueFile:
         return found
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
+    @property
     def dirty(self) -> bool:
         """Whether something was appended since the last `sync`."""
         return self._dirty
@@ -163,12 +200,12 @@ class QueueFile:
                 at += len(line)
 
     def _item(self, seq: int, values: dict[str, Any]) -> CopyItem | None:
-        known: dict[str, Any] = {name: value for name, value in values.items() if name in _ITEM_FIELDS}
+        known = {name: value for name, value in values.items() if name in _ITEM_FIELDS}
         wrong = [name for name, value in known.items() if type(value).__name__ != _ITEM_FIELDS[name]]
         if wrong or known.get("size", -1) < 0:
             return None
         try:
-            return CopyItem(**{**known, "queue": str(self.path), "seq": seq})
+            return CopyItem(**cast("dict[str, Any]", {**known, "queue": str(self.path), "seq": seq}))
         except TypeError:  # of another version
             return None
 
@@ -191,21 +228,16 @@ class QueueFile:
             self._append({"sum": {job_id: _counted(each) for job_id, each in counts.items()}})
             self._cursor = self._size
 
-    def close(self, *, keep: dict[str, NasCounts] | None = None) -> None:
-        """Let go of the file. It is removed when nothing is left to do and keep is None; else it tells what was done."""
+    def close(self, *, keep: bool = False) -> None:
+        """Let go of the file. It is removed when nothing is left to do, unless it is kept to tell what was done."""
         with self._lock:
             fd, self._fd = self._fd, -1
             if fd < 0:
                 return
             try:
-                if self.pending <= 0 and keep is None:
+                if self.pending <= 0 and not keep:
                     with suppress(OSError):
                         self.path.unlink()
-                elif keep:
-                    done = {job_id: _counted(each) for job_id, each in keep.items()}
-                    body = json.dumps({"sum": done}, separators=(",", ":")).encode()
-                    with suppress(OSError):
-                        os.pwrite(fd, b"\n%08x %s" % (zlib.crc32(body), body), self._size)
             finally:
                 os.close(fd)
 
@@ -232,16 +264,17 @@ def open_queue(folder: Path) -> QueueFile:
             other = take_queue(path)
             if other is None:
                 continue
-            if mine is None:
+            if mine is None and other.size <= COMPACT_BYTES:
                 mine = other
                 continue
+            if mine is None:
+                mine = new_queue(folder / f"{secrets.token_hex(6)}{SUFFIX}")
             while items := other.read(_READ_LINES):
                 for item in items:
                     moved = mine.put(item)
                     mine._add(moved.job_id, files_waiting=1, bytes_waiting=moved.size)  # pyright: ignore[reportPrivateUsage]
                     mine._inherit(moved)  # pyright: ignore[reportPrivateUsage]
-            for job_id, counts in other.counts.items():
-                mine._add(job_id, **_counted(counts))  # pyright: ignore[reportPrivateUsage]
+            mine._take_counts(other.counts)  # pyright: ignore[reportPrivateUsage]
             other.pending = 0
             mine.sync()
             other.close()
@@ -249,7 +282,7 @@ def open_queue(folder: Path) -> QueueFile:
             mine = new_queue(folder / f"{secrets.token_hex(6)}{SUFFIX}")
     except BaseException:
         if mine is not None:
-            mine.close(keep={})
+            mine.close(keep=True)
         raise
     return mine
 

@@ -56,6 +56,11 @@ class Records:
             return False
         return now >= self._merge_s if self._failed else idle or self.unmerged >= MERGE_AT or now >= self._merge_s
 
+    def merging(self) -> None:
+        """A merge is tried: until it has succeeded, the next one is due after a while."""
+        self._merge_s = self._clock() + MERGE_EVERY_S
+        self._failed = True
+
     def is_copy(self, root: SafeRoot, path: str, found: os.stat_result, digest: str) -> bool:
         """Whether the file with that status was verified to have the digest."""
         key = path, found.st_size, found.st_mtime_ns
@@ -90,8 +95,6 @@ class Records:
 
     def merge(self, root: SafeRoot, *, sleep: Callable[[float], None]) -> None:
         """Bring the own log, and those of agents that are gone, into the manifest. Raises Busy, UnsafeName, OSError."""
-        self._merge_s = self._clock() + MERGE_EVERY_S
-        self._failed = True
         aside = f"{self._log.removesuffix(LOG)}-{secrets.token_hex(4)}{LOG}"
         with self._lock:  # not for longer: copies go on, into a new log
             with suppress(FileNotFoundError):

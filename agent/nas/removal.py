@@ -46,44 +46,44 @@ def job_is_alive(item: CopyItem) -> bool:
 
 def remove_local(items: Sequence[CopyItem], check: Check, *, sleep: Callable[[float], None]) -> Pass:
     """Remove the local files of one destination whose job has ended. Raises CopyTrouble where nothing can be done now."""
-    outcome = Pass()
     folder = items[0].folder
     try:
-        root = SafeRoot(folder)
-    except FileNotFoundError:
-        outcome.kept.extend(items)
-        return outcome
-    except OSError as error:
+        with SafeRoot(folder) as root:
+            return _pass(root, items, check, sleep)
+    except FileNotFoundError as error:
+        if not Path(folder).exists():
+            return Pass(kept=list(items))
         raise FileTrouble(f"{folder}: {error.strerror}") from None
-    with root:
-        going: list[CopyItem] = []
-        for item in items:
-            if not _is_as_copied(root, item):
-                outcome.kept.append(item)
-            elif not check(item):
-                outcome.again.append(item)
-            else:
-                going.append(item)
-        if not going:
-            return outcome
-        try:
-            sources = {item.source: {"revision": item.revision, "commit": item.commit} for item in going}
-            root.makedirs_beneath(WORK_FOLDER)
-            merge_manifest(root, WORK_FOLDER, lambda: map(_moved, going), sources=sources, sleep=sleep)
-            for item in going:
-                _remove(root, item)
-                outcome.removed.append(item)
-        except ShoalError as error:
-            raise FileTrouble(str(error)) from None
-        except OSError as error:
-            raise FileTrouble(f"{folder}: a copied file cannot be removed: {error.strerror}") from None
+    except ShoalError as error:
+        raise FileTrouble(str(error)) from None
+    except OSError as error:
+        raise FileTrouble(f"{folder}: copied files cannot be removed: {error.strerror}") from None
+
+
+def _pass(root: SafeRoot, items: Sequence[CopyItem], check: Check, sleep: Callable[[float], None]) -> Pass:
+    outcome = Pass()
+    going: list[CopyItem] = []
+    for item in items:
+        if not _is_as_copied(root, item):
+            outcome.kept.append(item)
+        elif not check(item):
+            outcome.again.append(item)
+        else:
+            going.append(item)
+    if going:
+        sources = {item.source: {"revision": item.revision, "commit": item.commit} for item in going}
+        root.makedirs_beneath(WORK_FOLDER)
+        merge_manifest(root, WORK_FOLDER, lambda: map(_moved, going), sources=sources, sleep=sleep)
+    for item in going:
+        _remove(root, item)
+        outcome.removed.append(item)
     return outcome
 
 
 def _is_as_copied(root: SafeRoot, item: CopyItem) -> bool:
     try:
         found = root.stat_beneath(item.path)
-    except (OSError, UnsafeName):
+    except (FileNotFoundError, NotADirectoryError, UnsafeName):
         return False
     return (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
 

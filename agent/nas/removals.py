@@ -87,7 +87,7 @@ class Removals:
         job = self._jobs[batch[0].queue]
         for item in (*done.removed, *done.kept, *done.again):
             with suppress(OSError):
-                job.queue.done(item)
+                job.queue.done(item, "")
         gone = {item.seq for item in batch}
         job.batch = [item for item in job.batch if item.seq not in gone]
         job.wait_s = POLL_S[0]
