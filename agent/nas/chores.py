@@ -10,7 +10,7 @@ from typing import Protocol
 
 from .book import CopyBook, CopyItem
 from .place import NasPlace
-from .queue_file import QueueFile
+from .queue_file import TOUCH_S, QueueFile
 from .removal import remove_local
 from .removals import Removals
 from .trouble import CopyTrouble, Stopped
@@ -32,19 +32,22 @@ class Chores:
         self,
         condition: threading.Condition,
         book: CopyBook,
-        queues: Mapping[Path, QueueFile],
+        queues: Mapping[str, QueueFile],
+        folders: Mapping[Path, QueueFile],
         place: Callable[[str], NasPlace],
         removals: Removals,
         clock: Callable[[], float],
     ) -> None:
-        """All of it belongs to the copier. place gives the NAS folder of that path. clock: seconds, monotonic."""
+        """All of it belongs to the copier: queues by the path of their file, folders those that new files are put into. place gives
+        the NAS folder of that path. clock: seconds, monotonic."""
         self._condition = condition
         self._book = book
         self._queues = queues
+        self._folders = folders
         self._place = place
         self._removals = removals
         self._clock = clock
-        self._synced_s = clock()
+        self._synced_s = self._touched_s = clock()
         self.under_way = False
 
     def due(self, now: float, places: Mapping[str, NasPlace]) -> bool:
@@ -52,7 +55,8 @@ class Chores:
         if self.under_way:
             return False
         return (
-            (now - self._synced_s >= IDLE_S and any(queue.dirty for queue in self._queues.values()))
+            (self._is_touch_due and bool(self._queues))
+            or (now - self._synced_s >= IDLE_S and any(queue.dirty for queue in self._queues.values()))
             or self._removals.due(now)
             or any(place.records.merge_due(now, idle=self._idle) for place in places.values())
         )
@@ -61,13 +65,17 @@ class Chores:
         """Do what is due. sleep raises Stopped when it is time to stop. Returns whether something has come of it."""
         with self._condition:
             queues, there = list(self._queues.values()), list(places.values())
-            counts = self._book.counts()
             idle = self._idle
             self._synced_s = self._clock()
+            touch = self._is_touch_due
+            if touch:
+                self._touched_s = self._clock()
         for queue in queues:
+            if touch:
+                queue.touch()
             try:
                 queue.sync()
-                queue.compact(counts)
+                queue.compact()
             except OSError as error:
                 warn("nas.queue_not_written", f"{queue.path}: {error}")
         useful = self._remove(sleep, warn)
@@ -80,6 +88,10 @@ class Chores:
                     if not isinstance(error, Stopped):
                         warn("nas.manifest_not_written", str(error), remedy="it is tried again")
         return useful
+
+    @property
+    def _is_touch_due(self) -> bool:
+        return self._clock() - self._touched_s >= TOUCH_S
 
     @property
     def _idle(self) -> bool:
@@ -107,7 +119,7 @@ class Chores:
                     self._again(item)
                 self._removals.settled(batch, done)
                 self._book.removed(batch[0].job_id, count=len(done.removed), kept=len(done.kept) + len(done.again))
-                queue = self._queues.get(Path(batch[0].queue).parent)
+                queue = self._folders.get(Path(batch[0].queue).parent)
                 if queue is not None:
                     queue.removed(batch[0].job_id, len(done.removed))
 
@@ -116,7 +128,7 @@ class Chores:
 
     def _again(self, item: CopyItem) -> None:
         """The copy is not there any more as it was made: copy once more."""
-        queue = self._queues.get(Path(item.queue).parent)
+        queue = self._folders.get(Path(item.queue).parent)
         if queue is not None:
             self._book.expect(item.job_id, item.size)
             queue.put(replace(item, target="", target_mtime_ns=0))

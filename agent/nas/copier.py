@@ -31,7 +31,7 @@ from .mounts import Mounts
 from .options import NasOptions
 from .place import NasPlace
 from .priority import lower_priority
-from .queue_file import Outcome, QueueFile, open_queue
+from .queue_file import Outcome, QueueFile, new_queue, take_over
 from .removals import Removals
 from .trouble import CopyTrouble, Held, NasDown, NeverCopied, Stopped
 
@@ -71,14 +71,18 @@ class Copier:
         self._book = CopyBook(backoff=backoff, rng=rng)
         self._mounts = Mounts(options.state / "nas-mounts.json", require=options.require_mount)
         self._places: dict[str, NasPlace] = {}
-        self._queues: dict[Path, QueueFile] = {}
+        self._queues: dict[str, QueueFile] = {}  # by the path of the file
+        self._folders: dict[Path, QueueFile] = {}  # the one that new files are put into
         self._to_adopt: list[Path] = []
+        self._adopting = 0
         self._removals = Removals(clock)
         self._bucket = TokenBucket(options.rate_limit)
         self._threads: list[threading.Thread] = []
         self._busy: dict[int, float] = {}  # thread -> when the NAS was last heard by it, while it works
         self._stopping = threading.Event()
-        self._chores = Chores(self._condition, self._book, self._queues, self._place, self._removals, clock)
+        self._chores = Chores(
+            self._condition, self._book, self._queues, self._folders, self._place, self._removals, clock
+        )
         self._progress_s = clock()
         self._closed = False
         self._warned: set[str] = set()
@@ -104,9 +108,9 @@ class Copier:
             log.warning("nas.left_hanging", threads=self._alive, remedy="what they copied is copied again")
         with self._condition:
             self._closed = True
-            for folder, queue in self._queues.items():
-                queue.close(keep=folder == self._queue_folder)
-                _remove_empty(folder)
+            for queue in self._queues.values():
+                queue.close(keep=queue.path.parent == self._queue_folder)
+                _remove_empty(queue.path.parent)
             self._queues.clear()
             self._removals.close()
 
@@ -141,7 +145,7 @@ class Copier:
         """Put a file into the queue of a folder. Raises OSError, StateDamaged."""
         with self._condition:
             queue = self._queue(folder)
-            if queue.inherited(item):
+            if any(each.inherited(item) for each in self._queues.values()):
                 return
             self._book.expect(item.job_id, item.size)
             queue.put(item)
@@ -175,21 +179,21 @@ class Copier:
                 or self._book.running > 0
                 or self._chores.under_way
                 or bool(self._to_adopt)
+                or self._adopting > 0
                 or any(place.records.unmerged for place in self._places.values())
             )
 
     # ---- the queue --------------------------------------------------------------------------------------------------
 
     def _queue(self, folder: Path) -> QueueFile:
-        """The queue of a folder; the condition is held."""
+        """The queue that new files of a folder are put into; the condition is held."""
         if self._closed:
             raise OSError(f"the copies to the NAS have ended: {folder}")
-        queue = self._queues.get(folder)
+        queue = self._folders.get(folder)
         if queue is None:
-            queue = self._queues[folder] = open_queue(folder)
-            for job_id, counts in queue.counts.items():
-                self._book.recall(job_id, counts)
-            self._removals.adopt(folder, self._book)
+            folder.mkdir(parents=True, exist_ok=True)
+            queue = self._folders[folder] = new_queue(folder)
+            self._queues[str(queue.path)] = queue
         return queue
 
     def _wake(self) -> None:
@@ -225,8 +229,8 @@ class Copier:
 
     def _next(self, number: int) -> tuple[CopyItem | None, bool]:
         """A file to copy, or whether the chores are this thread's; neither of them when it is time to stop."""
+        self._adopt()
         with self._condition:
-            self._adopt()
             if self._chores.due(self._clock(), self._places):
                 self._chores.under_way = True
                 return None, True
@@ -241,12 +245,29 @@ class Copier:
             return None, False
 
     def _adopt(self) -> None:
-        while self._to_adopt:
+        """Read what earlier processes left: without the condition, for it may be long."""
+        with self._condition:
+            if not self._to_adopt:
+                return
             folder = self._to_adopt.pop()
-            try:
-                self._queue(folder)
-            except (OSError, ShoalError) as error:
-                self._warn("nas.queue_not_opened", f"{folder}: {error}", remedy="check its permissions")
+            self._adopting += 1
+        queue: QueueFile | None = None
+        removals: list[QueueFile] = []
+        try:
+            queue = take_over(folder, alone=folder == self._queue_folder)
+            removals = Removals.left_in(folder)
+        except (OSError, ShoalError) as error:
+            self._warn("nas.queue_not_opened", f"{folder}: {error}", remedy="check its permissions")
+        finally:
+            with self._condition:
+                self._adopting -= 1
+                if queue is not None:
+                    self._queues[str(queue.path)] = queue
+                    self._folders.setdefault(folder, queue)
+                    for job_id, counts in queue.counts.items():
+                        self._book.recall(job_id, counts)
+                for each in removals:
+                    self._removals.adopt(each, self._book)
 
     def _load(self) -> None:
         for queue in self._queues.values():
@@ -266,7 +287,7 @@ class Copier:
             if self._stopping.wait(min(wait_s, IDLE_S)):
                 raise Stopped("stopping")
             wait_s -= IDLE_S
-            self._busy[number] = self._clock()
+            self._busy[number] = self._progress_s = self._clock()
 
     def _place(self, nas: str) -> NasPlace:
         with self._condition:
@@ -347,7 +368,7 @@ class Copier:
                 self._warn("nas.queue_not_written", f"{item.queue}: {error}", remedy="it is looked at again later")
 
     def _queue_of(self, item: CopyItem) -> QueueFile | None:
-        return self._queues.get(Path(item.queue).parent)
+        return self._queues.get(item.queue)
 
     # ---- small things -----------------------------------------------------------------------------------------------
 

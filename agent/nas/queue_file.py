@@ -1,6 +1,7 @@
 """The copy queue on the disk: what is to be copied and removed survives ``kill -9``, in order, and without being held in memory.
 
-One text file, appended to, and locked (flock) by the process that works on it. A line is the CRC-32 of the rest, a blank and JSON::
+One text file, appended to, and locked (flock) by the process that works on it; its name tells the machine and the process, because
+flock may do nothing on a network file system. A line is the CRC-32 of the rest, a blank and JSON::
 
     {"put": {...}}                          a file is to be copied
     {"done": SEQ, "job": ID, "size": N, "as": "copied" | "there" | "refused" | ""}
@@ -17,7 +18,9 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,11 +30,18 @@ from typing import Any, Literal, cast
 
 from ...common.errors import StateDamaged
 from ...common.nas_records import NasCounts
+from ..storage.filesystems import boot_id, filesystem_type, is_network
+from ..storage.workfolder import short_hash
 from .book import CopyItem
 
 SUFFIX = ".queue"
 COMPACT_BYTES = 1 << 20
 """A file without anything left to do is written anew when it has grown beyond this."""
+TOUCH_S = 60.0
+"""How often a queue is touched while somebody works on it."""
+SILENT_S = 3600.0
+"""A queue of another machine that was not touched for so long is nobody's; it allows for clocks that differ."""
+JOBS_KEPT = 100
 INHERITED_MAX = 100_000
 """A file that is asked for again after a restart is not queued twice; beyond so many it is, which costs a look at its record."""
 _READ_LINES = 200
@@ -79,10 +89,7 @@ class QueueFile:
                     self._done.add(done)
                     self._inherited.pop(done, None)
                     self.pending -= 1
-                    how = _OUTCOMES.get(entry.get("as"), {})
-                    self._add(job_id, files_waiting=-1, bytes_waiting=-size, **how)
-                    if entry.get("as") == "copied":
-                        self._add(job_id, bytes_copied=size)
+                    self._ended(job_id, size, entry.get("as"))
                 case {"removed": int(count), "job": str(job_id)}:
                     self._add(job_id, files_removed=count)
                 case {"sum": dict()}:
@@ -92,16 +99,31 @@ class QueueFile:
                     continue
         self._fingerprints = set(self._inherited.values())
 
+    def _ended(self, job_id: str, size: int, how: object) -> None:
+        self._add(job_id, files_waiting=-1, bytes_waiting=-size, **_OUTCOMES.get(how, {}))
+        if how == "copied":
+            self._add(job_id, bytes_copied=size)
+
     def _add(self, job_id: str, **changes: int) -> None:
         counts = self.counts.get(job_id, NasCounts())
         self.counts[job_id] = replace(counts, **{name: getattr(counts, name) + more for name, more in changes.items()})
 
-    def _take_counts(self, counts: dict[str, NasCounts]) -> None:
-        """Those of a queue whose files this one has taken over."""
-        with self._lock:
-            self._append({"sum": {job_id: _counted(each) for job_id, each in counts.items()}})
-        for job_id, each in counts.items():
-            self._add(job_id, **_counted(each))
+    def absorb(self, other: QueueFile) -> None:
+        """Take over all that another queue holds, and remove it. Raises OSError."""
+        try:
+            while items := other.read(_READ_LINES):
+                for item in items:
+                    moved = self.put(item)
+                    self._inherit(moved)
+            done = {job_id: _counted(each) for job_id, each in other.counts.items()}
+            with self._lock:
+                self._append({"sum": done})
+            for job_id, counts in done.items():
+                self._add(job_id, **counts)
+            self.sync()
+            other.pending = 0
+        finally:
+            other.close()
 
     def _inherit(self, item: CopyItem) -> None:
         if len(self._inherited) < INHERITED_MAX:
@@ -122,6 +144,7 @@ class QueueFile:
         with self._lock:
             seq = self._append({"put": values})
             self.pending += 1
+            self._add(item.job_id, files_waiting=1, bytes_waiting=item.size)
         return replace(item, queue=str(self.path), seq=seq)
 
     def done(self, item: CopyItem, how: Outcome) -> None:
@@ -129,11 +152,13 @@ class QueueFile:
         with self._lock:
             self.pending -= 1
             self._fingerprints.discard(self._inherited.pop(item.seq, 0))
+            self._ended(item.job_id, item.size, how)
             self._append({"done": item.seq, "job": item.job_id, "size": item.size, "as": how})
 
     def removed(self, job_id: str, count: int) -> None:
         """Local files were removed after their copy. It is only for people: an error is nobody's."""
         with self._lock, suppress(OSError):
+            self._add(job_id, files_removed=count)
             self._append({"removed": count, "job": job_id})
 
     def _append(self, entry: dict[str, Any]) -> int:
@@ -217,15 +242,21 @@ class QueueFile:
             self._dirty = False
             os.fdatasync(self._fd)
 
-    def compact(self, counts: dict[str, NasCounts]) -> None:
-        """With nothing left to do: begin anew, with no more than the counts. Raises OSError."""
+    def touch(self) -> None:
+        """Show other machines that somebody works on it."""
+        with suppress(OSError):
+            os.utime(self._fd)
+
+    def compact(self) -> None:
+        """With nothing left to do: begin anew, with no more than the counts of the newest jobs. Raises OSError."""
         with self._lock:
             if self.pending > 0 or self._size <= COMPACT_BYTES:
                 return
             os.ftruncate(self._fd, 0)
             self._size = self._cursor = 0
             self._done.clear()
-            self._append({"sum": {job_id: _counted(each) for job_id, each in counts.items()}})
+            self.counts = dict(list(self.counts.items())[-JOBS_KEPT:])
+            self._append({"sum": {job_id: _counted(each) for job_id, each in self.counts.items()}})
             self._cursor = self._size
 
     def close(self, *, keep: bool = False) -> None:
@@ -253,33 +284,33 @@ def _fingerprint(item: CopyItem) -> int:
     return hash((item.nas, item.folder, item.base, item.path, item.digest, item.mtime_ns, item.remove))
 
 
-def open_queue(folder: Path) -> QueueFile:
-    """Work on a folder's queue: one of one's own, with all that nobody else works on. Raises OSError, StateDamaged."""
-    folder.mkdir(parents=True, exist_ok=True)
+def new_queue(folder: Path) -> QueueFile:
+    """A new queue in a folder that is there. Raises OSError."""
+    while True:
+        try:
+            return make_queue(folder / f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
+        except BlockingIOError:  # somebody took it over between its making and its locking
+            continue
+
+
+def take_over(folder: Path, *, alone: bool = False) -> QueueFile | None:
+    """One queue with all that is left in a folder and that nobody works on; None where nothing is. alone: nobody else works in this
+    folder. Raises OSError, StateDamaged."""
     if folder.is_symlink():
         raise StateDamaged(str(folder), cause="it is a symbolic link", remedy="remove it")
     mine: QueueFile | None = None
     try:
+        alone = alone or not is_network(filesystem_type(folder))  # flock tells
         for path in sorted(folder.glob(f"*{SUFFIX}")):
-            other = take_queue(path)
+            other = take_queue(path) if alone or _is_left(path) else None
             if other is None:
                 continue
             if mine is None and other.size <= COMPACT_BYTES:
                 mine = other
                 continue
             if mine is None:
-                mine = new_queue(folder / f"{secrets.token_hex(6)}{SUFFIX}")
-            while items := other.read(_READ_LINES):
-                for item in items:
-                    moved = mine.put(item)
-                    mine._add(moved.job_id, files_waiting=1, bytes_waiting=moved.size)  # pyright: ignore[reportPrivateUsage]
-                    mine._inherit(moved)  # pyright: ignore[reportPrivateUsage]
-            mine._take_counts(other.counts)  # pyright: ignore[reportPrivateUsage]
-            other.pending = 0
-            mine.sync()
-            other.close()
-        if mine is None:
-            mine = new_queue(folder / f"{secrets.token_hex(6)}{SUFFIX}")
+                mine = new_queue(folder)
+            mine.absorb(other)
     except BaseException:
         if mine is not None:
             mine.close(keep=True)
@@ -287,7 +318,25 @@ def open_queue(folder: Path) -> QueueFile:
     return mine
 
 
-def new_queue(path: Path) -> QueueFile:
+def _machine() -> str:
+    """This machine since its last boot, in two hashes."""
+    return f"{short_hash(socket.gethostname(), hex_digits=8)}.{short_hash(boot_id().hex(), hex_digits=8)}"
+
+
+def _is_left(path: Path) -> bool:
+    """Whether nobody works on a queue, where flock does not tell: its process is gone, or its machine has long been silent."""
+    machine, _, rest = path.name.partition("-")
+    pid = rest.partition("-")[0]
+    if machine == _machine() and pid.isdecimal():
+        return not Path(f"/proc/{pid}").exists()
+    if machine.partition(".")[0] == _machine().partition(".")[0]:
+        return True  # the machine has booted since
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > SILENT_S
+    return False
+
+
+def make_queue(path: Path) -> QueueFile:
     """A queue of that name: the one that is there, or a new one. Raises OSError where somebody works on it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .book import CopyItem
-from .queue_file import QueueFile, new_queue, take_queue
+from .queue_file import QueueFile, make_queue, take_queue
 from .removal import Pass, job_is_alive
 from .trouble import CopyTrouble
 
@@ -42,20 +42,20 @@ class Removals:
         path = folder / f"{item.job_key}{SUFFIX}"
         job = self._jobs.get(str(path))
         if job is None:
-            job = self._jobs[str(path)] = _Job(new_queue(path), self._clock())
+            job = self._jobs[str(path)] = _Job(make_queue(path), self._clock())
         job.queue.put(item)
         job.due_s = min(job.due_s, self._clock() + job.wait_s)
 
-    def adopt(self, folder: Path, book: CopyBook) -> None:
-        """Go on with what earlier processes left. Raises OSError."""
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
-            if str(path) in self._jobs:
-                continue
-            queue = take_queue(path)
-            if queue is not None:
-                self._jobs[str(path)] = _Job(queue, self._clock())
-                for job_id, counts in queue.counts.items():
-                    book.to_remove(job_id, counts.files_waiting)
+    @staticmethod
+    def left_in(folder: Path) -> list[QueueFile]:
+        """The removal queues that earlier processes left. Raises OSError."""
+        return [queue for path in sorted(folder.glob(f"*{SUFFIX}")) if (queue := take_queue(path)) is not None]
+
+    def adopt(self, queue: QueueFile, book: CopyBook) -> None:
+        """Go on with one of `left_in`."""
+        self._jobs[str(queue.path)] = _Job(queue, self._clock())
+        for job_id, counts in queue.counts.items():
+            book.to_remove(job_id, counts.files_waiting)
 
     def due(self, now: float) -> bool:
         """Whether there is something to look at now."""

@@ -13,18 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.agent.nas import queue_file
 from shoal.agent.nas.book import HELD_S, JOBS_MAX, CopyBook, CopyItem
 from shoal.agent.nas.mounts import Mounts
 from shoal.agent.nas.names import identity, second_name, source_label, target_path
 from shoal.agent.nas.options import NasOptions
-from shoal.agent.nas.queue_file import COMPACT_BYTES, QueueFile, open_queue
+from shoal.agent.nas.queue_file import COMPACT_BYTES, QueueFile, new_queue, take_over
 from shoal.agent.nas.trouble import FileTrouble, NasDown, trouble_of
 from shoal.agent.storage.filesystems import mount_of
 from shoal.common.errors import Refused, UnsafeName
-from shoal.common.nas_records import NasCounts, together
+from shoal.common.nas_records import NasCounts, NasJob, NasReport, together
 from shoal.common.paths import COMPONENT_BYTES_MAX, safe_relative_path
-from shoal.common.records import JobSpec, Layout, OriginKind
+from shoal.common.records import Heartbeat, JobSpec, Layout, OriginKind
 from shoal.common.retry import Backoff
+from shoal.coordinator.reading import Reader
+from support.core_fleet import Fleet
 
 # ---- names ----------------------------------------------------------------------------------------------------------
 
@@ -265,6 +268,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "queue"
 
 
+def open_queue(folder: Path) -> QueueFile:
+    folder.mkdir(exist_ok=True)
+    return take_over(folder) or new_queue(folder)
+
+
 def killed(queue: QueueFile) -> None:
     """As ``kill -9`` leaves it: the lock goes, nothing is written."""
     fd, queue._fd = queue._fd, -1  # pyright: ignore[reportPrivateUsage]
@@ -343,6 +351,33 @@ def test_two_processes_have_queues_of_their_own_and_what_is_left_is_taken_over(f
     third.close()
 
 
+def test_where_locks_may_do_nothing_the_queue_of_a_living_process_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_file, "filesystem_type", lambda path: "nfs4")
+    queue = open_queue(folder)
+    queue.put(item(1))
+    name = queue.path.name
+    killed(queue)  # its lock is gone, but its process (this one) lives
+    assert take_over(folder) is None
+    machine, _, rest = name.partition("-")
+    gone = folder / f"{machine}-999999999-x.queue"
+    (folder / name).rename(gone)
+    taken = take_over(folder)
+    assert taken is not None and taken.pending == 1
+    killed(taken)
+    elsewhere = gone.rename(folder / f"0123abcd.89abcdef-{rest}")
+    assert take_over(folder) is None, "another machine's"
+    os.utime(elsewhere, (0, 0))
+    taken = take_over(folder)
+    assert taken is not None and taken.pending == 1, "which has been silent for long"
+    killed(taken)
+    os.utime(elsewhere)
+    alone = take_over(folder, alone=True)
+    assert alone is not None
+    killed(alone)
+
+
 def test_an_empty_queue_leaves_nothing_and_a_kept_one_its_counts(folder: Path) -> None:
     queue = open_queue(folder)
     queue.done(queue.put(item(1)), "copied")
@@ -362,13 +397,16 @@ def test_a_queue_that_has_nothing_to_do_is_written_anew(folder: Path) -> None:
         assert len(list(drained(queue))) == 1
         queue.done(put, "copied")
     assert queue.size > COMPACT_BYTES
-    queue.compact({"j": NasCounts(files_copied=5, bytes_copied=50)})
+    copies = queue.counts["j"].files_copied
+    queue.compact()
     assert queue.size < 1000
     put = queue.put(item(1))
     assert list(drained(queue)) == [put]
     killed(queue)
     again = open_queue(folder)
-    assert again.counts["j"] == NasCounts(files_copied=5, bytes_copied=50, files_waiting=1, bytes_waiting=10)
+    assert again.counts["j"] == NasCounts(
+        files_copied=copies, bytes_copied=10 * copies, files_waiting=1, bytes_waiting=10
+    )
     again.close(keep=True)
 
 
@@ -458,3 +496,26 @@ def test_where_a_job_is_copied_to(tmp_path: Path) -> None:
         options.folder_for(job(nas="/etc"))
     assert NasOptions(path=None, state=tmp_path).folder_for(job()) is None
     assert NasOptions(path=Path("/n"), state=tmp_path, enabled=False).folder_for(job(nas="/n")) is None
+
+
+# ---- what the coordinator makes of it -------------------------------------------------------------------------------
+
+
+def test_the_coordinator_shows_the_copies_of_all_agents() -> None:
+    fleet = Fleet()
+    fleet.job(10, 20)
+    for agent in ("a0", "a1"):
+        fleet.hello(agent)
+    fleet.row.request = '{"destination": "/d", "revision": ""}'
+    reader = Reader(fleet.core, (), version="1", started_at=0.0)
+    assert reader.job("j", 0.0, active=True).nas is None and reader.fleet(0.0, 0.0).nas is None
+    one, other = NasCounts(files_copied=1, bytes_copied=10), NasCounts(files_waiting=1, bytes_waiting=20, reason="full")
+    past = NasCounts(files_copied=5)
+    fleet.say("a0", Heartbeat(seq=1, nas=NasReport(total=one + past, jobs=(NasJob(job_id="j", counts=one),))))
+    jobs = (NasJob(job_id="j", counts=other), NasJob(job_id="gone", counts=past))
+    fleet.say("a1", Heartbeat(seq=1, nas=NasReport(total=other + past, jobs=jobs)))
+    assert reader.job("j", 0.0, active=False).nas == one + other
+    assert reader.fleet(0.0, 0.0).nas == one + past + other + past
+    assert [view.nas for view in reader.agents(0.0)] == [one + past, other + past]
+    fleet.say("a1", Heartbeat(seq=2, nas=NasReport(total=one, jobs=(NasJob(job_id="j", counts=one),))))
+    assert reader.job("j", 0.0, active=False).nas == one + one, "the newest word counts"
