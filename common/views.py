@@ -309,6 +309,7 @@ class FleetView:
     units_leased: int = 0
     rate_bytes_per_s: float = 0.0
     nas: NasCounts | None = None  # copies on a NAS, of all agents together; None: there are none
+    epoch_s: float = 0.0  # what the coordinator's clock shows, seconds since 1970; 0: it does not tell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

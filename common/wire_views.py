@@ -294,6 +294,7 @@ def encode_fleet(view: FleetView) -> admin.Fleet:
         units_leased=view.units_leased,
         rate_bytes_per_s=view.rate_bytes_per_s,
         nas=encode_nas_counts(view.nas),
+        epoch_s=view.epoch_s,
     )
 
 
@@ -313,6 +314,7 @@ def decode_fleet(fleet: admin.Fleet) -> FleetView:
         units_leased=count(fleet.units_leased, "Fleet.units_leased"),
         rate_bytes_per_s=amount(fleet.rate_bytes_per_s, "Fleet.rate_bytes_per_s"),
         nas=decode_nas_counts(fleet.nas) if fleet.HasField("nas") else None,
+        epoch_s=amount(fleet.epoch_s, "Fleet.epoch_s"),
     )
 
 

@@ -341,8 +341,8 @@ class Reader:
             ),
         )
 
-    def fleet(self, now: float, rate: float) -> FleetView:
-        """Everything in one look."""
+    def fleet(self, now: float, rate: float, epoch_s: float) -> FleetView:
+        """Everything in one look. epoch_s: seconds since 1970, by this machine."""
         statuses = [view.status for view in self.agents(now)]
         queue = self.queue()
         return FleetView(
@@ -359,4 +359,5 @@ class Reader:
             units_leased=len(self._core.leases),
             rate_bytes_per_s=rate,
             nas=together(agent.nas.total for agent in self._core.agents.values() if agent.nas is not None),
+            epoch_s=epoch_s,
         )

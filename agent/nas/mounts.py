@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, cast
 
-from ..storage.filesystems import mount_of
+from ...common.mounts import mount_of
 from .trouble import NasDown, trouble_of
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...common.nas_records import NAS_OFF
 from ...common.records import JobSpec
-from ..storage.roots import resolve_destination
+from ...common.roots import resolve_destination
 
 BUFFER_BYTES_MIN = 64 << 10
 BUFFER_BYTES_MAX = 4 << 20

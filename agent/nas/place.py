@@ -28,9 +28,9 @@ from ...common.digests import digest_of_file, matches
 from ...common.errors import ShoalError, UnsafeName
 from ...common.manifest import WORK_FOLDER, ManifestEntry, open_finished
 from ...common.paths import SafeRoot
+from ...common.roots import find_twin, ignores_case
 from ...common.units import format_size
 from ..storage.partial import PART
-from ..storage.roots import find_twin, ignores_case
 from ..storage.workfolder import TEMPORARY, short_hash
 from . import names
 from .book import CopyItem

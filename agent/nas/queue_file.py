@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ...common.errors import StateDamaged
+from ...common.mounts import filesystem_type, is_network
 from ...common.nas_records import NasCounts
-from ..storage.filesystems import boot_id, filesystem_type, is_network
+from ..storage.filesystems import boot_id
 from ..storage.workfolder import short_hash
 from .book import CopyItem
 

@@ -20,8 +20,8 @@ from shoal.agent.nas.names import identity, second_name, source_label, target_pa
 from shoal.agent.nas.options import NasOptions
 from shoal.agent.nas.queue_file import COMPACT_BYTES, QueueFile, new_queue, take_over
 from shoal.agent.nas.trouble import FileTrouble, NasDown, trouble_of
-from shoal.agent.storage.filesystems import mount_of
 from shoal.common.errors import Refused, UnsafeName
+from shoal.common.mounts import mount_of
 from shoal.common.nas_records import NasCounts, NasJob, NasReport, together
 from shoal.common.paths import COMPONENT_BYTES_MAX, safe_relative_path
 from shoal.common.records import Heartbeat, JobSpec, Layout, OriginKind

@@ -627,6 +627,7 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             units_leased=counts,
             rate_bytes_per_s=amounts,
             nas=st.none() | nas_counts,
+            epoch_s=amounts,
         ),
     ),
     ("token", token_views),

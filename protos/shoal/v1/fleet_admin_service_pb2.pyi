@@ -163,7 +163,7 @@ class QueuedJob(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., status: _Optional[_Union[_job_service_pb2.JobStatus, str]] = ..., name: _Optional[str] = ..., paused: bool = ..., priority: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ...) -> None: ...
 
 class Fleet(_message.Message):
-    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "nas")
+    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "nas", "epoch_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +177,7 @@ class Fleet(_message.Message):
     UNITS_LEASED_FIELD_NUMBER: _ClassVar[int]
     RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     NAS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_S_FIELD_NUMBER: _ClassVar[int]
     version: str
     incarnation: int
     uptime_s: float
@@ -190,7 +191,8 @@ class Fleet(_message.Message):
     units_leased: int
     rate_bytes_per_s: float
     nas: _work_pb2.NasCounts
-    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ...) -> None: ...
+    epoch_s: float
+    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ..., epoch_s: _Optional[float] = ...) -> None: ...
 
 class Token(_message.Message):
     __slots__ = ("token_id", "role", "name", "created_at", "expires_at")
