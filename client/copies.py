@@ -63,13 +63,13 @@ def waiting_line(counts: NasCounts) -> str:
     """What is still to be copied, in one line."""
     why = f": {printable(counts.reason)}" if counts.reason else ""
     if not counts.files_waiting:
-        return f"NAS: {counts.files_to_remove} copied files are to be removed here{why}"
-    return f"NAS: {counts.files_waiting} files ({format_size(counts.bytes_waiting)}) wait to be copied{why}"
+        return f"NAS: copied files that are to be removed here: {counts.files_to_remove}{why}"
+    return f"NAS: {_files(counts.files_waiting)} ({format_size(counts.bytes_waiting)}) waiting to be copied{why}"
 
 
 def nas_line(counts: NasCounts) -> str:
     """How the copies stand, in one line, as `shoal status` shows it."""
-    parts = [f"{counts.files_copied} files copied ({format_size(counts.bytes_copied)})"]
+    parts = [f"{_files(counts.files_copied)} copied ({format_size(counts.bytes_copied)})"]
     if counts.files_there:
         parts.append(f"{counts.files_there} were there")
     if counts.files_waiting:
@@ -83,3 +83,7 @@ def nas_line(counts: NasCounts) -> str:
         parts.append(f"{counts.files_removed} removed here{waiting}")
     text = ", ".join(parts)
     return f"{text}: {printable(counts.reason)}" if counts.reason else text
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file" + ("" if count == 1 else "s")

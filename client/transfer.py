@@ -116,7 +116,8 @@ def _from_file(name: str, endpoints: Sequence[str]) -> Sequence[SourceUri]:
 async def _get(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
     remote = bool(settings.coordinator.address)
     if not remote:  # every agent is this one
-        requests = [replace(request, delivery=Delivery.SPREAD) for request in requests]
+        # The settings say which NAS: the command line's is among them.
+        requests = [replace(request, delivery=Delivery.SPREAD, nas="") for request in requests]
     copies = NasEnd(settings)
     async with transfers(settings, finish=copies.wait) as coordinator:
         submitted = [job for request in requests for job in await coordinator.submit(request)]

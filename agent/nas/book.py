@@ -114,6 +114,11 @@ class CopyBook:
         """A file was put into the queue."""
         self._count(job_id, files_waiting=1, bytes_waiting=size)
 
+    def not_queued(self, job_id: str, reason: str) -> None:
+        """A file could not be put into the queue: it must not go there, or the queue cannot be written."""
+        self._count(job_id, files_refused=1)
+        self._say(job_id, reason)
+
     def recall(self, job_id: str, counts: NasCounts) -> None:
         """What an earlier process did for a job, or left to do."""
         self._counts[job_id] = self._counts.get(job_id, NasCounts()) + replace(counts, reason="", files_failing=0)

@@ -128,6 +128,8 @@ class Copier:
             self.put(item, self._queue_folder or queue_folder_of(folder / base))
         except (OSError, ShoalError) as error:
             self._warn("nas.not_queued", str(error), remedy="shoal nas copy DIR copies it later")
+            with self._condition:
+                self._book.not_queued(job.job_id, str(error))
 
     def adopt(self, folder: Path) -> None:
         """Go on with what earlier processes left in a queue folder, if it is there."""
@@ -138,7 +140,7 @@ class Copier:
 
     def opened(self, job: JobSpec, destination: Path) -> None:
         """A job begins to work in a destination: go on with what earlier runs left to copy there."""
-        if self._queue_folder is None and self.options.folder_for(job) is not None:
+        if self._queue_folder is None:
             self.adopt(destination / work_folder(job) / QUEUE_FOLDER)
 
     def put(self, item: CopyItem, folder: Path) -> None:
@@ -154,7 +156,7 @@ class Copier:
     def report(self) -> NasReport | None:
         """How the copies are doing; None where there were none and are to be none."""
         with self._condition:
-            if not self._queues and (self.options.path is None or not self.options.enabled):
+            if not self._book.counts() and (self.options.path is None or not self.options.enabled):
                 return None
             return self._book.report(self._stalled())
 
@@ -199,7 +201,7 @@ class Copier:
     def _wake(self) -> None:
         """There is work: the condition is held. Threads begin with the first of it."""
         if not self._threads and not self._stopping.is_set():
-            for number in range(self.options.copies):
+            for number in range(self.options.threads):
                 thread = threading.Thread(target=self._work, args=(number,), name=f"shoal-nas-{number}", daemon=True)
                 self._threads.append(thread)
                 thread.start()

@@ -41,7 +41,12 @@ class NasOptions:
     @property
     def buffer_bytes(self) -> int:
         """The buffer of one copy."""
-        return max(BUFFER_BYTES_MIN, min(BUFFER_BYTES_MAX, self.memory_limit // self.copies))
+        return max(BUFFER_BYTES_MIN, min(BUFFER_BYTES_MAX, self.memory_limit // self.threads))
+
+    @property
+    def threads(self) -> int:
+        """Copies at once: no more than the memory has buffers for."""
+        return max(1, min(self.copies, self.memory_limit // BUFFER_BYTES_MIN))
 
     def folder_for(self, job: JobSpec) -> Path | None:
         """The NAS folder that a job's files go to; None where they go to none. What a job names must be a folder that this agent

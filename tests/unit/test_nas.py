@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shoal.agent.nas.book import HELD_S, JOBS_MAX, CopyBook, CopyItem
 from shoal.agent.nas.mounts import Mounts
 from shoal.agent.nas.names import identity, second_name, source_label, target_path
 from shoal.agent.nas.options import NasOptions
+from shoal.agent.nas.priority import NICE, lower_priority
 from shoal.agent.nas.queue_file import COMPACT_BYTES, QueueFile, new_queue, take_over
 from shoal.agent.nas.trouble import FileTrouble, NasDown, trouble_of
 from shoal.common.errors import Refused, UnsafeName
@@ -494,8 +496,31 @@ def test_where_a_job_is_copied_to(tmp_path: Path) -> None:
     assert options.folder_for(job(nas=str(tmp_path / "x"))) == tmp_path / "x"
     with pytest.raises(Refused, match="allow_paths"):
         options.folder_for(job(nas="/etc"))
+    assert NasOptions(path=None, state=tmp_path).buffer_bytes * 2 <= 16 << 20
+    small = NasOptions(path=None, state=tmp_path, copies=64, memory_limit=1 << 20)
+    assert small.buffer_bytes * small.threads <= 1 << 20
     assert NasOptions(path=None, state=tmp_path).folder_for(job()) is None
     assert NasOptions(path=Path("/n"), state=tmp_path, enabled=False).folder_for(job(nas="/n")) is None
+
+
+def test_what_cannot_be_queued_is_counted() -> None:
+    made = book()
+    made.not_queued("j", "refused by policy")
+    assert counts_of(made) == NasCounts(files_refused=1, reason="refused by policy")
+
+
+def test_the_threads_of_copies_come_after_others() -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        lower_priority()
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen[0] == max(before, NICE) and os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 # ---- what the coordinator makes of it -------------------------------------------------------------------------------
@@ -508,14 +533,14 @@ def test_the_coordinator_shows_the_copies_of_all_agents() -> None:
         fleet.hello(agent)
     fleet.row.request = '{"destination": "/d", "revision": ""}'
     reader = Reader(fleet.core, (), version="1", started_at=0.0)
-    assert reader.job("j", 0.0, active=True).nas is None and reader.fleet(0.0, 0.0).nas is None
+    assert reader.job("j", 0.0, active=True).nas is None and reader.fleet(0.0, 0.0, 0.0).nas is None
     one, other = NasCounts(files_copied=1, bytes_copied=10), NasCounts(files_waiting=1, bytes_waiting=20, reason="full")
     past = NasCounts(files_copied=5)
     fleet.say("a0", Heartbeat(seq=1, nas=NasReport(total=one + past, jobs=(NasJob(job_id="j", counts=one),))))
     jobs = (NasJob(job_id="j", counts=other), NasJob(job_id="gone", counts=past))
     fleet.say("a1", Heartbeat(seq=1, nas=NasReport(total=other + past, jobs=jobs)))
     assert reader.job("j", 0.0, active=False).nas == one + other
-    assert reader.fleet(0.0, 0.0).nas == one + past + other + past
+    assert reader.fleet(0.0, 0.0, 0.0).nas == one + past + other + past
     assert [view.nas for view in reader.agents(0.0)] == [one + past, other + past]
     fleet.say("a1", Heartbeat(seq=2, nas=NasReport(total=one, jobs=(NasJob(job_id="j", counts=one),))))
     assert reader.job("j", 0.0, active=False).nas == one + one, "the newest word counts"
