@@ -15,7 +15,8 @@ _BEST_EFFORT_LOWEST = (2 << 13) | 7  # ioprio_set(2): class best-effort, level 7
 def lower_priority() -> None:
     """Lower the priority of this thread alone (on Linux a thread has its own); elsewhere nothing happens."""
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
     except (OSError, AttributeError):
         pass
     number = _IOPRIO_SET.get(platform.machine())
