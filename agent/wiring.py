@@ -37,6 +37,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         root=settings.agent.root,
         allow_paths=settings.agent.allow_paths,
         sync=settings.fetch.sync,
+        places=settings.library.state if settings.library.places else None,
         connections_per_host=connections,
         rate_limit=settings.fetch.rate_limit,
         memory_limit=max(16 * MIB, settings.agent.memory_limit // BUFFER_SHARE),
@@ -117,6 +118,7 @@ def make_worker(
             sync=options.sync,
             agent_id=agent_id,
             placed=copier.placed if copier is not None else None,
+            places=options.places,
         )
         if copier is not None:
             copier.opened(job, destination.path)
@@ -147,9 +149,10 @@ class _LockedDestination(Destination):
         allow: Sequence[Path],
         sync: bool,
         agent_id: str,
+        places: Path | None = None,
         placed: Placed | None = None,
     ) -> None:
-        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, placed=placed)
+        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, places=places, placed=placed)
         self._held = ExitStack()
         self._held.enter_context(self.run_lock())
 

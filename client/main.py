@@ -103,6 +103,7 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "log_format": "log.format",
         "coordinator": "coordinator.address",
         "listen": "coordinator.listen",
+        "web": "web.listen",
         "root": "agent.root",
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",
@@ -154,6 +155,14 @@ def _command(name: str) -> Command:
         from . import daemons
 
         return daemons.coordinator if name == "coordinator" else daemons.agent
+    if name == "health":
+        from . import health
+
+        return health.health
+    if name == "up":
+        from . import up
+
+        return up.up
     if name in ("verify", "clean"):
         from . import folders
 
@@ -162,6 +171,14 @@ def _command(name: str) -> Command:
         from . import nas_cmd
 
         return nas_cmd.nas
+    if name == "models":
+        from . import models_cmd
+
+        return models_cmd.models
+    if name == "web":
+        from . import web_cmd
+
+        return web_cmd.web
     if name == "tools":
         from . import tools_cmd
 

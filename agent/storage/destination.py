@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from ...common.digests import digest_of_file, matches
 from ...common.errors import Conflict, NotShared, NotWritable, VerificationFailed
+from ...common.library.state import remember_place
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import Delivery, JobSpec, Layout, ObjectSpec, OriginKind
@@ -67,10 +68,12 @@ class Destination:
         allow: Sequence[Path],
         sync: bool,
         agent_id: str,
+        places: Path | None = None,
         placed: Placed | None = None,
     ) -> None:
-        """Touches nothing yet. sync: fsync files before they get their final name. placed: hears of every file that has its final
-        name, in the thread that gave it or found it there; it must not raise.
+        """Touches nothing yet. sync: fsync files before they get their final name. places: the library's state folder, in which the
+        destination is noted when the job is whole. placed: hears of every file that has its final name, in the thread that gave it
+        or found it there; it must not raise.
 
         Raises Refused when the destination leaves root or is below none of the allowed folders (if there are any).
         """
@@ -79,6 +82,7 @@ class Destination:
         self._job = job
         self._sync = sync
         self._placed = placed
+        self._places = places
         self._agent = names.plain_name(agent_id)
         self._work = work_folder(job)
         self._lock = threading.Lock()
@@ -266,6 +270,8 @@ class Destination:
             finish_job(
                 self._job, here.root, self._work, here.layout, here.partials, objects, spool, is_alone=self._is_alone
             )
+        if self._places is not None:
+            remember_place(self._places, self.path)
 
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""
