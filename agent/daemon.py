@@ -26,6 +26,8 @@ from .exchange import PeerExchange
 from .identity import data_folder
 from .journal import FileJournal
 from .link import connect
+from .nas.copier import QUEUE_FOLDER
+from .nas.wiring import make_copier
 from .service import Agent, Link
 from .session import Identity
 from .wiring import capacity, make_worker
@@ -64,6 +66,7 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
         name = settings.agent.name or socket.gethostname()
         identity = Identity(agent_id=agent_id, name=name, version=version, zone=settings.agent.zone)
         exchange = PeerExchange(settings, agent_id=agent_id)
+        copier = make_copier(settings, owner=agent_id, queue_folder=settings.agent.data / QUEUE_FOLDER)
 
         def open_link() -> AbstractAsyncContextManager[Link]:
             return connect(
@@ -78,6 +81,7 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
             rng=random.Random(),
             hub_cache=settings.hub.cache,
             exchange=exchange,
+            copies=copier.report,
         )
         worker = make_worker(
             settings,
@@ -89,10 +93,11 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
             sign=agent.sign_objects,
             read_document=agent.read_document,
             live=lambda: reloader.settings,
+            copier=copier,
         )
         with on_stop(agent.stop):
             log.info("agent.started", agent=identity.name, coordinator=settings.coordinator.address)
-            async with worker, exchange.serving(worker.shelf), asyncio.TaskGroup() as tasks:
+            async with copier, worker, exchange.serving(worker.shelf), asyncio.TaskGroup() as tasks:
                 telling = tasks.create_task(_tell(agent, worker, exchange, notifier, settings))
                 with on_reload(reloader, tasks):
                     await agent.run(worker)

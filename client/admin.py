@@ -19,12 +19,12 @@ from ..common.views import (
     JobView,
     ObjectView,
     QueueView,
-    ReplicaView,
 )
+from .copies import nas_line
+from .describing import describe
 from .output import (
     agent_state,
     error_lines,
-    moment,
     percent,
     printable,
     progress_line,
@@ -64,19 +64,12 @@ AGENT_COLUMNS: Mapping[str, Callable[[AgentView], str]] = {
     "files>": lambda agent: str(agent.objects_done),
     "bytes>": lambda agent: format_size(agent.bytes_done),
     "sent>": lambda agent: format_size(agent.sent_bytes),
+    "NAS waiting>": lambda agent: "-" if agent.nas is None else str(agent.nas.files_waiting),
     "memory>": lambda agent: format_size(agent.memory_bytes),
     "silent>": lambda agent: format_duration(agent.silent_s),
     "version": lambda agent: agent.version,
     "peers at": lambda agent: agent.peer_address or "-",
     "id": lambda agent: agent.agent_id,
-}
-REPLICA_COLUMNS: Mapping[str, Callable[[ReplicaView], str]] = {
-    "agent": lambda replica: replica.name,
-    "copy": lambda replica: replica.status.value,
-    "bytes>": lambda replica: format_size(replica.bytes_done),
-    "from origin>": lambda replica: format_size(replica.from_origin),
-    "from peers>": lambda replica: format_size(replica.from_peers),
-    "failure": lambda replica: replica.failure.text if replica.failure else "",
 }
 QUEUE_COLUMNS: Mapping[str, Callable[[QueueView], str]] = {
     "job": lambda job: job.job_id,
@@ -182,6 +175,8 @@ def _show_fleet(options: argparse.Namespace, fleet: FleetView, jobs: Sequence[Jo
     )
     for warning in fleet.warnings:
         print(f"warning: {printable(warning)}")
+    if fleet.nas is not None:
+        print(f"NAS: {nas_line(fleet.nas)}")
     print()
     print(table([job for job in jobs if not job.ended] or jobs[:10], JOB_COLUMNS))
 
@@ -201,52 +196,6 @@ async def _job_status(remote: RemoteCoordinator, options: argparse.Namespace) ->
     if not options.json:
         print(summary_line(job))
     return ExitCode.OK
-
-
-def describe(job: JobView) -> str:
-    """One job for a person: its facts, its failure, the agents' copies, the files in work with their chunk maps."""
-    from_peers = f", {format_size(job.bytes_from_peers)} from peers" if job.bytes_from_peers else ""
-    lines = [
-        f"job          {job.job_id}" + (f" ({printable(job.name)})" if job.name else ""),
-        f"source       {printable(job.uri)}" + (f" at {job.commit}" if job.commit else ""),
-        f"destination  {printable(job.destination) or 'the Hub cache'}",
-        f"state        {state(job)}, priority {job.priority}",
-        f"{'batches' if job.rows_total else 'files  '}      {job.objects_done} of {job.objects_total} done "
-        f"({job.objects_skipped} were there), {job.objects_failed} failed",
-        f"rows         {job.rows_done:,} of {job.rows_total:,} ({percent(job)}), {job.rows_rejected:,} rejected"
-        if job.rows_total
-        else f"bytes        {format_size(job.bytes_arrived)} of {format_size(job.bytes_total)} ({percent(job)})"
-        f", {format_size(job.bytes_fetched)} from the origin{from_peers}",
-        f"submitted    {moment(job.created_at)}" + (f", ended {moment(job.ended_at)}" if job.ended_at else ""),
-    ]
-    if speed := speed_of(job):
-        left = "" if job.eta_s is None else f", {format_duration(job.eta_s)} left"
-        lines.append(f"speed        {speed}{left}")
-    lines += error_lines(job)
-    if job.failure:
-        lines.append(f"failure      {printable(job.failure.text)}")
-    for obj in job.active:
-        share = f"{100 * obj.done_bytes // obj.size:3d}%" if obj.size else "  ?%"
-        agents = ", ".join(obj.agents) or "nobody"
-        lines.append(
-            f"  {share} {chunk_map(obj.done, obj.size)} {obj.phase.value:9} {printable(obj.path)} ({printable(agents)})"
-        )
-    if job.replicas:
-        lines += ["", table(job.replicas, REPLICA_COLUMNS)]
-    return "\n".join(lines)
-
-
-def chunk_map(done: Sequence[tuple[int, int]], size: int | None, width: int = 24) -> str:
-    """Which parts of a file are on disk: ``#`` all of the cell, ``+`` some of it, ``.`` none."""
-    if not size:
-        return "." * width
-    cells = [0] * width
-    for start, stop in done:
-        for i in range(start * width // size, min(width, -(-stop * width // size))):
-            low, high = i * size // width, (i + 1) * size // width
-            cells[i] += max(0, min(stop, high) - max(start, low))
-    full = [(i + 1) * size // width - i * size // width for i in range(width)]
-    return "".join("#" if have >= want > 0 else "+" if have else "." for have, want in zip(cells, full, strict=True))
 
 
 # ---- lists --------------------------------------------------------------------------------------------------------------

@@ -131,6 +131,13 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
             given[name] = getattr(options, flag)
     if getattr(options, "insecure", False):
         given["security.insecure"] = True
+    if options.command == "nas" and options.action == "copy":
+        given.update({"nas.wait": options.wait} if options.wait else {})
+        given.update({"nas.recheck": True} if options.recheck else {})
+    if getattr(options, "nas", None):
+        given["nas.path"], given["nas.enabled"] = options.nas, True
+    if getattr(options, "no_nas", False):
+        given["nas.enabled"] = False
     if options.command == "agent" and options.name:
         given["agent.name"] = options.name
     if options.command == "collect" and options.rate is not None:
@@ -165,6 +172,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "nas":
+        from . import nas_cmd
+
+        return nas_cmd.nas
     if name == "models":
         from . import models_cmd
 

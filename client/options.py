@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lists(command)
     _add_control(command)
     _add_local(command)
+    _add_nas(command, common)
     add_model_commands(command, common)
     _add_tools(command, common)
     _add_daemons(command)
@@ -164,6 +165,11 @@ def _add_transfer(command: Any) -> None:
             help="unpack archives, where they lie or into DIR",
         )
         parser.add_argument("--unpack-format", metavar="F", default="", help="tar.gz, zip, … (default: by name)")
+        nas = parser.add_mutually_exclusive_group()
+        nas.add_argument(
+            "--nas", metavar="DIR", default="", help="copy every finished file to this folder on a NAS, too"
+        )
+        nas.add_argument("--no-nas", action="store_true", help="copy nothing to a NAS, whatever nas.path says")
         parser.add_argument("--priority", metavar="N", type=int, default=0, help="larger is sooner")
         parser.add_argument("--name", default="", help="a name to find the job by")
         parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -222,6 +228,26 @@ def _add_local(command: Any) -> None:
     parser.add_argument("dir", nargs="?", metavar="DIR", default=".")
     parser.add_argument("--older-than", metavar="AGE", default="1h", help="leave what was touched since (default 1h)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_nas(command: Any, common: argparse.ArgumentParser) -> None:
+    parser = command("nas", "Copies of finished files on a NAS: run down what waits, or show it.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, help in (
+        ("copy", "copy what waits below DIR, and all that its manifest names and that is not on the NAS"),
+        ("status", "show what waits below DIR, without asking the NAS"),
+    ):
+        action = actions.add_parser(name, parents=[common], help=help, description=help, formatter_class=_Formatter)
+        action.add_argument("dir", metavar="DIR", help="a destination, or the Hub cache")
+        action.add_argument("--json", action="store_true", help="print JSON")
+        if name == "copy":
+            action.add_argument("--nas", metavar="DIR", default="", help="the folder on the NAS (default nas.path)")
+            action.add_argument(
+                "--wait", metavar="TIME", help="how long to wait for a NAS that fails (default nas.wait)"
+            )
+            action.add_argument(
+                "--recheck", action="store_true", help="hash what is there already, instead of believing its record"
+            )
 
 
 def _add_tools(command: Any, common: argparse.ArgumentParser) -> None:
