@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..common.records import AgentMessage, Capacity, JobSpec, WorkReport
+from ..common.records import AgentMessage, Capacity, WorkReport
 from ..common.wiring import hub_token, s3_profiles, user_agent
 from .collect.documents import ReadDocument
 from .collect.options import CollectOptions
@@ -16,7 +14,6 @@ from .engine.options import EngineOptions
 from .engine.pieces import PiecePolicy
 from .engine.signatures import Sign
 from .engine.units import ListObjects
-from .storage.destination import Destination
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -35,6 +32,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         is_alone=is_alone,
         root=settings.agent.root,
         allow_paths=settings.agent.allow_paths,
+        lock_expiry_s=settings.fetch.lock_expiry,
         sync=settings.fetch.sync,
         connections_per_host=connections,
         rate_limit=settings.fetch.rate_limit,
@@ -101,16 +99,9 @@ def make_worker(
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
-    exclusive: this is the coordinator's only agent, and a destination is locked against other runs of the same source into it, as
-    long as the worker uses it.
+    exclusive: this is the coordinator's only agent, and both end with this process.
     """
     options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
-
-    def locked(job: JobSpec) -> Destination:
-        return _LockedDestination(
-            job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=agent_id
-        )
-
     return Worker(
         options,
         report=report,
@@ -118,21 +109,7 @@ def make_worker(
         list_objects=list_objects,
         hub_token=hub_token(settings),
         rng=random.Random(),
-        make_destination=locked if exclusive else None,
         sign=sign,
         read_document=read_document,
         collect=collect_options(settings, options, version=version, any_tool=exclusive),
     )
-
-
-class _LockedDestination(Destination):
-    """A destination that holds its run lock until it is closed. Raises Busy at once when another run holds it."""
-
-    def __init__(self, job: JobSpec, *, root: Path, allow: Sequence[Path], sync: bool, agent_id: str) -> None:
-        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id)
-        self._held = ExitStack()
-        self._held.enter_context(self.run_lock())
-
-    def close(self) -> None:
-        self._held.close()
-        super().close()

@@ -132,8 +132,8 @@ class Worker:
             self._options, tasks=self._tasks, clock=self._clock, fetch_web=fetcher.fetch, fetch_local=files.fetch
         )
         self._admission = Admission(
-            disk=self._disk, tasks=self._tasks, units=self._units, begin=self._begin, finished=self._finished
-        )
+            disk=self._disk, tasks=self._tasks, units=self._units, begin=self._begin, finished=self._finished, clock=self._clock
+        )  # fmt: skip
         self._replicas = Replicas(self._shop(), self._new_job)
         self.shelf = self._replicas.shelf
         self._collector = DatasetLeases(
@@ -317,6 +317,8 @@ class Worker:
         """Forget the lease. Nothing is written or reported for it any more."""
         holding.ended = True
         self._holdings.pop(holding.ref, None)
+        if holding.claimed:
+            holding.job.destination.let_go(holding.spec)
         if holding.lane is not None:
             holding.lane.remove(holding)
         if task_too and holding.task is not None:

@@ -11,7 +11,6 @@ import asyncio
 import random
 import secrets
 import socket
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -175,4 +174,4 @@ def clean_destination(folder: Path, *, older_than_s: float) -> list[str]:
     """Remove stale partial data, markers and temporary files below a destination. Returns what was removed."""
     from ..agent.storage.cleaning import clean_folder
 
-    return clean_folder(folder, older_than_s=older_than_s, now=time.time())
+    return clean_folder(folder, older_than_s=older_than_s)

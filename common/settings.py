@@ -330,6 +330,9 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
     for name in ("fetch.connect_timeout", "fetch.read_timeout"):
         if getattr(settings.fetch, name.partition(".")[2]) <= 0:
             yield Problem(name=name, origin=settings.origin_of(name), cause="must be above 0")
+    if not 1.0 <= settings.fetch.lock_expiry <= 3600.0:
+        name = "fetch.lock_expiry"
+        yield Problem(name=name, origin=settings.origin_of(name), cause="must be from 1s to 1h")
     if settings.fetch.chunk_size is not None and settings.fetch.chunk_size < CHUNK_SIZE_BYTES_MIN:
         name = "fetch.chunk_size"
         yield Problem(name=name, origin=settings.origin_of(name), cause='must be at least 64KiB, or "auto"')

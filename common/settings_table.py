@@ -172,6 +172,11 @@ class FetchSettings:
         integer(0, 1000), 8, "Retries after 5xx, resets and timeouts, with backoff, within one attempt."
     )
     sync: bool = setting(BOOLEAN, True, "Sync a file to disk before it gets its final name.")
+    lock_expiry: float = setting(
+        DURATION,
+        "90s",
+        "Silence after which other runs into the same folder take over what a run was fetching. Above NFS's caches (60s).",
+    )
     unpack_bytes_max: int = setting(SIZE, "1TiB", "An archive whose files are larger than this together is refused.")
     unpack_ratio_max: int = setting(
         integer(1, 1_000_000),

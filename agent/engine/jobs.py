@@ -50,6 +50,7 @@ class JobContext:
         self.busy_s = now  # when a lease on it was last held
         self.transfers: dict[int, Transfer] = {}  # by object id
         self.streams = streams
+        self.waited_for: set[str] = set()  # other runs that objects were waited for, so that each is told of once
         self._disk = disk
         self.hub_token = hub_token
         self.signatures: Signatures | None = None  # of a store's objects
@@ -112,8 +113,14 @@ def open_destination(options: EngineOptions, job: JobSpec) -> Destination:
     from ..storage.destination import Destination
 
     return Destination(
-        job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
-    )  # fmt: skip
+        job,
+        root=options.root,
+        allow=options.allow_paths,
+        sync=options.sync,
+        agent_id=options.agent_id,
+        expiry_s=options.lock_expiry_s,
+        is_alone=options.is_alone,
+    )
 
 
 class JobTable:

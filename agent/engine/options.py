@@ -29,6 +29,7 @@ class EngineOptions:
     is_alone: bool = False  # no other agent works on this one's jobs
     root: Path = Path("/")
     allow_paths: tuple[Path, ...] = ()
+    lock_expiry_s: float = 90.0  # after so long a silence other runs take over what this one has claimed
     sync: bool = True  # fsync files before they get their final name
     connections_per_host: int = 16
     rate_limit: float = 0.0  # of the whole agent; 0: none
