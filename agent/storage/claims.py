@@ -36,6 +36,7 @@ from typing import Final
 from ...common.errors import Busy, UnsafeName
 from ...common.lease_file import LeaseFile, alive_clock, break_lease, judge
 from ...common.lease_rules import Life, Watch, holder_of
+from ...common.records import ObjectSpec
 from ...common.safe_root import SafeRoot
 from .workfolder import LEASE, TEMPORARY, short_hash
 
@@ -48,10 +49,10 @@ _TRIES: Final = 100  # a claim that others take and give up meanwhile is tried f
 _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM})
 
 
-def claim_key(path: str, size: int | None) -> str:
-    """The claim that an object of this path and size (bytes) belongs to."""
-    digits = short_hash(path, hex_digits=16)
-    if size is not None and size <= SMALL_BYTES_MAX:
+def claim_key(spec: ObjectSpec) -> str:
+    """The claim that an object belongs to."""
+    digits = short_hash(spec.path, hex_digits=16)
+    if spec.size is not None and spec.size <= SMALL_BYTES_MAX:
         return f"small-{int(digits, 16) % SMALL_CLAIMS:02d}"
     return digits
 

@@ -140,7 +140,7 @@ class Destination:
                 if present is not None:
                     self._waiting.pop(spec.object_id, None)
                     return present
-            held = here.claims.take(_key(spec))
+            held = here.claims.take(claim_key(spec))
             if held is not None:
                 self._waiting[spec.object_id] = before
                 return held
@@ -150,7 +150,7 @@ class Destination:
                 self._learn(here, spec)
                 present = self.find_present(spec)
                 if present is not None:
-                    here.claims.give_up(_key(spec))
+                    here.claims.give_up(claim_key(spec))
                     self.let_go(spec)
                     return present
             return None
@@ -166,7 +166,7 @@ class Destination:
         Raises also Busy when another run has taken it over.
         """
         with self._errors(spec.path):
-            held = self._open().claims.take(_key(spec))
+            held = self._open().claims.take(claim_key(spec))
             if held is not None:
                 raise held.error(spec.path)
             self.let_go(spec)
@@ -174,13 +174,13 @@ class Destination:
     def holds(self, spec: ObjectSpec) -> bool:
         """Whether `hold` has nothing to do. Touches nothing."""
         here = self._here
-        return here is not None and here.claims.holds(_key(spec))
+        return here is not None and here.claims.holds(claim_key(spec))
 
     def let_go(self, spec: ObjectSpec) -> None:
         """An object that was claimed is no longer under way here. Touches nothing."""
         here = self._here
         if here is not None:
-            here.claims.let_go(_key(spec))
+            here.claims.let_go(claim_key(spec))
 
     def _identity(self, here: OpenDestination, spec: ObjectSpec) -> object:
         """What lies under the object's name, to see whether that changes; None for nothing."""
@@ -249,7 +249,7 @@ class Destination:
             partial = here.partials.open(self._job, spec, create=create)
             if partial is None:
                 raise self._not_shared(spec.path)
-            partial.guard = lambda: here.claims.check(_key(spec), spec.path)
+            partial.guard = lambda: here.claims.check(claim_key(spec), spec.path)
             return partial
 
     def publish(self, spec: ObjectSpec, partial: Partial, *, digest: str, etag: str) -> Published:
@@ -266,10 +266,10 @@ class Destination:
             partial.check_ours()
             if self._sync:
                 os.fsync(partial.fd)
-            here.claims.check(_key(spec), spec.path)
+            here.claims.check(claim_key(spec), spec.path)
             self._place(here, partial.path, spec, digest, etag)
             published = self._finish_one(here, spec, found, digest, etag, skipped=False)
-            here.claims.give_up(_key(spec))
+            here.claims.give_up(claim_key(spec))
             partial.close()
             partial.remove_maps()
             return published
@@ -285,7 +285,7 @@ class Destination:
             temporary = here.temporary()
             found = here.write_new(temporary, data, sync=self._sync)
             try:
-                here.claims.check(_key(spec), spec.path, cheaply=True)
+                here.claims.check(claim_key(spec), spec.path, cheaply=True)
                 self._place(here, temporary, spec, digest, etag)
             except BaseException:
                 with suppress(OSError):
@@ -418,7 +418,3 @@ class Destination:
             if isinstance(error, FileNotFoundError) and here is not None and here.claims.was_lost():
                 raise Busy(thing, cause=TAKEN_OVER, remedy="it is looked at again") from None
             raise disk_error(error, thing) from error
-
-
-def _key(spec: ObjectSpec) -> str:
-    return claim_key(spec.path, spec.size)
