@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..common.policy import policy_of
 from ..common.records import AgentMessage, Capacity, WorkReport
 from ..common.wiring import hub_token, s3_profiles, user_agent
 from .collect.documents import ReadDocument
@@ -44,7 +45,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         verify_tls=settings.fetch.verify_tls,
         ca_bundle=settings.fetch.ca_bundle,
         proxy=settings.fetch.proxy,
-        https_only=settings.security.https_only,
+        rules=policy_of(settings),
         hub_verify_tls=settings.hub.verify_tls,
         hub_ca_bundle=settings.hub.ca_bundle,
         s3_tls={

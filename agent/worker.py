@@ -36,6 +36,7 @@ from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
 from .engine.origins import Origins
 from .engine.reporting import failed, not_taken, released, report_grown, returned
+from .engine.rules import check_job
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
 from .engine.turns import Turns
@@ -377,6 +378,7 @@ class Worker:
     # -- what leases share
 
     def _new_job(self, spec: JobSpec) -> JobContext:
+        check_job(self._options.rules, spec)
         destination = self._make_destination(spec)
         return JobContext(
             spec,

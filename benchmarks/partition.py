@@ -30,7 +30,7 @@ from benchmarks.run import machine, save
 from benchmarks.table import markdown_table
 from shoal.common.collect_records import CollectSpec
 from shoal.coordinator.collect import make_plan
-from shoal.coordinator.sources.policy import Policy
+from shoal.common.policy import Policy
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000

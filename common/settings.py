@@ -25,6 +25,7 @@ from .settings_table import (
     HostSettings,
     HubSettings,
     LogSettings,
+    QuotaSettings,
     S3Settings,
     SecuritySettings,
     SwarmSettings,
@@ -48,6 +49,7 @@ class Settings:
     tools: ToolsSettings = field(default_factory=ToolsSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    quota: QuotaSettings = field(default_factory=QuotaSettings)
     log: LogSettings = field(default_factory=LogSettings)
     config_file: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin], repr=False)

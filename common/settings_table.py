@@ -35,6 +35,7 @@ from .settings_kinds import (
     number,
     url,
 )
+from .settings_quota import QuotaSettings
 
 
 def _hub_of_home(home: str) -> object:
@@ -237,6 +238,17 @@ class SecuritySettings:
     )
     deny: tuple[str, ...] = setting(list_of(TEXT), [], "Repos and hosts that are refused, as globs. Wins over allow.")
     https_only: bool = setting(BOOLEAN, False, "Refuse every source and redirect that is not https.")
+    max_object_size: int = setting(SIZE, "0", "Files that are larger are refused. 0: no limit.")
+    max_job_size: int = setting(SIZE, "0", "Jobs whose files are larger together are refused. 0: no limit.")
+    allow_licenses: tuple[str, ...] = setting(
+        list_of(TEXT), [], 'Licences of Hub repos that may be fetched, as globs ("apache-2.0", "cc-by-*"). Empty: all.'
+    )
+    deny_licenses: tuple[str, ...] = setting(
+        list_of(TEXT), [], "Licences of Hub repos that are refused, as globs. Wins over allow_licenses."
+    )
+    unknown_license: Literal["allow", "refuse"] = setting(
+        choice("allow", "refuse"), "refuse", "A Hub repo that names no licence, where licences are ruled."
+    )
     insecure: bool = setting(BOOLEAN, False, "Allow a non-loopback address without TLS and credentials.")
     tls_cert: Path | None = setting(OPTIONAL_PATH, "", "PEM certificate of this coordinator, agent or client.")
     tls_key: Path | None = setting(OPTIONAL_PATH, "", "PEM private key of tls_cert.")
@@ -290,5 +302,6 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="tools", cls=ToolsSettings, help="Post-processing of collected data: shoal tools."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),
     Section(name="security", cls=SecuritySettings, help="What is allowed, TLS, and credentials of the fleet."),
+    Section(name="quota", cls=QuotaSettings, help="How much each user of a coordinator may fetch."),
     Section(name="log", cls=LogSettings, help="Logs."),
 )

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -14,7 +15,7 @@ import grpc.aio
 from ..common.errors import ProtocolViolation, ShoalError, Unauthenticated
 from ..common.logs import get_logger
 from ..common.wire_errors import DETAILS_KEY, encode_error
-from .auth import Caller, Gate
+from .auth import LOCAL, Caller, Gate
 
 RECHECK_S = 5.0
 """How often the credentials of open streams are checked again: as often as agents send heartbeats by default."""
@@ -68,7 +69,8 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
 
     def _single(self, method: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Callable[..., Any]:
         async def answer(request: Any, context: Context) -> Any:
-            async with self._guarded(method, context):
+            async with self._guarded(method, context) as caller:
+                _caller.set(caller.name)  # of this call's task alone
                 return await behavior(request, context)
 
         return answer
@@ -120,6 +122,14 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
         finally:
             del self._streams[task]
             self._revoked.discard(task)
+
+
+_caller: ContextVar[str] = ContextVar("caller", default=LOCAL.name)
+
+
+def caller_name() -> str:
+    """Who makes the call that is being answered: the credential's name."""
+    return _caller.get()
 
 
 async def refuse(context: Context, error: ShoalError) -> NoReturn:

@@ -34,11 +34,12 @@ from .api import AgentSession, Close, Send
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
-from .leases import HeldLease
+from .leases import held_again
 from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
+from .quotas import SiteRules
 from .reading import Meter, Reader
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
@@ -78,6 +79,7 @@ class Coordinator:
         verify_everywhere: bool = False,
         signer: UrlSigner | None = None,
         collections: Collections,
+        site: SiteRules | None = None,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
         host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
@@ -93,6 +95,7 @@ class Coordinator:
         self._verify_everywhere = verify_everywhere
         self._signer = signer or UrlSigner()
         self._collections = collections
+        self._site = site or SiteRules()
         self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -118,22 +121,7 @@ class Coordinator:
         for lease in await run(store.leases):
             found = await run(store.get_object, lease.object_id) if lease.object_id else None
             spec = found.spec if found and found.status is ObjectStatus.QUEUED else None
-            held = HeldLease(
-                unit=lease.unit,
-                token=lease.token,
-                agent_id=lease.agent_id,
-                kind=lease.kind,
-                job_id=lease.job_id,
-                object_id=lease.object_id,
-                start=lease.start,
-                stop=lease.stop,
-                weight=0,
-                granted_at=now,
-                deadline=now + self._limits.lease_ttl_s,
-            )
-            if lease.stop > lease.start:
-                held.left.add(lease.start, lease.stop)
-            core.restore_lease(held, spec)
+            core.restore_lease(held_again(lease, now=now, ttl_s=self._limits.lease_ttl_s), spec)
         for host, limits in self._host_policies.items():
             if any(limits):
                 core.hosts.set_policy(host, *limits)
@@ -151,6 +139,8 @@ class Coordinator:
             collections=self._collections,
             chunk_bytes=self._chunk_bytes,
             verify_everywhere=self._verify_everywhere,
+            site=self._site,
+            wall_clock=self._wall_clock,
         )
         self.tokens = TokenBook(self._store, self._wall_clock)
         await self.tokens.load()
@@ -254,11 +244,15 @@ class Coordinator:
 
     # ---- API: jobs --------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
         rows = job_rows(request, created_at=self._wall_clock(), new_id=self._new_id, endpoints=self._endpoints)
         active = {job.row.fingerprint: job.row for job in self.core.jobs.values() if not job.row.status.ended}
         submitted: list[tuple[str, bool]] = []
+        fresh = sum(row.fingerprint not in active for row in rows)
+        known = (job.row for job in self.core.jobs.values())
+        self._site.quotas.check_jobs(user, known, self._wall_clock(), more=fresh)
         for row in rows:
+            row.user = user
             before = active.get(row.fingerprint)
             if before is None:
                 refuse_second(row, active.values())

@@ -29,6 +29,7 @@ from .jobs import JobContext
 from .locations import Location
 from .memory import BufferPool
 from .options import CHANGES_MAX, EngineOptions
+from .rules import check_object
 from .transfer import Transfer
 from .validation import PAGE_BYTES_MAX, page_error
 
@@ -310,6 +311,7 @@ class Units:
         """The transfer of an object, as `attach` makes it."""
         transfer = job.transfers.pop(spec.object_id, None)
         if transfer is None:
+            check_object(self._options.rules, job.spec, spec)
             local = job.spec.origin is OriginKind.FILE
             transfer = Transfer(
                 spec,
