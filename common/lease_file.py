@@ -75,8 +75,7 @@ class LeaseFile:
         except FileExistsError:
             return False
         try:
-            os.write(fd, text)
-            self._server_now_ns = os.fstat(fd).st_mtime_ns
+            self._server_now_ns = _touch(fd, text)
         except OSError:
             with suppress(OSError, UnsafeName):
                 self._root.unlink_beneath(path)
@@ -111,17 +110,16 @@ class LeaseFile:
         try:
             if os.pread(fd, TEXT_BYTES_MAX, 0) != text:
                 return self._lost(text)
-            os.pwrite(fd, text, 0)
-            found = os.fstat(fd)
+            server_now_ns = _touch(fd, text)
             # It may have been renamed away between the look and the touch: then the touch was for nobody.
-            if not _is_at(self._root, path, found):
+            if not _is_at(self._root, path, os.fstat(fd)):
                 return self._lost(text)
         finally:
             os.close(fd)
         with self._lock:
             if self._text != text:
                 return False
-            self._server_now_ns = found.st_mtime_ns
+            self._server_now_ns = server_now_ns
             self._sure_until = began + self._expiry_s / 2
         return True
 
@@ -177,7 +175,7 @@ def look(root: SafeRoot, path: str) -> Seen | None:
     except FileNotFoundError:
         return None
     try:
-        return Seen(os.pread(fd, TEXT_BYTES_MAX, 0), os.fstat(fd).st_mtime_ns)
+        return Seen(os.pread(fd, TEXT_BYTES_MAX, 0), _changed_ns(fd))
     finally:
         os.close(fd)
 
@@ -223,6 +221,16 @@ def server_now(root: SafeRoot, folder: str) -> float:
         os.close(fd)
         with suppress(FileNotFoundError):
             root.unlink_beneath(path)
+
+
+def _touch(fd: int, text: bytes) -> int:
+    """Write a lease's text once more. Returns the time that the file server stamped it with, in ns."""
+    os.pwrite(fd, text, 0)
+    return _changed_ns(fd)
+
+
+def _changed_ns(fd: int) -> int:
+    return os.fstat(fd).st_mtime_ns
 
 
 def _is_at(root: SafeRoot, path: str, found: os.stat_result) -> bool:
