@@ -206,7 +206,8 @@ class World:
         ]
         self.dead: set[int] = set()
         self.stalled: dict[int, float] = {}  # until when
-        self.longest_stall = [0.0] * runs
+        self.had: set[int] = set()  # got the claim, and has neither published nor been silent since
+        self.wanting: set[int] = set()  # look for it again and again
 
     def _touch(self, fd: int, text: bytes) -> int:
         os.pwrite(fd, text, 0)
@@ -221,9 +222,21 @@ class World:
         while self.now < ends_at:
             self.now = min(ends_at, self.now + BEAT_S)
             for run, claims in enumerate(self.claims):
-                if self.acts(run):
+                # Who wakes from a stall does something else before its thread comes to touch the lease.
+                if self.acts(run) and self.stalled.get(run, 0.0) <= self.now - BEAT_S:
                     claims._lease.beat()
                     claims._tend()
+            for run in list(self.wanting):
+                self.take(run)
+
+    def take(self, run: int) -> None:
+        if not self.acts(run):
+            return
+        if self.claims[run].take(KEY) is None:
+            self.had.add(run)
+            self.wanting.discard(run)
+        else:
+            self.wanting.add(run)
 
     def owners(self) -> list[int]:
         """The runs that would publish what the key stands for."""
@@ -249,6 +262,7 @@ ACTION = st.one_of(
     st.tuples(st.just("publish"), st.integers(0, 2)),
     st.tuples(st.just("kill"), st.integers(0, 2)),
     st.tuples(st.just("stall"), st.integers(0, 2), st.floats(1.0, 4 * EXPIRY_S)),
+    st.tuples(st.just("thaw"), st.integers(0, 2)),
     st.tuples(st.just("wait"), st.floats(0.1, 2 * EXPIRY_S)),
 )
 
@@ -266,7 +280,6 @@ def test_never_two_owners_and_never_none_for_ever(actions: list[tuple[Any, ...]]
 
 def _play(world: World, actions: list[tuple[Any, ...]]) -> None:
     steady = {0, 1, 2}  # never silent for an expiry
-    had: set[int] = set()
     for name, *words in actions:
         if name == "wait":
             world.wait(words[0])
@@ -276,16 +289,17 @@ def _play(world: World, actions: list[tuple[Any, ...]]) -> None:
             world.stalled[words[0]] = world.now + words[1]
             if words[1] >= EXPIRY_S / LOOK_SHARE:
                 steady.discard(words[0])
-        elif name == "take" and world.acts(words[0]):
-            if world.claims[words[0]].take(KEY) is None:
-                had.add(words[0])
+        elif name == "thaw":
+            world.stalled[words[0]] = min(world.now, world.stalled.get(words[0], 0.0))
+        elif name == "take":
+            world.take(words[0])
         elif name == "publish" and world.acts(words[0]):
             if words[0] in world.owners():
                 world.claims[words[0]].give_up(KEY)
-            had.discard(words[0])
+            world.had.discard(words[0])
         owners = world.owners()
         assert len(owners) <= 1, owners
-        kept = {run for run in had & steady if world.acts(run)}
+        kept = {run for run in world.had & steady if world.acts(run)}
         assert kept <= set(owners), "who is never silent keeps what it has"
     survivors = [run for run in range(3) if run not in world.dead]
     if not survivors:
