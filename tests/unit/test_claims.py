@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.agent.storage.claims import IDLE_S, SMALL_BYTES_MAX, Claims, HeldElsewhere, claim_key
@@ -267,6 +267,12 @@ ACTION = st.one_of(
 )
 
 
+TAKEN_OVER: list[tuple[Any, ...]] = [("take", 0), ("take", 1), ("stall", 0, 300.0), ("wait", 150.0), ("thaw", 0)]
+
+
+@example(actions=TAKEN_OVER, skews=[0.0, 1e5, -1e5])
+@example(actions=[*TAKEN_OVER, ("take", 0), ("publish", 1), ("wait", 20.0), ("publish", 0)], skews=[0.0, 1e5, -1e5])
+@example(actions=[("take", 0), ("take", 2), ("stall", 0, 89.0), ("wait", 88.0), ("kill", 2)], skews=[0.0, 0.0, 0.0])
 @settings(max_examples=150, deadline=None)
 @given(actions=st.lists(ACTION, max_size=40), skews=st.lists(st.floats(-1e5, 1e5), min_size=3, max_size=3))
 def test_never_two_owners_and_never_none_for_ever(actions: list[tuple[Any, ...]], skews: list[float]) -> None:
