@@ -23,6 +23,8 @@ from ...common.errors import Busy, Conflict, NotShared, NotWritable, Verificatio
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
+from ...common.room import check_room, prove_writable
+from ...common.roots import find_twin, resolve_destination
 from . import workfolder as names
 from .claims import SMALL_BYTES_MAX, TAKEN_OVER, HeldElsewhere, claim_key
 from .filesystems import disk_error
@@ -30,8 +32,6 @@ from .finishing import finish_job
 from .layouts import work_folder
 from .opened import OpenDestination
 from .partial import Partial
-from .room import check_room
-from .roots import find_twin, resolve_destination
 
 EXPIRY_S: Final = 90.0
 """NFS clients cache attributes for up to 60 s (nfs(5), acregmax), and a holder touches its lease every 15 s."""
@@ -110,9 +110,7 @@ class Destination:
                         raise
                     continue  # a job that ended took the empty folders away meanwhile
                 break
-            probe = here.temporary()
-            here.write_new(probe, [b"x"], sync=False)
-            here.root.unlink_beneath(probe)
+            prove_writable(here.root, here.temporary(), here.temporary())
             here.layout.begin()
 
     def check_shared(self) -> None:

@@ -15,6 +15,7 @@ from ...common.manifest import ManifestEntry
 from ...common.mounts import filesystem_type, is_memory, is_network
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec
+from ...common.roots import ignores_case
 from . import workfolder as names
 from .claims import Claims
 from .filesystems import boot_id
@@ -23,7 +24,6 @@ from .journal import Journal
 from .known import KnownFiles
 from .layouts import FileLayout, layout_for
 from .partials import PartialFolder
-from .roots import ignores_case
 
 T = TypeVar("T")
 

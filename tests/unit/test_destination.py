@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from shoal.agent.storage import claims, filesystems, opened, room, roots
+from shoal.agent.storage import claims, filesystems, opened
 from shoal.agent.storage.claims import SMALL_BYTES_MAX, HeldElsewhere
 from shoal.agent.storage.cleaning import clean_folder
 from shoal.agent.storage.destination import Destination, Published
 from shoal.agent.storage.filesystems import disk_error
 from shoal.agent.storage.partial import Partial
+from shoal.common import room, roots
 from shoal.common.errors import (
     Busy,
     Conflict,
