@@ -1,4 +1,4 @@
-"""This agent's own rules, asked before it takes up work: a coordinator cannot make it break them. No I/O."""
+"""This agent's own rules, asked before it takes up work: a coordinator cannot make it break them."""
 
 from __future__ import annotations
 

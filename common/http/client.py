@@ -101,14 +101,7 @@ class HttpClient:
         TimedOut, ProtocolViolation, Truncated (the head was cut short).
         """
         target = parse_url(url) if isinstance(url, str) else url
-        if self._https_only and target.scheme != "https":
-            raise Refused(
-                target.label,
-                cause="only https is allowed here",
-                remedy="use an https URL or set security.https_only=false",
-            )
-        if self._check_host is not None:
-            self._check_host(target.host)
+        self._check_allowed(target)
         fields = self._fields(method, headers, byte_range, if_range)
         credential = authorization.reveal() if isinstance(authorization, Secret) else authorization
         if credential is not None:
@@ -122,8 +115,7 @@ class HttpClient:
             if head.status in FOLLOWED and follow_redirects and "location" in head.headers:
                 try:
                     onward = self._onward(target, head, redirects, seen)
-                    if self._check_host is not None:
-                        self._check_host(onward.host)
+                    self._check_allowed(onward)
                     await self._drain(connection)
                 finally:
                     self._pool.release(route, connection)
@@ -155,6 +147,16 @@ class HttpClient:
                 content_range=content_range,
                 encoded=coding not in ("", "identity") and not accepts_codings,
             )
+
+    def _check_allowed(self, target: Url) -> None:
+        if self._https_only and target.scheme != "https":
+            raise Refused(
+                target.label,
+                cause="only https is allowed here",
+                remedy="use an https URL or set security.https_only=false",
+            )
+        if self._check_host is not None:
+            self._check_host(target.host)
 
     def _fields(
         self, method: str, headers: Sequence[tuple[str, str]], byte_range: tuple[int, int] | None, if_range: str | None
