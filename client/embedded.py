@@ -8,6 +8,8 @@ maps, and the manifest. This module alone imports both daemons.
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import random
 import secrets
 import socket
@@ -96,6 +98,7 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
             open_source,
             version=VERSION,
             heartbeat_s=HEARTBEAT_S,
+            user=_this_user(),
             work_folder=lambda to, profile: table_folder(settings, to, profile),
         )
         await coordinator.start()
@@ -104,6 +107,14 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
                 yield coordinator
         finally:
             await coordinator.close()
+
+
+def _this_user() -> str:
+    """The name of the user that the process runs as, or the number where it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def table_folder(settings: Settings, destination: str, profile: str) -> Path:

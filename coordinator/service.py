@@ -80,9 +80,11 @@ class Coordinator:
         signer: UrlSigner | None = None,
         collections: Collections,
         site: SiteRules | None = None,
+        user: str = "",
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
-        host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
+        host_policies are limits by host, as the configuration has them: an administrator's word replaces them. user submits what
+        comes without a name."""
         self._store = store
         self._limits = limits or CoreLimits()
         self._open_source = open_source
@@ -96,6 +98,7 @@ class Coordinator:
         self._signer = signer or UrlSigner()
         self._collections = collections
         self._site = site or SiteRules()
+        self._user = user
         self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -250,9 +253,9 @@ class Coordinator:
         submitted: list[tuple[str, bool]] = []
         fresh = sum(row.fingerprint not in active for row in rows)
         known = (job.row for job in self.core.jobs.values())
-        self._site.quotas.check_jobs(user, known, self._wall_clock(), more=fresh)
+        self._site.quotas.check_jobs(user or self._user, known, self._wall_clock(), more=fresh)
         for row in rows:
-            row.user = user
+            row.user = user or self._user
             before = active.get(row.fingerprint)
             if before is None:
                 refuse_second(row, active.values())

@@ -86,6 +86,7 @@ def make_coordinator(
     version: str,
     heartbeat_s: float | None = None,
     work_folder: WorkFolder | None = None,
+    user: str = "",
 ) -> Coordinator:
     """A coordinator that is not started yet. work_folder: of partitioned tables; the state folder's unless given."""
     tables = settings.coordinator.state / "collect"
@@ -111,6 +112,7 @@ def make_coordinator(
             policy=policy_of(settings),
             wall_clock=time.time,
         ),
+        user=user,
         site=SiteRules(
             policy=policy_of(settings),
             quotas=Quotas(bytes=settings.quota.bytes, jobs=settings.quota.jobs, period_s=settings.quota.period),

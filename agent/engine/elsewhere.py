@@ -48,8 +48,8 @@ async def claimed(
                 settle(holding, answer)
         if not held:
             return
-        _tell(held)
         if clock() >= ends_at:
+            _tell(held)
             for holding, answer in held:
                 settle(holding, answer.error(holding.spec.path))
             return
@@ -63,4 +63,4 @@ def _tell(held: Sequence[tuple[Holding, HeldElsewhere]]) -> None:
     for holding, answer in held:
         if answer.by not in holding.job.waited_for:
             holding.job.waited_for.add(answer.by)
-            log.info("job.follows_another_run", job=holding.job.spec.job_id, run=answer.by, file=holding.spec.path)
+            log.warning("job.waits_for_another_run", job=holding.job.spec.job_id, run=answer.by, file=holding.spec.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def files_asked(hub: StandInHub) -> int:
         ("acme/mute", "security.deny_licenses=mit", "it names no licence"),
         ("acme/free", "security.max_object_size=1MiB", "security.max_object_size is 1MiB"),
         ("acme/free", "security.max_job_size=2MiB", "security.max_job_size is 2MiB"),
-        ("acme/free", "quota.bytes=2MiB", "quota of "),
+        ("acme/free", "quota.bytes=2MiB", f"quota of {getpass.getuser()}: "),
         ("acme/free", "security.deny=127.0.0.1", "security.deny"),
         ("acme/free", "security.https_only=true", "security.https_only"),
     ],
