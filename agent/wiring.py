@@ -35,6 +35,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         allow_paths=settings.agent.allow_paths,
         lock_expiry_s=settings.fetch.lock_expiry,
         sync=settings.fetch.sync,
+        places=settings.library.state if settings.library.places else None,
         connections_per_host=connections,
         rate_limit=settings.fetch.rate_limit,
         memory_limit=max(16 * MIB, settings.agent.memory_limit // BUFFER_SHARE),

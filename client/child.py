@@ -53,8 +53,9 @@ def _run(asked: dict[str, Any], folder: Path) -> int:
         (folder / "authority.pem").write_text(asked["authority"], encoding="ascii")
         overrides["security.tls_ca"] = str(folder / "authority.pem")
     if asked["daemon"] == "agent":
-        overrides["agent.data"] = str(folder / "agent")
-    settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=overrides)
+        overrides.setdefault("agent.data", str(folder / "agent"))
+    config = Path(asked["config"]) if asked.get("config") else None
+    settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=overrides, config_file=config)
     configure_logs("", settings)  # warnings only, unless a level was asked for: somebody else's terminal shows them
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         name = f"\0shoal-{os.getpid()}"  # Linux's abstract namespace: no file, and no limit on the folder's length

@@ -35,27 +35,13 @@ class ChildDaemon:
         PEM text of what signed the coordinator's certificate. folder is removed when the child ends, also after a parent that was
         killed. Raises: what ended it, TimedOut.
         """
-        # -P: a folder that happens to be the working directory must not take the place of installed packages.
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "shoal.client.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl+C is for the parent, which ends its children in order
-            bufsize=0,
-        )
-        assert self._process.stdin is not None
         asked = {"daemon": self.daemon, "settings": dict(settings), "authority": authority, "folder": folder}
-        try:
-            self._process.stdin.write(json.dumps(asked, default=os.fspath).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it has ended already: what follows tells why
+        self._process = launch(asked)
         answer = self._read_answer(time.monotonic() + timeout_s)
         if "ready" in answer:
             return str(answer["ready"])
         self.stop()
-        raise _error(answer.get("error"), f"shoal {self.daemon}", self.poll())
+        raise child_error(answer.get("error"), f"shoal {self.daemon}", self.poll())
 
     def poll(self) -> int | None:
         """Its exit code; None as long as it runs. Minus the signal's number, if one ended it."""
@@ -98,7 +84,28 @@ class ChildDaemon:
         return found if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
-def _error(told: Any, thing: str, exit_code: int | None) -> ShoalError:
+def launch(asked: Mapping[str, object]) -> subprocess.Popen[bytes]:
+    """Start a child and tell it what it is to be; see `child.py`. Its standard input must stay open as long as it is to run."""
+    # -P: a folder that happens to be the working directory must not take the place of installed packages.
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "shoal.client.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl+C is for the parent, which ends its children in order
+        bufsize=0,
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(asked, default=os.fspath).encode() + b"\n")
+    except BrokenPipeError:
+        pass  # it has ended already: what follows tells why
+    return process
+
+
+def child_error(told: Any, thing: str, exit_code: int | None) -> ShoalError:
+    """The error that a child told of before it ended."""
     if not isinstance(told, dict):
         return ShoalError(thing, cause=f"it ended at its start with exit code {exit_code}", remedy="see its log")
     error = ShoalError.__new__(error_class(str(told.get("code"))))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]

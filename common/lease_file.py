@@ -210,6 +210,18 @@ def break_lease(root: SafeRoot, path: str, seen: Seen) -> bool:
     return False
 
 
+def may_live(root: SafeRoot, path: str, *, now: float, silent_s: float = 0.0) -> bool:
+    """Whether a lease's holder may be alive, at a single look: no, when it was silent for its expiry and for silent_s (seconds; now
+    is the file server's clock, as `server_now` tells it), or when its process is known to have ended. Raises UnsafeName, OSError.
+    """
+    seen = look(root, path)
+    if seen is None:
+        return False
+    holder = holder_of(seen.text)
+    is_silent = now - seen.changed_ns / 1e9 >= max(holder.expiry_s if holder is not None else 0.0, silent_s)
+    return not is_silent and not (holder is not None and is_gone(holder.process))
+
+
 def server_now(root: SafeRoot, folder: str) -> float:
     """Seconds since the epoch by the clock that times in a folder are from. Makes a file for it. Raises UnsafeName, OSError."""
     path = f"{folder}/{secrets.token_hex(8)}.tmp".lstrip("/")

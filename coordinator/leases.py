@@ -18,13 +18,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ..common.intervals import IntervalSet
 from ..common.records import LeaseRef, UnitKind
-
-if TYPE_CHECKING:
-    from .effects import PutLease
 
 K = TypeVar("K")
 
@@ -54,26 +51,6 @@ class HeldLease:
     @property
     def ref(self) -> LeaseRef:
         return LeaseRef(self.unit, self.token)
-
-
-def held_again(lease: PutLease, *, now: float, ttl_s: float) -> HeldLease:
-    """A lease that an earlier incarnation granted, as it was stored; its holder has this long to come back."""
-    held = HeldLease(
-        unit=lease.unit,
-        token=lease.token,
-        agent_id=lease.agent_id,
-        kind=lease.kind,
-        job_id=lease.job_id,
-        object_id=lease.object_id,
-        start=lease.start,
-        stop=lease.stop,
-        weight=0,
-        granted_at=now,
-        deadline=now + ttl_s,
-    )
-    if lease.stop > lease.start:
-        held.left.add(lease.start, lease.stop)
-    return held
 
 
 class LeaseTable:

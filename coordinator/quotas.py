@@ -67,3 +67,4 @@ class SiteRules:
 
     policy: Policy = field(default_factory=Policy)
     quotas: Quotas = field(default_factory=Quotas)
+    user: str = ""  # who submits what comes without a name

@@ -29,24 +29,25 @@ from ..common.views import (
     SubmitRequest,
     Submitted,
     TokenView,
+    TotalsView,
 )
-from .api import AgentSession, Close, Send
+from .api import AgentSession, Close, JobFilter, Send
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
-from .leases import held_again
 from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .quotas import SiteRules
 from .reading import Meter, Reader
+from .restoring import held_again
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
-from .tables import load_table, refused
+from .tables import load_table, manifest_page, object_rows
 from .tokens import TokenBook
 
 LOAD_MAX = 4096
@@ -80,11 +81,9 @@ class Coordinator:
         signer: UrlSigner | None = None,
         collections: Collections,
         site: SiteRules | None = None,
-        user: str = "",
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
-        host_policies are limits by host, as the configuration has them: an administrator's word replaces them. user submits what
-        comes without a name."""
+        host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
         self._store = store
         self._limits = limits or CoreLimits()
         self._open_source = open_source
@@ -98,7 +97,6 @@ class Coordinator:
         self._signer = signer or UrlSigner()
         self._collections = collections
         self._site = site or SiteRules()
-        self._user = user
         self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -253,9 +251,9 @@ class Coordinator:
         submitted: list[tuple[str, bool]] = []
         fresh = sum(row.fingerprint not in active for row in rows)
         known = (job.row for job in self.core.jobs.values())
-        self._site.quotas.check_jobs(user or self._user, known, self._wall_clock(), more=fresh)
+        self._site.quotas.check_jobs(user or self._site.user, known, self._wall_clock(), more=fresh)
         for row in rows:
-            row.user = user or self._user
+            row.user = user or self._site.user
             before = active.get(row.fingerprint)
             if before is None:
                 refuse_second(row, active.values())
@@ -266,12 +264,15 @@ class Coordinator:
         await self._durable()
         return [Submitted(job=self._view(job_id), created=created) for job_id, created in submitted]
 
-    def get_job(self, job_id_or_uri: str) -> JobView:
+    def get_job(self, job_id_or_uri: str, *, active: bool = True) -> JobView:
         job_id = self._reader.find_job(job_id_or_uri)
-        return self._reader.job(job_id, self._meter.rate(job_id), active=True)
+        return self._reader.job(job_id, self._meter.rate(job_id), active=active)
 
-    def list_jobs(self, *, limit: int, after: str) -> list[JobView]:
-        return [self._view(job_id) for job_id in self._reader.job_ids(limit=limit, after=after)]
+    def job_ids(self) -> list[str]:
+        return self._reader.job_ids(limit=len(self.core.jobs), after="")
+
+    def list_jobs(self, *, limit: int, after: str, wanted: JobFilter | None = None) -> list[JobView]:
+        return [self._view(job_id) for job_id in self._reader.job_ids(limit=limit, after=after, wanted=wanted)]
 
     async def watch_job(self, job_id: str) -> AsyncIterator[JobView]:
         job_id = self._reader.find_job(job_id)
@@ -287,13 +288,7 @@ class Coordinator:
 
     async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]:
         job_id = self._reader.find_job(job_id)
-        try:
-            wanted = ObjectStatus(status) if status else None
-        except ValueError:
-            raise UsageError(f"status {status!r}", cause="it is none of queued, done, failed") from None
-        rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=wanted, after_id=after_id, limit=limit
-        )
+        rows = await object_rows(self._store, job_id, status=status, after_id=after_id, limit=limit)
         return [self._reader.object(row) for row in rows]
 
     async def control(self, job_id: str, action: Control) -> JobView:
@@ -322,6 +317,14 @@ class Coordinator:
         await self._durable()
         return self._view(job_id)
 
+    async def set_priority(self, job_id: str, priority: int) -> JobView:
+        job = self.core.jobs[self._reader.find_job(job_id)]
+        if job.row.status.ended:
+            raise Conflict(f"job {job.row.job_id}", cause=f"it has ended ({job.row.status.value})")
+        job.row.priority, job.changed = priority, True
+        await self._durable()
+        return self._view(job.row.job_id)
+
     # ---- API: fleet -------------------------------------------------------------------------------------------------
 
     def agents(self) -> list[AgentView]:
@@ -349,6 +352,9 @@ class Coordinator:
 
     def fleet(self) -> FleetView:
         return self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+
+    def totals(self) -> TotalsView:
+        return self._reader.totals()
 
     # ---- API: sessions ----------------------------------------------------------------------------------------------
 
@@ -386,12 +392,7 @@ class Coordinator:
         self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
     ) -> tuple[list[ObjectSpec], int | None]:
         job_id = self._reader.find_job(job_id)
-        status = None if unfinished_too else ObjectStatus.DONE
-        rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=status, after_id=after_id, limit=limit
-        )
-        more = rows[-1].spec.object_id if len(rows) == limit else None
-        return [row.spec for row in rows if not refused(row)], more
+        return await manifest_page(self._store, job_id, after_id, limit, unfinished_too=unfinished_too)
 
     async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
         job = self.core.jobs[self._reader.find_job(job_id)]

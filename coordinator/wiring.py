@@ -112,8 +112,8 @@ def make_coordinator(
             policy=policy_of(settings),
             wall_clock=time.time,
         ),
-        user=user,
         site=SiteRules(
+            user=user,
             policy=policy_of(settings),
             quotas=Quotas(bytes=settings.quota.bytes, jobs=settings.quota.jobs, period_s=settings.quota.period),
         ),

@@ -120,6 +120,7 @@ def open_destination(options: EngineOptions, job: JobSpec) -> Destination:
         agent_id=options.agent_id,
         expiry_s=options.lock_expiry_s,
         is_alone=options.is_alone,
+        places=options.places,
     )
 
 

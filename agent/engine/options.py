@@ -32,6 +32,7 @@ class EngineOptions:
     allow_paths: tuple[Path, ...] = ()
     lock_expiry_s: float = 90.0  # after so long a silence other runs take over what this one has claimed
     sync: bool = True  # fsync files before they get their final name
+    places: Path | None = None  # the library's state folder, where folders that jobs went to are noted
     connections_per_host: int = 16
     rate_limit: float = 0.0  # of the whole agent; 0: none
     memory_limit: int = 64 * MIB  # of all buffers together

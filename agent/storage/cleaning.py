@@ -8,14 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...common.errors import UnsafeName
-from ...common.lease_file import look, server_now
-from ...common.lease_rules import holder_of
+from ...common.lease_file import may_live, server_now
 from ...common.manifest import WORK_FOLDER
+from ...common.manifest_lock import LOCK_NAME
 from ...common.paths import SafeRoot
-from ...common.processes import is_gone
 from ..unpack.staging import remove_stale
 from .finishing import tidy
-from .merge import LOCK_NAME
 from .partial import MAP, PART
 from .workfolder import LEASE, SOURCE_DIGITS, TEMPORARY
 
@@ -50,17 +48,11 @@ def clean_folder(folder: Path, *, older_than_s: float, now: float | None = None)
 
 def _living(root: SafeRoot, work: str, now: float, older_than_s: float) -> set[str]:
     """The runs that live, or may live."""
-    living: set[str] = set()
-    for name in _names(root, f"{work}/jobs"):
-        seen = look(root, f"{work}/jobs/{name}") if name.endswith(LEASE) else None
-        if seen is None:
-            continue
-        holder = holder_of(seen.text)
-        expiry_s = holder.expiry_s if holder is not None else 0.0
-        is_silent = now - seen.changed_ns / 1e9 >= max(expiry_s, older_than_s)
-        if not is_silent and not (holder is not None and is_gone(holder.process)):
-            living.add(name.partition(".")[0])
-    return living
+    return {
+        name.partition(".")[0]
+        for name in _names(root, f"{work}/jobs")
+        if name.endswith(LEASE) and may_live(root, f"{work}/jobs/{name}", now=now, silent_s=older_than_s)
+    }
 
 
 def _clean(root: SafeRoot, work: str, before: float, living: Set[str]) -> Iterator[str]:

@@ -70,9 +70,11 @@ class Destination:
         agent_id: str,
         expiry_s: float = EXPIRY_S,
         is_alone: bool = False,
+        places: Path | None = None,
     ) -> None:
         """Touches nothing yet. sync: fsync files before they get their final name. expiry_s: after so many seconds of silence other
-        runs take over what this one has claimed. is_alone: the job ends with this process.
+        runs take over what this one has claimed. is_alone: the job ends with this process. places: the
+        library's state folder, in which the destination is noted when the job is whole.
 
         Raises Refused when the destination leaves root or is below none of the allowed folders (if there are any).
         """
@@ -80,15 +82,14 @@ class Destination:
         """The destination folder on this machine; for HUB_CACHE the cache folder that holds ``models--…``."""
         self._job = job
         self._sync = sync
+        self._places = places
         self._agent = names.plain_name(agent_id)
         self._work = work_folder(job)
         self._lock = threading.Lock()
         self._here: OpenDestination | None = None
         self._is_alone = is_alone
         self._expiry_s = expiry_s
-        self._waiting: dict[
-            int, object
-        ] = {}  # what lay under its name when an object was found to be claimed by another run
+        self._waiting: dict[int, object] = {}  # by object: what lay under its name when another run had claimed it
 
     def prepare(self) -> None:
         """PREPARE unit: make the folder, prove that it can be written and has room, write the shared marker."""
