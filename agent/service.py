@@ -237,7 +237,7 @@ class Agent:
     # ---- connection -------------------------------------------------------------------------------------------------
 
     async def _keep_connected(self) -> None:
-        failures = 0
+        failures, said = 0, ""
         while True:
             try:
                 async with self._connect() as link:
@@ -246,7 +246,8 @@ class Agent:
                     failures = 0
             except ShoalError as error:
                 failures = 1 if self.connected.is_set() else failures + 1
-                if failures == 1:
+                if failures == 1 or str(error) != said:
+                    said = str(error)
                     log.warning("agent.disconnected", error=str(error))
                 if isinstance(error, FATAL):
                     raise

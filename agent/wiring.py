@@ -98,10 +98,12 @@ def make_worker(
     sign: Sign | None = None,
     read_document: ReadDocument | None = None,
     exclusive: bool = False,
+    live: Callable[[], Settings] | None = None,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
-    exclusive: this is the coordinator's only agent, and both end with this process.
+    exclusive: this is the coordinator's only agent, and both end with this process. live: the settings in force, for what can change
+    (`common.reloading`).
     """
     options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
     return Worker(
@@ -109,7 +111,7 @@ def make_worker(
         report=report,
         tell=tell,
         list_objects=list_objects,
-        hub_token=hub_token(settings),
+        hub_token=hub_token(live or settings),
         rng=random.Random(),
         sign=sign,
         read_document=read_document,

@@ -6,12 +6,11 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.errors import ExitCode, UsageError
-from ..common.units import format_duration, format_rate, format_size, parse_duration, parse_rate
+from ..common.units import format_duration, format_rate, format_size, parse_rate
 from ..common.views import (
     AgentView,
     Control,
@@ -21,8 +20,6 @@ from ..common.views import (
     ObjectView,
     QueueView,
     ReplicaView,
-    Role,
-    TokenView,
 )
 from .output import (
     agent_state,
@@ -42,7 +39,6 @@ from .running import run
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
-    from .daemons import OfflineTokens
 
 T = TypeVar("T")
 PAGE = 1000
@@ -122,13 +118,6 @@ ERROR_COLUMNS: Mapping[str, Callable[[ObjectView], str]] = {
     "code": lambda obj: obj.failure.code if obj.failure else "",
     "reason": lambda obj: obj.failure.text if obj.failure else "",
 }
-TOKEN_COLUMNS: Mapping[str, Callable[[TokenView], str]] = {
-    "id": lambda token: token.token_id,
-    "role": lambda token: token.role.value,
-    "name": lambda token: token.name,
-    "created": lambda token: moment(token.created_at),
-    "expires": lambda token: moment(token.expires_at) if token.expires_at else "never",
-}
 
 
 def _command(body: Callable[[RemoteCoordinator, argparse.Namespace], Any]) -> Callable[..., int]:
@@ -191,6 +180,8 @@ def _show_fleet(options: argparse.Namespace, fleet: FleetView, jobs: Sequence[Jo
         f"agents: {fleet.agents_alive} alive, {fleet.agents_late} late, {fleet.agents_lost} lost; "
         f"{fleet.units_leased} leases; {format_rate(fleet.rate_bytes_per_s)}"
     )
+    for warning in fleet.warnings:
+        print(f"warning: {printable(warning)}")
     print()
     print(table([job for job in jobs if not job.ended] or jobs[:10], JOB_COLUMNS))
 
@@ -356,49 +347,6 @@ def _control(action: Control) -> Callable[..., int]:
     return _command(body)
 
 
-# ---- credentials --------------------------------------------------------------------------------------------------------
-
-
-def _token(options: argparse.Namespace, settings: Settings) -> int:
-    """With --state on the state folder of a coordinator that does not run, else by asking the coordinator."""
-
-    async def main() -> None:
-        async with _token_api(options, settings) as api:
-            await _token_action(api, options)
-
-    run(main())
-    return ExitCode.OK
-
-
-@asynccontextmanager
-async def _token_api(
-    options: argparse.Namespace, settings: Settings
-) -> AsyncGenerator[RemoteCoordinator | OfflineTokens]:
-    if options.state:
-        from .daemons import offline_tokens
-
-        async with offline_tokens(settings) as book:
-            yield book
-    else:
-        async with connect(settings, default_address=DEFAULT_ADDRESS) as remote:
-            yield remote
-
-
-async def _token_action(api: RemoteCoordinator | OfflineTokens, options: argparse.Namespace) -> None:
-    if options.action == "create":
-        expires_s = parse_duration(options.expires) if options.expires else None
-        made = await api.create_token(Role(options.role), options.name, expires_s)
-        if options.json:
-            print(json.dumps({"token": made.token.reveal(), **to_document(made.view)}, indent=2))
-        else:
-            print(made.token.reveal())
-            print(f"{made.view.token_id}: keep it, it is not shown again", file=sys.stderr)
-    elif options.action == "list":
-        _print(options, await api.list_tokens(), TOKEN_COLUMNS, "tokens")
-    else:
-        await api.revoke_token(options.token)
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "status": _command(_status),
     "jobs": _command(_jobs),
@@ -411,5 +359,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "resume": _control(Control.RESUME),
     "cancel": _control(Control.CANCEL),
     "retry": _control(Control.RETRY),
-    "token": _token,
 }

@@ -67,16 +67,21 @@ def run_command(options: argparse.Namespace) -> int:
         from .config_cmd import run as run_config
 
         return run_config(options, overrides(options))
+    settings = load(options)
+    configure_logs(options.command, settings)
+    return _command(options.command)(options, settings)
+
+
+def load(options: argparse.Namespace) -> Settings:
+    """The settings for a command line. Raises UsageError."""
     from ..common.settings import load_settings
 
-    settings = load_settings(
+    return load_settings(
         environ=os.environ,
         cwd=Path.cwd(),
         overrides=overrides(options),
         config_file=Path(options.config) if getattr(options, "config", None) else None,
     )
-    configure_logs(options.command, settings)
-    return _command(options.command)(options, settings)
 
 
 def configure_logs(command: str, settings: Settings) -> None:
@@ -172,6 +177,10 @@ def _command(name: str) -> Command:
         from . import tools_cmd
 
         return tools_cmd.tools
+    if name in ("token", "backup"):
+        from . import credentials
+
+        return credentials.token if name == "token" else credentials.backup
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS

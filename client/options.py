@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from .options_datasets import add_dataset_commands
+from .options_fleet import add_backup, add_install_systemd, add_rotate
 from .options_models import add_model_commands
 
 EXAMPLES = """\
@@ -275,6 +276,7 @@ def _add_daemons(command: Any) -> None:
     )
     parser.add_argument("--web", metavar="HOST:PORT", help="serve the web page and REST API (usual port: 7071)")
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
+    add_backup(command)
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
     parser.add_argument("--data", metavar="DIR", help="folder of its journal, one per agent")
@@ -335,6 +337,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", nargs="?", metavar="FILE")
     actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
+    add_install_systemd(actions, common, _Formatter)
     parser = command("web", "Passwords of the web page that `shoal coordinator --web` serves.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser(
@@ -344,7 +347,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
         description="Print the hash of a password, for web.password_hash. Reads it from the terminal, or a line of input.",
         formatter_class=_Formatter,
     )
-    parser = command("token", "Create, list or revoke credentials of agents and administrators.")
+    parser = command("token", "Create, list, rotate or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser(
         "create", parents=[common], help="print a new credential, once", formatter_class=_Formatter
@@ -359,6 +362,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--state", metavar="DIR")
     listing.add_argument("--json", action="store_true")
+    add_rotate(actions, common, _Formatter)
     revoke = actions.add_parser(
         "revoke", parents=[common], help="make a credential worthless", formatter_class=_Formatter
     )

@@ -269,6 +269,7 @@ class Hello:
     zone: str = ""
     peer: PeerOffer | None = None  # None: it takes no part in the exchange between peers
     budgets_version: int = 0  # of the last Budgets that this process obeys; 0: it never had any
+    challenge: str = ""  # what the coordinator sent at the beginning of this very session
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -179,6 +179,7 @@ def _encode_hello(hello: Hello) -> pb.Hello:
         zone=hello.zone,
         peer=encode_peer_offer(hello.peer),
         budgets_version=hello.budgets_version,
+        challenge=hello.challenge,
     )
 
 
@@ -195,6 +196,7 @@ def _decode_hello(hello: pb.Hello) -> Hello:
         zone=hello.zone,
         peer=decode_peer_offer(hello.peer) if hello.HasField("peer") else None,
         budgets_version=count(hello.budgets_version, "Hello.budgets_version"),
+        challenge=hello.challenge,
     )
 
 

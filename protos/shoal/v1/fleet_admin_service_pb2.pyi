@@ -161,7 +161,7 @@ class QueuedJob(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., status: _Optional[_Union[_job_service_pb2.JobStatus, str]] = ..., name: _Optional[str] = ..., paused: bool = ..., priority: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ...) -> None: ...
 
 class Fleet(_message.Message):
-    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "epoch_s")
+    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "warnings", "epoch_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class Fleet(_message.Message):
     BYTES_WAITING_FIELD_NUMBER: _ClassVar[int]
     UNITS_LEASED_FIELD_NUMBER: _ClassVar[int]
     RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_S_FIELD_NUMBER: _ClassVar[int]
     version: str
     incarnation: int
@@ -187,8 +188,9 @@ class Fleet(_message.Message):
     bytes_waiting: int
     units_leased: int
     rate_bytes_per_s: float
+    warnings: _containers.RepeatedScalarFieldContainer[str]
     epoch_s: float
-    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., epoch_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., epoch_s: _Optional[float] = ...) -> None: ...
 
 class Token(_message.Message):
     __slots__ = ("token_id", "role", "name", "created_at", "expires_at")
@@ -300,6 +302,24 @@ class ListTokensResponse(_message.Message):
     tokens: _containers.RepeatedCompositeFieldContainer[Token]
     def __init__(self, tokens: _Optional[_Iterable[_Union[Token, _Mapping]]] = ...) -> None: ...
 
+class RotateTokenRequest(_message.Message):
+    __slots__ = ("token_id", "grace_s", "expires_s")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    token_id: str
+    grace_s: float
+    expires_s: float
+    def __init__(self, token_id: _Optional[str] = ..., grace_s: _Optional[float] = ..., expires_s: _Optional[float] = ...) -> None: ...
+
+class RotateTokenResponse(_message.Message):
+    __slots__ = ("secret", "token")
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    token: Token
+    def __init__(self, secret: _Optional[str] = ..., token: _Optional[_Union[Token, _Mapping]] = ...) -> None: ...
+
 class RevokeTokenRequest(_message.Message):
     __slots__ = ("token_id",)
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -309,3 +329,13 @@ class RevokeTokenRequest(_message.Message):
 class RevokeTokenResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class BackupStateRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupStateResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
