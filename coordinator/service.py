@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
+from ..common.policy import Policy
 from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
     AgentView,
@@ -44,7 +45,6 @@ from .reading import Meter, Reader
 from .restoring import held_again
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
-from .sources.policy import Policy
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
