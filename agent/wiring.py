@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..common.policy import policy_of
 from ..common.records import AgentMessage, Capacity, JobSpec, WorkReport
 from ..common.wiring import hub_token, s3_profiles, user_agent
 from .collect.documents import ReadDocument
 from .collect.options import CollectOptions
+from .engine.jobs import open_destination
 from .engine.options import EngineOptions
 from .engine.pieces import PiecePolicy
 from .engine.signatures import Sign
 from .engine.units import ListObjects
-from .storage.destination import Destination, Placed
+from .storage.destination import Destination
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         is_alone=is_alone,
         root=settings.agent.root,
         allow_paths=settings.agent.allow_paths,
+        lock_expiry_s=settings.fetch.lock_expiry,
         sync=settings.fetch.sync,
         places=settings.library.state if settings.library.places else None,
         connections_per_host=connections,
@@ -48,7 +49,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         verify_tls=settings.fetch.verify_tls,
         ca_bundle=settings.fetch.ca_bundle,
         proxy=settings.fetch.proxy,
-        https_only=settings.security.https_only,
+        rules=policy_of(settings),
         hub_verify_tls=settings.hub.verify_tls,
         hub_ca_bundle=settings.hub.ca_bundle,
         s3_tls={
@@ -105,23 +106,13 @@ def make_worker(
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
-    exclusive: this is the coordinator's only agent, and a destination is locked against other runs of the same source into it, as
-    long as the worker uses it. live: the settings in force, for what can change (`common.reloading`). copier: hears of every
-    finished file.
+    exclusive: this is the coordinator's only agent, and both end with this process. live: the settings in force, for what can change
+    (`common.reloading`). copier: hears of every finished file.
     """
     options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
-    kind = _LockedDestination if exclusive else Destination
 
     def make_destination(job: JobSpec) -> Destination:
-        destination = kind(
-            job,
-            root=options.root,
-            allow=options.allow_paths,
-            sync=options.sync,
-            agent_id=agent_id,
-            placed=copier.placed if copier is not None else None,
-            places=options.places,
-        )
+        destination = open_destination(options, job, placed=copier.placed if copier is not None else None)
         if copier is not None:
             copier.opened(job, destination.path)
         return destination
@@ -138,26 +129,3 @@ def make_worker(
         read_document=read_document,
         collect=collect_options(settings, options, version=version, any_tool=exclusive),
     )
-
-
-class _LockedDestination(Destination):
-    """A destination that holds its run lock until it is closed. Raises Busy at once when another run holds it."""
-
-    def __init__(
-        self,
-        job: JobSpec,
-        *,
-        root: Path,
-        allow: Sequence[Path],
-        sync: bool,
-        agent_id: str,
-        places: Path | None = None,
-        placed: Placed | None = None,
-    ) -> None:
-        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, places=places, placed=placed)
-        self._held = ExitStack()
-        self._held.enter_context(self.run_lock())
-
-    def close(self) -> None:
-        self._held.close()
-        super().close()

@@ -8,10 +8,11 @@ maps, and the manifest. This module alone imports both daemons.
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import random
 import secrets
 import socket
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -106,6 +107,7 @@ async def embedded(
             open_source,
             version=VERSION,
             heartbeat_s=HEARTBEAT_S,
+            user=_this_user(),
             work_folder=lambda to, profile: table_folder(settings, to, profile),
         )
         await coordinator.start()
@@ -114,6 +116,14 @@ async def embedded(
                 yield coordinator
         finally:
             await coordinator.close()
+
+
+def _this_user() -> str:
+    """The name of the user that the process runs as, or the number where it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def table_folder(settings: Settings, destination: str, profile: str) -> Path:
@@ -212,7 +222,7 @@ def clean_destination(folder: Path, *, older_than_s: float) -> list[str]:
     """Remove stale partial data, markers and temporary files below a destination. Returns what was removed."""
     from ..agent.storage.cleaning import clean_folder
 
-    return clean_folder(folder, older_than_s=older_than_s, now=time.time())
+    return clean_folder(folder, older_than_s=older_than_s)
 
 
 def nas_copier(settings: Settings) -> Copier:

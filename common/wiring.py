@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
 from .logs import get_logger
+from .policy import policy_of
 
 if TYPE_CHECKING:
     from .s3_profiles import S3Profiles
@@ -50,6 +51,7 @@ def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, ve
         tls=tls_options(settings, hub=hub),
         proxies=proxies(settings, environ),
         https_only=settings.security.https_only,
+        check_host=policy_of(settings).check_denied_host if settings.security.deny else None,
     )
 
 

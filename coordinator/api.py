@@ -56,8 +56,9 @@ class CoordinatorApi(Protocol):
 
     # ---- jobs
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
-        """Make a job of each URI, in their order. On return the jobs survive a restart. Raises UsageError, Refused."""
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
+        """Make a job of each URI, in their order, for a user: the name of the credential that asks. On return the jobs survive a
+        restart. Raises UsageError, Refused, OverQuota."""
         ...
 
     def get_job(self, job_id_or_uri: str, *, active: bool = True) -> JobView:

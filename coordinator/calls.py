@@ -76,7 +76,8 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
 
     def _single(self, method: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Callable[..., Any]:
         async def answer(request: Any, context: Context) -> Any:
-            async with self._guarded(method, context):
+            async with self._guarded(method, context) as caller:
+                _caller.set(caller.name)  # of this call's task alone
                 return await behavior(request, context)
 
         return answer
@@ -140,6 +141,14 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
         finally:
             del self._streams[task]
             self._revoked.discard(task)
+
+
+_caller: ContextVar[str] = ContextVar("caller", default=LOCAL.name)
+
+
+def caller_name() -> str:
+    """Who makes the call that is being answered: the credential's name."""
+    return _caller.get()
 
 
 async def refuse(context: Context, error: ShoalError) -> NoReturn:

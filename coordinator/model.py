@@ -72,6 +72,7 @@ class JobRow:
     rows_total: int = 0  # of a dataset job's table, without those that were rejected
     rows_rejected: int = 0
     tally: Tally = ()  # of a dataset job: rows that have ended, by code
+    user: str = ""  # who submitted it: the credential's name
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
+from ..common.policy import Policy
 from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
     AgentView,
@@ -39,15 +40,15 @@ from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
+from .quotas import SiteRules
 from .reading import Meter, Reader
 from .restoring import held_again
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
-from .sources.policy import Policy
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
-from .tables import load_table, refused
+from .tables import load_table, manifest_page, object_rows
 from .tokens import TokenBook
 
 LOAD_MAX = 4096
@@ -77,6 +78,7 @@ class Coordinator:
         verify_everywhere: bool = False,
         signer: UrlSigner | None = None,
         collections: Collections,
+        site: SiteRules | None = None,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
         host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
@@ -92,6 +94,7 @@ class Coordinator:
         self._verify_everywhere = verify_everywhere
         self._signer = signer or UrlSigner()
         self._collections = collections
+        self._site = site or SiteRules()
         self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -132,6 +135,8 @@ class Coordinator:
             collections=self._collections,
             chunk_bytes=self._chunk_bytes,
             verify_everywhere=self._verify_everywhere,
+            site=self._site,
+            wall_clock=self._wall_clock,
         )
         self.tokens = TokenBook(self._store, self._wall_clock)
         await self.tokens.load()
@@ -237,11 +242,15 @@ class Coordinator:
 
     # ---- API: jobs --------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
         rows = job_rows(request, created_at=self._wall_clock(), new_id=self._new_id, endpoints=self._endpoints)
         active = {job.row.fingerprint: job.row for job in self.core.jobs.values() if not job.row.status.ended}
         submitted: list[tuple[str, bool]] = []
+        fresh = sum(row.fingerprint not in active for row in rows)
+        known = (job.row for job in self.core.jobs.values())
+        self._site.quotas.check_jobs(user or self._site.user, known, self._wall_clock(), more=fresh)
         for row in rows:
+            row.user = user or self._site.user
             before = active.get(row.fingerprint)
             if before is None:
                 refuse_second(row, active.values())
@@ -276,13 +285,7 @@ class Coordinator:
 
     async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]:
         job_id = self._reader.find_job(job_id)
-        try:
-            wanted = ObjectStatus(status) if status else None
-        except ValueError:
-            raise UsageError(f"status {status!r}", cause="it is none of queued, done, failed") from None
-        rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=wanted, after_id=after_id, limit=limit
-        )
+        rows = await object_rows(self._store, job_id, status=status, after_id=after_id, limit=limit)
         return [self._reader.object(row) for row in rows]
 
     async def control(self, job_id: str, action: Control) -> JobView:
@@ -394,12 +397,7 @@ class Coordinator:
         self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
     ) -> tuple[list[ObjectSpec], int | None]:
         job_id = self._reader.find_job(job_id)
-        status = None if unfinished_too else ObjectStatus.DONE
-        rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=status, after_id=after_id, limit=limit
-        )
-        more = rows[-1].spec.object_id if len(rows) == limit else None
-        return [row.spec for row in rows if not refused(row)], more
+        return await manifest_page(self._store, job_id, after_id, limit, unfinished_too=unfinished_too)
 
     async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
         job = self.core.jobs[self._reader.find_job(job_id)]

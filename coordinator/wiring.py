@@ -13,16 +13,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..common.errors import Refused
+from ..common.policy import policy_of
 from ..common.uri import HubUri
 from ..common.wiring import http_client, hub_token, s3_profiles
 from .collecting import Collections, work_folder_of
 from .core import CoreLimits
+from .quotas import Quotas, SiteRules
 from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
 from .scheduler.swarm import SwarmLimits
 from .service import Coordinator
 from .signing import UrlSigner
-from .sources import Policy, Source, SourceContext, SourceRequest, open_source
+from .sources import Source, SourceContext, SourceRequest, open_source
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
@@ -80,12 +82,6 @@ def core_limits(settings: Settings, *, heartbeat_s: float | None = None) -> Core
     )
 
 
-def policy_of(settings: Settings) -> Policy:
-    """What may be fetched."""
-    security = settings.security
-    return Policy(allow=security.allow, deny=security.deny, https_only=security.https_only)
-
-
 def host_policies_of(settings: Settings) -> dict[str, HostPolicy]:
     """Limits of hosts, as the configuration has them."""
     return {
@@ -102,6 +98,7 @@ def make_coordinator(
     version: str,
     heartbeat_s: float | None = None,
     work_folder: WorkFolder | None = None,
+    user: str = "",
 ) -> Coordinator:
     """A coordinator that is not started yet. work_folder: of partitioned tables; the state folder's unless given."""
     tables = settings.coordinator.state / "collect"
@@ -123,5 +120,10 @@ def make_coordinator(
             dataset_of=lambda to: None if "://" in to else settings.agent.root / to.lstrip("/"),
             policy=policy_of(settings),
             wall_clock=time.time,
+        ),
+        site=SiteRules(
+            user=user,
+            policy=policy_of(settings),
+            quotas=Quotas(bytes=settings.quota.bytes, jobs=settings.quota.jobs, period_s=settings.quota.period),
         ),
     )

@@ -149,6 +149,19 @@ def test_an_expired_credential_is_refused(fleet: ClosedFleet) -> None:
     assert "it has expired" in refused(finished)
 
 
+def test_a_quota_is_the_credentials(tmp_path: Path, hub: StandInHub, authority: Authority) -> None:
+    options = {"SHOAL_QUOTA_JOBS": "1"}
+    with ClosedFleet(tmp_path / "fleet", endpoint=hub.url, authority=authority, **options) as fleet:
+        other = fleet.token("admin", "other")
+        fleet.coordinator.start()
+        until("the coordinator to listen", lambda: fleet.run("jobs").exit_code == 0)
+        fleet.submit("hf://acme/one", "--to", str(tmp_path / "one"))
+        refused = fleet.run("submit", "hf://acme/two", "--to", str(tmp_path / "two")).expect(7)
+        assert "quota of me" in refused.stderr
+        fleet.submit("hf://acme/one", "--to", str(tmp_path / "one"))  # the same job: asked for already
+        fleet.submit("hf://acme/two", "--to", str(tmp_path / "two"), environ={"SHOAL_SECURITY_TOKEN": other})
+
+
 def test_a_revoked_credential_ends_its_agents_session(fleet: ClosedFleet) -> None:
     revoked, kept = fleet.token("agent", "node-1"), fleet.token("agent", "node-2")
     fleet.start("a1", environ=fleet.as_agent(revoked))

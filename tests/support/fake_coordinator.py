@@ -96,7 +96,7 @@ class FakeCoordinator:
 
     # ---- the API
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
         self.requests.append(request)
         return [
             Submitted(job=self.add_job(f"j{len(self.jobs) + 1}", uri=uri, name=request.name), created=True)

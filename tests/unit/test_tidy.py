@@ -42,6 +42,7 @@ CORE = (
     *("coordinator/replicas.py", "coordinator/replica_model.py", "coordinator/swarm_reports.py", "common/chunks.py"),
     *("agent/swarm/book.py", "agent/swarm/news.py", "agent/swarm/steps.py", "agent/engine/feeding.py"),
     *("agent/gates.py", "common/buckets.py"),
+    *("common/lease_rules.py", "common/policy.py", "coordinator/quotas.py"),
     *("agent/engine/statuses.py", "agent/engine/validation.py", "common/intervals.py", "common/retry.py"),
 )
 """What decides: no clock, no randomness, no I/O of its own. The simulator runs it in virtual time."""
