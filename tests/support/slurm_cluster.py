@@ -145,7 +145,9 @@ class SlurmCluster:
         )
         return Finished(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr, peak_rss_bytes=0, cpu_s=0.0)
 
-    def submit(self, script: Path, *options: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:  # fmt: skip
+    def submit(
+        self, script: Path, *options: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> str:
         """``sbatch``. Returns: the job's id."""
         return self.run("sbatch", "--parsable", *options, script, environ=environ, cwd=cwd).expect(0).stdout.strip()
 
