@@ -187,8 +187,8 @@ class SlurmCluster:
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test").expect(0)
 
     def set_up(self, node: str) -> None:
-        """The node is good again; returns when it is idle."""
-        self.run("scontrol", "update", f"nodename={node}", "state=resume").expect(0)
+        """The node is good again; returns when it is idle. One that has returned by itself stays as it is."""
+        self.run("scontrol", "update", f"nodename={node}", "state=resume")
         until(f"{node} to be idle", lambda: self._states().get(node) == "idle", START_S)
 
     def local_of(self, node: str) -> Path:
