@@ -2,13 +2,14 @@
 
 The parent writes one JSON line to standard input: which daemon, its settings, the authority of the coordinator's certificate, a folder
 to remove at the end. So no credential is ever in an argument list, the environment or a file. The child answers with one JSON line on
-standard output: that it is ready, with what the daemon would tell a service manager, or the error that it ended with. When standard
-input ends, the child drains and ends: a parent that was killed leaves nothing behind.
+standard output: that it is ready, with what the daemon would tell a service manager and the credentials that it was asked to make, or
+the error that it ended with. When standard input ends, the child drains and ends: a parent that was killed leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from typing import Any
 
 from ..common.errors import ShoalError
 from ..common.settings import load_settings
+from .fleet_certificate import LIFE
 
 DRAIN_S = 15.0
 """What the daemon gets to end in order after its parent is gone."""
@@ -54,21 +56,27 @@ def _run(asked: dict[str, Any], folder: Path) -> int:
         overrides["security.tls_ca"] = str(folder / "authority.pem")
     if asked["daemon"] == "agent":
         overrides["agent.data"] = str(folder / "agent")
-    settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=overrides)
+    config_file = Path(asked["config"]) if asked["config"] else None
+    settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=overrides, config_file=config_file)
     configure_logs("", settings)  # warnings only, unless a level was asked for: somebody else's terminal shows them
+    tokens: dict[str, str] = {}
+    if asked["tokens"]:
+        made = asyncio.run(daemons.fresh_tokens(settings, asked["tokens"], LIFE.total_seconds()))
+        tokens = {role.value: token.reveal() for role, token in made.items()}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         name = f"\0shoal-{os.getpid()}"  # Linux's abstract namespace: no file, and no limit on the folder's length
         notices.bind(name)
         os.environ["NOTIFY_SOCKET"] = f"@{name[1:]}"
         os.environ.pop("WATCHDOG_USEC", None)
-        threading.Thread(target=_tell_when_ready, args=(notices,), daemon=True).start()
+        threading.Thread(target=_tell_when_ready, args=(notices, tokens), daemon=True).start()
         run = daemons.coordinator if asked["daemon"] == "coordinator" else daemons.agent
         return run(argparse.Namespace(), settings)
 
 
-def _tell_when_ready(notices: socket.socket) -> None:
+def _tell_when_ready(notices: socket.socket, tokens: dict[str, str]) -> None:
     lines = notices.recv(4096).decode(errors="replace").splitlines()
-    _tell(ready=next((line.removeprefix("STATUS=") for line in lines if line.startswith("STATUS=")), ""))
+    status = next((line.removeprefix("STATUS=") for line in lines if line.startswith("STATUS=")), "")
+    _tell(ready=status, tokens=tokens)
     try:
         while notices.recv(4096):  # a full queue would hold nobody up; an empty one tells nobody anything
             pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 Command = Callable[["argparse.Namespace", "Settings"], int]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Args: argv without the program's name, default the process's. Returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, given: Mapping[str, object] | None = None, config: str = "") -> int:
+    """Run one command. Returns the exit code.
+
+    Args: argv without the program's name, default the process's; given are settings, and config the configuration file, that
+    count where the command line says nothing else.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in (["--version"], ["-V"]):
         print(f"shoal {VERSION}")
@@ -39,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return ExitCode.USAGE
+    if config and not getattr(options, "config", None):
+        options.config = config
     try:
-        return int(run_command(options))
+        return int(run_command(options, given or {}))
     except ShoalError as error:
         return _fail(error, options)
     except KeyboardInterrupt:
@@ -51,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.OK
 
 
-def run_command(options: argparse.Namespace) -> int:
-    """Load the settings and run the command that was parsed. Raises ShoalError."""
+def run_command(options: argparse.Namespace, given: Mapping[str, object]) -> int:
+    """Load the settings and run the command that was parsed; given settings count where it says nothing. Raises ShoalError."""
     if options.command == "config":
         from .config_cmd import run as run_config
 
@@ -62,7 +68,7 @@ def run_command(options: argparse.Namespace) -> int:
     settings = load_settings(
         environ=os.environ,
         cwd=Path.cwd(),
-        overrides=overrides(options),
+        overrides={**given, **overrides(options)},
         config_file=Path(options.config) if getattr(options, "config", None) else None,
     )
     configure_logs(options.command, settings)
@@ -145,6 +151,10 @@ def _command(name: str) -> Command:
         from . import tools_cmd
 
         return tools_cmd.tools
+    if name == "launch":
+        from . import launch
+
+        return launch.launch
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from .options_datasets import add_dataset_commands
+from .options_launch import add_launch, add_mpi_options, add_run_options
 
 EXAMPLES = """\
 examples:
@@ -74,7 +75,22 @@ def build_parser() -> argparse.ArgumentParser:
     _add_local(command)
     _add_tools(command, common)
     _add_daemons(command)
+    add_launch(command, common, _Formatter)
     _add_setup(command, common)
+    return parser
+
+
+def build_mpi_parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m shoal.slurm.mpi``, which each rank of an MPI program is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shoal.slurm.mpi",
+        description="A rank of a fleet that MPI started: srun --mpi=…, mpirun or mpiexec run this. See docs/mpi.md.",
+        formatter_class=_Formatter,
+        parents=[_global_options()],
+        allow_abbrev=False,
+    )
+    add_mpi_options(parser)
+    add_run_options(parser)
     return parser
 
 
