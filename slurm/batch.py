@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from pathlib import Path
 
 from ..common.errors import UsageError
 
@@ -28,7 +28,7 @@ Directives = Mapping[str, str | None]
 
 def template(name: str) -> str:
     """The text of one of TEMPLATES."""
-    return files(__package__).joinpath("templates", f"{name}.sh").read_text(encoding="utf-8")
+    return Path(__file__).with_name("templates").joinpath(f"{name}.sh").read_text(encoding="utf-8")
 
 
 def render(text: str, directives: Directives, shoal: Sequence[str], arguments: Sequence[str], setup: Sequence[str]) -> str:  # fmt: skip
@@ -48,7 +48,9 @@ def render(text: str, directives: Directives, shoal: Sequence[str], arguments: S
     lines = _with_block(_with_directives(text.splitlines(), directives), block)
     script = "\n".join(lines) + "\n"
     if len(script.encode()) > SCRIPT_BYTES_MAX:
-        raise UsageError("the batch script", cause="it is larger than Slurm takes", remedy="put the sources into a file")
+        raise UsageError(
+            "the batch script", cause="it is larger than Slurm takes", remedy="put the sources into a file"
+        )
     return script
 
 

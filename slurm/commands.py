@@ -47,7 +47,9 @@ def call(*command: str, text: str = "", cwd: Path | None = None, what: str) -> s
         raise ShoalError(what, cause=cause, remedy="is Slurm's controller up? scontrol ping tells") from None
     if done.returncode:
         raise _refusal(command[0], what, done.stderr or done.stdout)
-    return done.stdout if command[0] != "sbatch" else done.stdout + done.stderr  # sbatch --test-only tells on standard error
+    return (
+        done.stdout if command[0] != "sbatch" else done.stdout + done.stderr
+    )  # sbatch --test-only tells on standard error
 
 
 def _refusal(program: str, what: str, said: str) -> ShoalError:
@@ -84,14 +86,6 @@ def requeue(job_id: str) -> None:
     call("scontrol", "requeue", job_id, what=f"job {job_id}")
 
 
-def start_now(job_id: str) -> None:
-    """Slurm lets a requeued job wait for two minutes; where its owner may, take that away. Never raises."""
-    try:
-        call("scontrol", "update", f"jobid={job_id}", "StartTime=now", what=f"job {job_id}")
-    except ShoalError:
-        pass
-
-
 def hostnames(node_list: str) -> list[str]:
     """The nodes that a list such as ``n[0-3]`` names, in its order. Raises UsageError."""
     return call("scontrol", "show", "hostnames", node_list, what=f"node list {node_list}").split()
@@ -100,7 +94,9 @@ def hostnames(node_list: str) -> list[str]:
 def node_addresses(nodes: Sequence[str]) -> list[str]:
     """Where Slurm itself reaches these nodes (NodeAddr), in their order."""
     told = call("scontrol", "show", "nodes", "--oneliner", ",".join(nodes), what="nodes")
-    addresses = {row["NodeName"]: row.get("NodeAddr", "") for row in map(_fields, told.splitlines()) if "NodeName" in row}
+    addresses = {
+        row["NodeName"]: row.get("NodeAddr", "") for row in map(_fields, told.splitlines()) if "NodeName" in row
+    }
     return [addresses.get(node) or node for node in nodes]
 
 

@@ -43,13 +43,20 @@ class RunRecord:
         """With the outcome of the newest run."""
         return replace(self, runs=(*self.runs[:-1], {**self.runs[-1], **outcome}))
 
+    def continued(self) -> Self:
+        """With one more continuation asked for."""
+        return replace(self, continuations=self.continuations + 1)
+
     def with_finished(self, command: Sequence[str]) -> Self:
         """With one more command that ended well."""
         return replace(self, finished=(*self.finished, tuple(command)))
 
 
 def load(folder: Path) -> RunRecord:
-    """The record in a state folder; an empty one where there is none or where it is damaged. Raises NotWritable if it cannot be read."""
+    """The record in a state folder; an empty one where there is none or where it is damaged.
+
+    Raises NotWritable if it cannot be read.
+    """
     path = folder / NAME
     try:
         with path.open("rb") as file:
@@ -88,4 +95,6 @@ def save(folder: Path, record: RunRecord) -> None:
         temporary.replace(folder / NAME)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise NotWritable(f"state {folder / NAME}", cause=str(error), remedy="name another folder with --state") from None
+        raise NotWritable(
+            f"state {folder / NAME}", cause=str(error), remedy="name another folder with --state"
+        ) from None
