@@ -1,6 +1,6 @@
 """Batch scripts: the templates that come with Shoal, and what is filled in for a job of one's own.
 
-A template is a complete script. Its ``#SBATCH`` lines are options of sbatch(1); the block between ``# ---- edit`` and
+A template is a complete script. Its ``#SBATCH`` lines are options of sbatch(1), ``##SBATCH`` lines suggest others; the block between ``# ---- edit`` and
 ``# ---- end`` is what a person changes to use it by hand. To render one is to replace both, and nothing else.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from ..common.errors import UsageError
 
 TEMPLATES = ("repos", "broadcast", "collect", "tools")
+SUGGESTION = "##SBATCH"
 EDIT, END = "# ---- edit", "# ---- end"
 SCRIPT_BYTES_MAX = 4 << 20
 """Slurm's own limit (max_script_size) is 4 MiB unless a site says otherwise."""
@@ -64,6 +65,8 @@ def _with_directives(lines: Sequence[str], directives: Directives) -> list[str]:
     left = dict(directives)
     last = 0
     for line in lines:
+        if line.startswith(SUGGESTION):
+            continue
         match = _DIRECTIVE.match(line)
         if match is None:
             found.append(line)

@@ -59,6 +59,7 @@ def _refusal(program: str, what: str, said: str) -> ShoalError:
         "partition": "sinfo lists the partitions",
         "account": "sacctmgr show associations user=$USER lists accounts and partitions",
         "qos": "sacctmgr show qos lists them",
+        "config": "is Slurm set up on this machine? try a login node",
         "controller": "is Slurm's controller up? scontrol ping tells",
         "node": "ask for fewer or other nodes; sinfo tells what there is",
         "time": "ask for less time; sinfo tells each partition's limit",

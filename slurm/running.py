@@ -52,6 +52,7 @@ log = get_logger("launch")
 def run_here(options: argparse.Namespace, settings: Settings, here: Allocation) -> int:
     """Run the commands on a fleet of this job's nodes. Returns the exit code. Raises ShoalError."""
     check_numbers(options)
+    patience_s = parse_duration(options.start_timeout)
     if options.jobs == "-" and here.restarts:
         raise UsageError("--jobs -", cause="a requeued job has no standard input", remedy="write the jobs into a file")
     todo = read_commands(options.words, options.jobs)
@@ -67,7 +68,7 @@ def run_here(options: argparse.Namespace, settings: Settings, here: Allocation) 
         return ExitCode.OK
     cwd = Path.cwd()
     base = Path(options.runs).expanduser() if options.runs else Path(here.submit_dir or cwd) / DEFAULT_STATE
-    job = JobRun(options, settings, here, todo, cwd / base / here.key)
+    job = JobRun(options, settings, here, todo, cwd / base / here.key, patience_s)
     if options.dry_run:
         job.describe()
         return ExitCode.OK
@@ -97,8 +98,12 @@ class JobRun:
         here: Allocation,
         todo: Sequence[Sequence[str]],
         folder: Path,
+        patience_s: float,
     ) -> None:
-        """Args: todo are the commands of this job, or of this task of an array; folder is its state folder."""
+        """Args: todo are the commands of this job, or of this task of an array; folder is its state folder; patience_s is how long
+        agents have to join.
+        """
+        self._patience_s = patience_s
         self._options = options
         self._settings = settings
         self._here = here
@@ -169,8 +174,9 @@ class JobRun:
                 showing = asyncio.ensure_future(show_fleet(coordinator, sys.stderr))
                 watching = asyncio.ensure_future(self._watch(head, agents))
                 try:
-                    patience_s = parse_duration(self._options.start_timeout)
-                    alive = await all_joined(coordinator, lambda: agents.expected, self._stop, timeout_s=patience_s)
+                    alive = await all_joined(
+                        coordinator, lambda: agents.expected, self._stop, timeout_s=self._patience_s
+                    )
                     self._judge_joined(alive, agents, left)
                     return await self._run_commands(head, left, environ, watching)
                 finally:
@@ -369,9 +375,13 @@ class JobRun:
         restarted = f", started again {self._here.restarts} times" if self._here.restarts else ""
         before = f", {len(self._todo) - left} ended well before" if left < len(self._todo) else ""
         return (
-            f"job {self._here.key}{restarted}: {self._layout.agents} agents on {self._here.nodes} nodes "
-            f"({self._here.node_list}); {len(self._todo)} commands{before}; state: {self._folder}"
+            f"job {self._here.key}{restarted}: {_count(self._layout.agents, 'agent')} on "
+            f"{_count(self._here.nodes, 'node')} ({self._here.node_list}); {_count(len(self._todo), 'command')}{before}; state: {self._folder}"
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _node() -> str:

@@ -89,8 +89,12 @@ def _check(options: argparse.Namespace, settings: Settings) -> list[Places]:
             cause = f"{len(tasks)} tasks, and {len(todo)} commands to share among them"
             raise UsageError(f"--array {options.array}", cause=cause, remedy=f"for example --array 0-{len(todo) - 1}")
     for words in todo:
-        if getattr(build_parser().parse_args(words), "from_file", None) == "-":
+        command = build_parser().parse_args(words)
+        if getattr(command, "from_file", None) == "-":
             raise UsageError("--from-file -", cause="a batch job has no standard input", remedy="name a file")
+        if getattr(command, "dry_run", False):
+            cause = "a job that fetches nothing needs no nodes"
+            raise UsageError("--dry-run", cause=cause, remedy="write it before -- to see what would be submitted")
     for text in getattr(options, "settings", ()):
         _check_setting(text.partition("=")[0].strip())
     all_places = [places_of(words, settings, Path.cwd()) for words in todo]

@@ -2,10 +2,6 @@
 # Brings a model (or environment, or dataset) to the local disk of every node, then starts the training step on the same nodes.
 # One copy leaves the store; the nodes give it to each other.
 #
-#   sbatch broadcast.sh
-#
-# Edit the block below first, and the options that your site asks for. See docs/slurm.md.
-#
 #SBATCH --job-name=shoal-broadcast
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -29,6 +25,7 @@
 set -euo pipefail
 
 # ---- edit -------------------------------------------------------------------
+# Edit this block, and the options above that your site asks for. Then: sbatch broadcast.sh. See docs/slurm.md.
 SHOAL=(shoal)                              # the program, as every node finds it
 SOURCE=hf://ORG/NAME                       # or s3://BUCKET/PREFIX/, https://…
 SCRATCH=/local/scratch                     # a folder on the local disk of each node

@@ -1,11 +1,6 @@
 #!/bin/bash
 # Makes a dataset of a table of URLs (CSV, TSV or Parquet), politely: all nodes together stay within each server's budget.
 #
-#   sbatch collect.sh
-#
-# Edit the block below first, and the options that your site asks for. Submit it again whenever you like: rows that were fetched are
-# not fetched again. Rates, image size and the rest are settings, in shoal.toml beside the table. See docs/slurm.md and docs/collecting.md.
-#
 #SBATCH --job-name=shoal-collect
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -31,6 +26,8 @@
 set -euo pipefail
 
 # ---- edit -------------------------------------------------------------------
+# Edit this block, and the options above that your site asks for. Then: sbatch collect.sh. Submit it again whenever you like: rows that
+# were fetched are not fetched again. Rates, image size and the rest are settings, in shoal.toml beside the script. See docs/slurm.md.
 SHOAL=(shoal)                              # the program, as every node finds it
 TABLE=/path/to/shared/urls.parquet         # a file, a glob or a folder that all nodes see
 TO=/path/to/shared/dataset                 # a folder that all nodes see

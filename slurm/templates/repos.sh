@@ -1,11 +1,6 @@
 #!/bin/bash
 # Brings sources, one a line in a file, to a folder that all nodes see. All nodes of the job work on them together.
 #
-#   sbatch repos.sh
-#
-# Edit the block below first, and the options that your site asks for. Submit it again whenever you like: what is there already is
-# not fetched again. Preempted, requeued, cancelled or out of time, it goes on where it stopped. See docs/slurm.md.
-#
 #SBATCH --job-name=shoal-repos
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -30,6 +25,8 @@
 set -euo pipefail
 
 # ---- edit -------------------------------------------------------------------
+# Edit this block, and the options above that your site asks for. Then: sbatch repos.sh. Submit it again whenever you like: what is
+# there is not fetched again. Preempted, requeued, cancelled or out of time, it goes on where it stopped. See docs/slurm.md.
 SHOAL=(shoal)                              # the program, as every node finds it
 REPOS=$SLURM_SUBMIT_DIR/repos.txt          # hf://ORG/NAME, s3://BUCKET/PREFIX/, https://…: one a line, # comments
 TO=/path/to/shared/models                  # a folder that all nodes see

@@ -1,11 +1,6 @@
 #!/bin/bash
 # Runs a tool over a dataset that was collected: resize, image_verification, duplication_based, size_based, or one of your own.
 #
-#   sbatch tools.sh
-#
-# Edit the block below first, and the options that your site asks for. Submit it again whenever you like: it goes on with the files
-# that are not done. See docs/slurm.md and docs/tools.md.
-#
 #SBATCH --job-name=shoal-tools
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -31,6 +26,8 @@
 set -euo pipefail
 
 # ---- edit -------------------------------------------------------------------
+# Edit this block, and the options above that your site asks for. Then: sbatch tools.sh. Submit it again whenever you like: it goes on
+# with the files that are not done. See docs/slurm.md and docs/tools.md.
 SHOAL=(shoal)                              # the program, as every node finds it
 TOOL=image_verification                    # shoal tools list names them
 DATA=/path/to/shared/dataset               # a folder that all nodes see

@@ -209,19 +209,22 @@ class SlurmCluster:
         found = sorted((self.folder / "log").iterdir())
         return "\n".join(f"---- {path.name} ----\n{path.read_text(errors='replace')[-TAIL_BYTES:]}" for path in found)
 
-    def processes(self) -> list[int]:
-        """Ids of all processes that belong to this cluster, its daemons and the steps of its jobs with all they started."""
+    def processes(self) -> dict[int, str]:
+        """All processes that belong to this cluster, the steps of its jobs with all they started: id -> command line."""
         marks = (f"SLURM_CONF={self.folder}/".encode(), f"{self.folder}/".encode())
-        found: list[int] = []
+        daemons = {process.pid for process in self._processes}
+        found: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            if not entry.name.isdigit() or int(entry.name) in (os.getpid(), *daemons):
                 continue
             try:
                 environ, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
             except OSError:
                 continue
+            if command.startswith(b"slurmctld:"):  # a child of the controller
+                continue
             if any(part.startswith(marks[0]) for part in environ.split(b"\0")) or marks[1] in command:
-                found.append(int(entry.name))
+                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
         return found
 
     # ---- daemons ----------------------------------------------------------------------------------------------------
