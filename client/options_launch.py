@@ -55,7 +55,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--host", metavar="HOST", default="", help="how the nodes reach the first one (default: found by trying)"
     )
     parser.add_argument(
-        "--start-timeout", metavar="TIME", default="2min", help="wait so long for all agents to join (default 2min)"
+        "--start-timeout", metavar="TIME", default="2m", help="wait so long for all agents to join (default 2m)"
+    )
+    parser.add_argument(
+        "--workers", metavar="N", help="processes of each agent that decode images or run tools (default: one a core)"
     )
     parser.add_argument(
         "words", nargs="*", metavar="-- COMMAND", help="get URI… --to DIR, collect TABLE… --to DIR, or tools run NAME …"
