@@ -48,6 +48,7 @@ class ChildDaemon:
         folder: str = "",
         config: str = "",
         tokens: str = "",
+        environ: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> str:
         """Start it and wait until it is ready. Returns its status line.
@@ -55,13 +56,13 @@ class ChildDaemon:
         Args: settings override, by name, those that the child finds on its machine; they may hold credentials. authority is the
         PEM text of what signed the coordinator's certificate. folder is removed when the child ends, also after a parent that was
         killed. config is ``--config``. tokens lets a coordinator make a credential of this name for each role; those of the same
-        name in its state become worthless. Raises: what ended it, TimedOut.
+        name in its state become worthless. environ has more variables. Raises: what ended it, TimedOut.
         """
         self._process = subprocess.Popen(
             python_command("shoal.client.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=child_environ(),
+            env={**child_environ(), **(environ or {})},
             start_new_session=True,  # Ctrl+C is for the parent, which ends its children in order
             bufsize=0,
         )

@@ -52,12 +52,15 @@ class FleetHead:
         self.port = 0
         self.authority = ""
         """PEM text of the certificate that the coordinator shows; empty where it speaks no TLS."""
-        self._overrides = dict(overrides)
+        self.overrides = dict(overrides)
+        """The settings that were given for the whole fleet, by name."""
         self._listen_host = listen_host or self.hosts[0]
         self._child = ChildDaemon("coordinator")
         self._stack = ExitStack()
         self._client_side: dict[str, object] = {}
         self._certificate = ""
+        self.tls_files: tuple[Path, Path] | None = None
+        """Certificate and key, as long as it runs, for what else this node serves to the others."""
 
     def __enter__(self) -> Self:
         try:
@@ -76,7 +79,7 @@ class FleetHead:
         Raises UsageError, MissingExtra without the package ``cryptography``, Busy if another coordinator has the state, TimedOut.
         """
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-head-")))
-        mine: dict[str, object] = {"coordinator.state": str(folder / "state"), **self._overrides}
+        mine: dict[str, object] = {"coordinator.state": str(folder / "state"), **self.overrides}
         mine["coordinator.listen"] = address_of(self._listen_host, 0)
         settings = self._load(mine)
         if settings.swarm.tls:
@@ -84,6 +87,8 @@ class FleetHead:
             raise UsageError("swarm.tls", cause=cause, remedy="run agents with certificates, and name the coordinator")
         security = _security(settings, self.hosts, folder)
         self._certificate = str(security["security.tls_cert"])
+        if self._certificate:
+            self.tls_files = Path(self._certificate), Path(str(security["security.tls_key"]))
         self.authority = Path(self._certificate).read_text(encoding="ascii") if self._certificate else ""
         self._client_side = {**security, "security.tls_cert": "", "security.tls_key": ""}
         self._stack.callback(self._child.stop)
@@ -120,7 +125,7 @@ class FleetHead:
 
     def client_settings(self) -> dict[str, object]:
         """What a client in this process or in a child of it needs, credential included."""
-        return {**self._overrides, **self._joining(self.admin_token), "security.tls_ca": self._certificate}
+        return {**self.overrides, **self._joining(self.admin_token), "security.tls_ca": self._certificate}
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[RemoteCoordinator]:

@@ -154,13 +154,13 @@ async def run_command(head: FleetHead, words: Sequence[str], stop: asyncio.Event
 
 
 async def _ended_or(process: asyncio.subprocess.Process, stop: asyncio.Event) -> None:
-    waits: list[asyncio.Future[object]] = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())]
+    ending, stopping = asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+        ending.cancel()
+        stopping.cancel()
+        await asyncio.gather(ending, stopping, return_exceptions=True)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -62,5 +62,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, keeps_state: bool = True
         "--start-timeout", metavar="TIME", default="2m", help="wait so long for all agents to join (default 2m)"
     )
     parser.add_argument(
+        "--workers", metavar="N", help="processes of each agent that decode images or run tools (default: one a core)"
+    )
+    parser.add_argument(
         "words", nargs="*", metavar="-- COMMAND", help="get URI… --to DIR, collect TABLE… --to DIR, or tools run NAME …"
     )

@@ -43,7 +43,7 @@ def launcher_command(
 
 def rank_arguments(options: argparse.Namespace) -> list[str]:
     """What each rank is started with."""
-    names = ("agents_per", "start_timeout", "jobs", "state", "host", "config", "log_level", "log_format")
+    names = ("agents_per", "start_timeout", "jobs", "state", "host", "workers", "config", "log_level", "log_format")
     given = {name.replace("_", "-"): getattr(options, name, None) for name in names}
     words = [f"--{name}={value}" for name, value in given.items() if value]
     words += [f"--set={text}" for text in getattr(options, "settings", ())]
