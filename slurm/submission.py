@@ -15,8 +15,8 @@ from ..common.settings_table import SECTIONS
 from . import checks, commands
 from .allocation import array_tasks, share
 from .batch import TEMPLATES, render, template
+from .job_run import DEFAULT_STATE, check_numbers
 from .places import Places, places_of
-from .running import DEFAULT_STATE, check_numbers
 
 if TYPE_CHECKING:
     import argparse

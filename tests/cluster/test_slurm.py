@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from support.cli import Finished, delivered, installed, leftovers, until_tidy
+from support.cli import Finished, delivered, installed
 from support.contents import SyntheticFile, read_all
 from support.fleet import until
 from support.hub import StandInHub, hub_in_thread
@@ -117,5 +116,265 @@ def test_the_repo_template_downloads_with_all_nodes(site: Site, slurm: SlurmClus
     assert "fleet: 4 agents at work" in log
     for task in range(4):
         assert "agent.started" in (site.state(job) / f"agent-{task}.log").read_text()
-    print(log)
-    assert 0
+
+
+# ---- interruptions ------------------------------------------------------------------------------------------------------
+
+
+def half_way(site: Site, hub: StandInHub, job: str) -> None:
+    """Waits until about half of the bytes have left the Hub."""
+    hub.log.wait_for(lambda log: log.bytes_served > HALF, timeout_s=60)
+    assert site.slurm.state(job) == "RUNNING", site.everything(job)
+
+
+def test_requeued_half_way_it_goes_on(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
+    hub.faults.connection_rate = SLOW
+    to = site.cwd / "out"
+    job = site.submitted("--mail-user", "me@example.org", "--", "get", "hf://acme/big", "--to", to)
+    half_way(site, hub, job)
+    slurm.run("scontrol", "requeue", job).expect(0)
+    slurm.until_state(job, "PENDING")
+    assert not (to / "model.bin").exists()
+    served = hub.log.bytes_served
+    hub.faults.connection_rate = None
+    slurm.start_now(job)
+    log = site.completed(job)
+    assert delivered(to) == BIG, log
+    assert slurm.job(job)["Restarts"] == "1"
+    assert "started again 1 time" in log
+    assert HALF < served < SIZE
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
+    until_tidy(to)
+    runs = site.record(job)["runs"]
+    assert [run["next"] for run in runs] == ["stop", "end"]  # type: ignore[index, union-attr]
+    assert "Requeued" in slurm.mail.read_text() and "me@example.org" in slurm.mail.read_text()
+
+
+def test_a_cancelled_job_leaves_what_a_person_can_go_on_with(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
+    hub.faults.connection_rate = SLOW
+    to = site.cwd / "out"
+    job = site.submitted("--", "get", "hf://acme/big", "--to", to)
+    half_way(site, hub, job)
+    slurm.run("scancel", job).expect(0)
+    assert slurm.ended(job) == "CANCELLED"
+    hub.faults.connection_rate = None
+    assert not (to / "model.bin").exists()
+    site.shoal("get", "hf://acme/big", "--to", to).expect(0)
+    assert delivered(to) == BIG
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
+
+
+@pytest.mark.parametrize("node", ["n2", "n0"])
+def test_a_node_set_down_leaves_its_work_to_the_others(
+    node: str, site: Site, slurm: SlurmCluster, hub: StandInHub
+) -> None:
+    """n0 has the coordinator as well: Slurm starts the job again, elsewhere."""
+    hub.faults.connection_rate = SLOW
+    to = site.cwd / "out"
+    job = site.submitted("--", "get", "hf://acme/big", "--to", to)
+    half_way(site, hub, job)
+    slurm.set_down(node)
+    if node == "n0":
+        slurm.until_state(job, "PENDING")
+        slurm.set_up(node)
+        hub.faults.connection_rate = None
+        slurm.start_now(job)
+    log = site.completed(job)
+    assert delivered(to) == BIG
+    if node != "n0":
+        assert "Restarts=0" in slurm.run("scontrol", "show", "job", job).stdout
+        assert "lost: n2" in log or "fleet: 3 agents at work" in log
+    slurm.set_up(node)
+
+
+def test_when_the_time_is_out_the_job_asks_to_be_continued_as_often_as_it_may(
+    site: Site, slurm: SlurmCluster, hub: StandInHub
+) -> None:
+    """A warning that says "the last hour" at the start of a job of half an hour is always due: no test waits for a time limit."""
+    hub.faults.connection_rate = SLOW / 8
+    to = site.cwd / "out"
+    job = site.submitted(
+        *("--time", "30", "--signal", "B:USR1@3600", "--chain", "1"), "--", "get", "hf://acme/big", "--to", to
+    )
+    for run in range(2):
+        already = run * HALF // 2
+        hub.log.wait_for(lambda log, bytes_min=already: log.bytes_served > bytes_min + MIB, timeout_s=60)
+        slurm.run("scancel", "--batch", "--signal=USR1", job).expect(0)
+        if run == 0:
+            slurm.until_state(job, "PENDING")
+            assert site.record(job)["continuations"] == 1
+            hub.log.clear()
+            slurm.start_now(job)
+    assert slurm.ended(job) == "FAILED"
+    assert slurm.exit_code(job) == 130
+    log = site.log(job)
+    assert "continuation 1 of 1" in log
+    assert "the time is out, for the 2th time" in log
+    assert slurm.job(job)["Restarts"] == "1"
+    hub.faults.connection_rate = None
+    assert slurm.job(job)["JobState"] == "FAILED"
+
+
+# ---- more than one command ----------------------------------------------------------------------------------------------
+
+
+def test_an_array_shares_the_lines_of_a_file(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
+    jobs = site.cwd / "jobs.txt"
+    jobs.write_text("get hf://acme/tiny --to a\n# one more\nget hf://acme/big --to 'b b'\nget hf://acme/tiny --to c\n")
+    job = (
+        site.launch(*("--nodes", "2", "--cpus", "1", "--mem", "500M", "--array", "0-1", "--wait", "--jobs", jobs))
+        .expect(0)
+        .stdout.strip()
+    )
+    assert delivered(site.cwd / "a") == delivered(site.cwd / "c") == SMALL
+    assert delivered(site.cwd / "b b") == BIG
+    finished = [site.record(f"{job}_{task}")["finished"] for task in range(2)]
+    assert [len(commands) for commands in finished] == [2, 1]  # type: ignore[arg-type]
+    assert (site.state(job) / "job.sh").read_text().startswith("#!/bin/bash")
+
+
+def test_a_broadcast_to_each_nodes_own_disk_comes_before_the_training_step(
+    site: Site, slurm: SlurmCluster, hub: StandInHub
+) -> None:
+    train = "srun --ntasks=4 sh -c 'cat $SHOAL_DESTINATION/config.json; echo $SHOAL_NODES $SHOAL_AGENTS $SHOAL_JOB_ID'"
+    finished = site.launch(
+        *("--nodes", "4", "--cpus", "1", "--mem", "500M", "--wait", "--then", train),
+        *("--", "get", "hf://acme/big", "--deliver", "replicate", "--to", slurm.local / "model"),
+    ).expect(0)
+    job = finished.stdout.strip()
+    for node in NODES:
+        assert delivered(slurm.local_of(node) / "model") == BIG
+        shutil.rmtree(slurm.local_of(node) / "model")
+    assert site.log(job).count(f"{{}}4 4 {job}") == 4, site.log(job)
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
+    assert "#SBATCH --no-kill" not in (site.state(job) / "job.sh").read_text()
+
+
+def test_its_exit_code_is_that_of_the_command(site: Site) -> None:
+    finished = site.launch("--nodes", "1", "--cpus", "1", "--wait", "--mem", "500M", "--", "get", "hf://acme/nothing", "--to", "x")  # fmt: skip
+    assert finished.exit_code == 3, finished.stderr
+    assert "acme/nothing" in site.log(finished.stdout.strip())
+
+
+# ---- before anything is submitted ---------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_the_script_and_asks_slurm(site: Site, slurm: SlurmCluster) -> None:
+    finished = site.launch(
+        *("--nodes", "3", "--time", "30", "--partition", "main", "--job-name", "my models", "--sbatch", "exclusive"),
+        *(
+            "--sbatch",
+            "no-kill=no",
+            "--setup",
+            "module load python || true",
+            "--chain",
+            "2",
+            "--set",
+            "fetch.attempts=5",
+        ),
+        *("--dry-run", "--", "get", "hf://acme/big", "--to", "a b"),
+    ).expect(0)
+    script = finished.stdout
+    for line in (
+        "#SBATCH --nodes=3",
+        "#SBATCH --partition=main",
+        "#SBATCH '--job-name=my models'",
+        "#SBATCH --exclusive",
+        "#SBATCH --signal=B:TERM@120",
+        "module load python || true",
+    ):
+        assert line in script.splitlines()
+    assert "--no-kill\n" not in script.partition("set -e")[0].replace("# --no-kill", "")
+    assert "--chain 2" in script and "-- get hf://acme/big --to 'a b'" in script
+    assert "fetch.attempts=5" in script
+    assert "nothing was submitted" in finished.stderr and "3 nodes" not in slurm.run("squeue").stdout
+    assert not slurm.run("squeue", "--noheader").stdout.strip()
+    assert list(site.cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "told"),
+    [
+        (["--partition", "nope", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "invalid partition"),
+        (["--nodes", "9", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "fewer or other nodes"),
+        (["--nodes", "2"], 2, "no command was named"),
+        (["--", "status"], 2, "cannot be run on a fleet"),
+        (["--", "get", "--to", "x"], 2, "no source was named"),
+        (["--", "get", "hf://acme/tiny", "--dry-run"], 2, "write it before --"),
+        (["--array", "0-3", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "share the lines of --jobs"),
+        (["--jobs", "-"], 2, "no standard input"),
+        (["--jobs", "nowhere.txt"], 2, "nowhere.txt"),
+        (["--signal", "TERM@120", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "must go to the batch process"),
+        (["--chain", "-1", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "not between"),
+        (["--agents-per-node", "0", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "not between"),
+        (["--sbatch", "comment=a\nb", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "control characters"),
+        (["--set", "hub.token=abc", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a credential would stand"),
+        (["--", "tools", "run", "resize", "--data", "nowhere"], 3, "no such folder"),
+        (["--", "get", "hf://acme/tiny", "--to", "/proc/nothing/here"], 5, "/proc"),
+        (["--coordinator", "h:1", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a coordinator of its own"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_submitted(
+    arguments: list[str], exit_code: int, told: str, site: Site, slurm: SlurmCluster
+) -> None:
+    finished = site.launch(*arguments).expect(exit_code)
+    assert told in finished.stderr, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not finished.stdout
+    assert not slurm.run("squeue", "--noheader").stdout.strip()
+
+
+def test_without_slurm_it_says_what_is_missing(site: Site) -> None:
+    here = {"PATH": "/nonexistent"}
+    words = ("--", "get", "hf://acme/tiny", "--to", "x")
+    assert "sbatch: it is not in PATH" in site.launch(*words, environ=here).expect(2).stderr
+    assert "#SBATCH" in site.launch("--dry-run", *words, environ=here).expect(0).stdout
+
+
+# ---- checks inside a job ------------------------------------------------------------------------------------------------
+
+
+def test_a_destination_that_only_one_node_sees_is_refused_before_a_byte_moves(
+    site: Site, slurm: SlurmCluster, hub: StandInHub
+) -> None:
+    finished = site.launch(
+        *("--nodes", "3", "--cpus", "1", "--mem", "500M", "--wait"),
+        "--",
+        "get",
+        "hf://acme/tiny",
+        "--to",
+        slurm.local / "x",
+    )
+    assert finished.exit_code == 1
+    log = site.log(finished.stdout.strip())
+    assert "nodes n1, n2 do not see the folder of the batch node" in log
+    assert "--deliver replicate" in log
+    assert not hub.log.bytes_served
+    assert not [path for node in NODES for path in (slurm.local_of(node)).rglob("*") if path.is_file()]
+
+
+def test_a_hub_that_no_node_reaches_is_told(site: Site, hub: StandInHub) -> None:
+    finished = site.shoal(
+        *("launch", "slurm", "--nodes", "2", "--cpus", "1", "--mem", "500M", "--wait", "--", "get", "hf://acme/tiny"),
+        *("--to", "x"),
+        environ={"HF_ENDPOINT": "http://127.0.0.1:9"},
+    )
+    assert finished.exit_code == 1
+    assert "server 127.0.0.1:9: no node reaches it: Connection refused" in site.log(finished.stdout.strip())
+
+
+def test_credentials_are_seen_by_nobody(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
+    """--host: an address that could be another machine's, so TLS and credentials are in use."""
+    hub.faults.connection_rate = SLOW
+    job = site.submitted("--host", "127.0.0.1", "--", "get", "hf://acme/big", "--to", site.cwd / "out")
+    half_way(site, hub, job)
+    lines = list(slurm.processes().values())
+    assert sum("shoal.client.child" in line for line in lines) == 5  # four agents, one coordinator
+    assert not [line for line in lines if "shoal_" in line.lower() or "token" in line.lower()], lines
+    hub.faults.connection_rate = None
+    site.completed(job)
+    texts = [
+        path.read_text(errors="replace") for path in site.cwd.rglob("*") if path.is_file() and path.stat().st_size < MIB
+    ]
+    assert not [text for text in texts if "BEGIN CERTIFICATE" in text or "BEGIN PRIVATE" in text]
+    assert not leftovers(site.cwd / "out")

@@ -31,10 +31,10 @@ from ..common.settings_sources import Rank
 from ..common.stopping import STOPS, on_stop
 from ..common.units import parse_duration
 from . import checks, commands, run_record
-from .agents import Layout, NodeAgents, cpus_of, srun_command
 from .allocation import Allocation, array_tasks, share
 from .ending import CHAIN_MAX, Next, Run, next_of, warning_s
 from .places import Places, places_of, servers_of
+from .srun_agents import Layout, SrunAgents, cpus_of, srun_command
 
 if TYPE_CHECKING:
     import argparse
@@ -80,7 +80,6 @@ def check_numbers(options: argparse.Namespace) -> None:
     for flag, value, least, most in (
         ("--agents-per-node", options.agents_per_node, 1, 1024),
         ("--chain", options.chain, 0, CHAIN_MAX),
-        ("--workers", options.workers, 1, 1024),
         ("--cpus", options.cpus, 1, 1 << 16),
     ):
         if value is not None and not least <= value <= most:
@@ -166,7 +165,7 @@ class JobRun:
         async with AsyncExitStack() as stack:
             head = await self._start_head(nodes)
             stack.push_async_callback(asyncio.to_thread, head.close)
-            agents = NodeAgents(self._layout)
+            agents = SrunAgents(self._layout)
             stack.push_async_callback(agents.stop)
             environ = self._exports(head)
             await agents.start(head, self._agent_settings(), self._folder, environ)
@@ -233,7 +232,7 @@ class JobRun:
         asked = self._settings.origin_of("log.level").rank is not Rank.DEFAULT
         return {**self._given, **({} if asked else {"log.level": "info"})}
 
-    def _judge_joined(self, alive: int, agents: NodeAgents, left: Sequence[tuple[str, ...]]) -> None:
+    def _judge_joined(self, alive: int, agents: SrunAgents, left: Sequence[tuple[str, ...]]) -> None:
         """Raises ShoalError where too few agents have joined: one will do for a copy that all share, a copy on each needs all."""
         if self._stop.is_set() or alive >= self._layout.agents:
             return
@@ -276,7 +275,7 @@ class JobRun:
             raise ShoalError(watching.result(), cause="it has ended", remedy=f"see {self._folder}/agent-*.log")
         return merged_code(codes), len(left) - len(codes)
 
-    async def _watch(self, head: FleetHead, agents: NodeAgents) -> str:
+    async def _watch(self, head: FleetHead, agents: SrunAgents) -> str:
         """Returns what of the fleet has ended though nobody told it to."""
         ending = asyncio.ensure_future(agents.ended())
         try:
@@ -323,6 +322,8 @@ class JobRun:
             code = ExitCode.INTERRUPTED
         self._save(self._record.ended(ended_at=round(time.time(), 3), code=int(code), next=follows.value))
         if follows is Next.END:
+            outcome = "all commands have ended well" if not code else f"ended with exit code {code}"
+            print(f"job {self._here.key}: {outcome}", file=sys.stderr, flush=True)
             return code
         if follows is Next.CONTINUE:
             await self._continue()
@@ -359,6 +360,7 @@ class JobRun:
         """What scripts need of this run. Agents get more, by `step.py`."""
         first = next((places.folder for places in self._places.values() if places.folder is not None), None)
         found = {
+            "SHOAL_LAUNCH": "slurm",
             "SHOAL_JOB_ID": self._here.key,
             "SHOAL_RESTARTS": str(self._here.restarts),
             "SHOAL_NODES": str(self._layout.nodes),
@@ -372,12 +374,11 @@ class JobRun:
         return found if head is None else {**found, "SHOAL_COORDINATOR": head.address}
 
     def _headline(self, left: int) -> str:
-        restarted = f", started again {self._here.restarts} times" if self._here.restarts else ""
+        restarted = f", started again {_count(self._here.restarts, 'time')}" if self._here.restarts else ""
         before = f", {len(self._todo) - left} ended well before" if left < len(self._todo) else ""
-        return (
-            f"job {self._here.key}{restarted}: {_count(self._layout.agents, 'agent')} on "
-            f"{_count(self._here.nodes, 'node')} ({self._here.node_list}); {_count(len(self._todo), 'command')}{before}; state: {self._folder}"
-        )
+        what = f"{_count(self._layout.agents, 'agent')} on {_count(self._here.nodes, 'node')} ({self._here.node_list})"
+        todo = f"{_count(len(self._todo), 'command')}{before}"
+        return f"job {self._here.key}{restarted}: {what}; {todo}; state: {self._folder}"
 
 
 def _count(number: int, noun: str) -> str:

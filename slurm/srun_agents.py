@@ -78,7 +78,7 @@ def cpus_of(environ: Mapping[str, str], per_node: int) -> int:
     return max(1, least // per_node) if least else 0
 
 
-class NodeAgents:
+class SrunAgents:
     """The agents, from their start to their end. Use: `start`, and `stop` in any case."""
 
     def __init__(self, layout: Layout) -> None:
