@@ -170,18 +170,19 @@ class JobRun:
             environ = self._exports(head)
             await agents.start(head, self._agent_settings(), self._folder, environ)
             async with head.client() as coordinator:
-                showing = asyncio.ensure_future(show_fleet(coordinator, sys.stderr))
+                beside: list[asyncio.Future[None]] = []
                 watching = asyncio.ensure_future(self._watch(head, agents))
                 try:
                     alive = await all_joined(
                         coordinator, lambda: agents.expected, self._stop, timeout_s=self._patience_s
                     )
                     self._judge_joined(alive, agents, left)
+                    beside.append(asyncio.ensure_future(show_fleet(coordinator, sys.stderr)))
                     return await self._run_commands(head, left, environ, watching)
                 finally:
-                    for task in (showing, watching):
+                    for task in (watching, *beside):
                         task.cancel()
-                    await asyncio.gather(showing, watching, return_exceptions=True)
+                    await asyncio.gather(watching, *beside, return_exceptions=True)
 
     async def _check_nodes(self, nodes: Sequence[str], places: Sequence[Places]) -> None:
         asked = checks.question(places, servers_of(places, self._settings, os.environ))

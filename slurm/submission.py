@@ -70,6 +70,9 @@ def submit(options: argparse.Namespace, settings: Settings) -> int:
     _keep(base / job_id, script)
     print(job_id, flush=True)
     print(f"shoal: submitted job {job_id}; its log and state: {base}", file=sys.stderr, flush=True)
+    why = commands.why_never(job_id)
+    if why:
+        print(f"shoal: warning: Slurm will not start job {job_id} as it is: {why}", file=sys.stderr, flush=True)
     return _wait(job_id) if options.wait else ExitCode.OK
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from support.cli import Finished, delivered, installed
+from support.cli import Finished, delivered, installed, leftovers
 from support.contents import SyntheticFile, read_all
 from support.fleet import until
 from support.hub import StandInHub, hub_in_thread
@@ -21,10 +22,10 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("slurm"), pytest.mark.
 MIB = 1 << 20
 NODES = ("n0", "n1", "n2", "n3")
 SMALL = {"config.json": b"{}", "sub/model.safetensors": read_all(SyntheticFile(5 * MIB, seed=1))}
-BIG = {"model.bin": read_all(SyntheticFile(48 * MIB, seed=2)), "config.json": b"{}"}
+BIG = {"model.bin": read_all(SyntheticFile(96 * MIB, seed=2)), "config.json": b"{}"}
 SIZE = sum(map(len, BIG.values()))
 HALF = SIZE // 2
-SLOW = 3 * MIB
+SLOW = 6 * MIB
 """Bytes a second of one connection to the Hub: slow enough that there is a half-way."""
 AGAIN_MAX = 1.05
 
@@ -44,6 +45,7 @@ class Site:
         self.environ = {
             "HF_ENDPOINT": hub.url,
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+            "SHOAL_FETCH_CONNECTIONS_PER_HOST": "2",  # of each agent: what is in flight is small beside 96 MiB
             "SHOAL_COORDINATOR_HEARTBEAT": "1s",
             "SHOAL_COORDINATOR_LEASE_TTL": "6s",
             "PYTHONWARNINGS": "default::ResourceWarning",
@@ -61,8 +63,13 @@ class Site:
     def launch(self, *arguments: str | Path, **options: object) -> Finished:
         return self.shoal("launch", "slurm", *arguments, **options)  # type: ignore[arg-type]
 
+    def job(self, *arguments: str | Path, nodes: int = 4) -> Finished:
+        """Submits a job as small as this machine."""
+        size = ("--nodes", str(nodes), "--cpus", "1", "--mem", "500M", "--time", "30")
+        return self.launch(*size, *arguments)
+
     def submitted(self, *arguments: str | Path) -> str:
-        return self.launch("--nodes", "4", "--cpus", "1", "--mem", "500M", *arguments).expect(0).stdout.strip()
+        return self.job(*arguments).expect(0).stdout.strip()
 
     def template(self, name: str, **values: str) -> Path:
         """A template with its variables edited, as a person would."""
@@ -123,7 +130,8 @@ def test_the_repo_template_downloads_with_all_nodes(site: Site, slurm: SlurmClus
 
 def half_way(site: Site, hub: StandInHub, job: str) -> None:
     """Waits until about half of the bytes have left the Hub."""
-    hub.log.wait_for(lambda log: log.bytes_served > HALF, timeout_s=60)
+    site.slurm.until_state(job, "RUNNING")
+    hub.log.wait_for(lambda log: log.bytes_served > HALF, timeout_s=30)
     assert site.slurm.state(job) == "RUNNING", site.everything(job)
 
 
@@ -144,7 +152,7 @@ def test_requeued_half_way_it_goes_on(site: Site, slurm: SlurmCluster, hub: Stan
     assert "started again 1 time" in log
     assert HALF < served < SIZE
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
-    until_tidy(to)
+    assert not [path for path in leftovers(to) if "/partial/" in path]
     runs = site.record(job)["runs"]
     assert [run["next"] for run in runs] == ["stop", "end"]  # type: ignore[index, union-attr]
     assert "Requeued" in slurm.mail.read_text() and "me@example.org" in slurm.mail.read_text()
@@ -164,27 +172,34 @@ def test_a_cancelled_job_leaves_what_a_person_can_go_on_with(site: Site, slurm: 
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
 
 
-@pytest.mark.parametrize("node", ["n2", "n0"])
-def test_a_node_set_down_leaves_its_work_to_the_others(
-    node: str, site: Site, slurm: SlurmCluster, hub: StandInHub
-) -> None:
-    """n0 has the coordinator as well: Slurm starts the job again, elsewhere."""
+def test_a_node_set_down_leaves_its_work_to_the_others(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
     hub.faults.connection_rate = SLOW
     to = site.cwd / "out"
     job = site.submitted("--", "get", "hf://acme/big", "--to", to)
     half_way(site, hub, job)
-    slurm.set_down(node)
-    if node == "n0":
-        slurm.until_state(job, "PENDING")
-        slurm.set_up(node)
-        hub.faults.connection_rate = None
-        slurm.start_now(job)
+    slurm.set_down("n2")
     log = site.completed(job)
     assert delivered(to) == BIG
-    if node != "n0":
-        assert "Restarts=0" in slurm.run("scontrol", "show", "job", job).stdout
-        assert "lost: n2" in log or "fleet: 3 agents at work" in log
-    slurm.set_up(node)
+    assert slurm.job(job)["Restarts"] == "0"
+    assert "Node failure on n2" in log
+    assert "fleet: 3 agents at work" in log
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
+
+
+def test_when_the_batch_node_is_set_down_nothing_runs_on_and_the_work_is_kept(
+    site: Site, slurm: SlurmCluster, hub: StandInHub
+) -> None:
+    hub.faults.connection_rate = SLOW
+    to = site.cwd / "out"
+    job = site.submitted("--", "get", "hf://acme/big", "--to", to)
+    half_way(site, hub, job)
+    slurm.set_down("n0")
+    assert slurm.ended(job) in ("FAILED", "NODE_FAIL")
+    until("all agents to be gone", lambda: not slurm.processes())
+    hub.faults.connection_rate = None
+    site.job("--wait", "--", "get", "hf://acme/big", "--to", to).expect(0)
+    assert delivered(to) == BIG
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
 
 
 def test_when_the_time_is_out_the_job_asks_to_be_continued_as_often_as_it_may(
@@ -193,12 +208,9 @@ def test_when_the_time_is_out_the_job_asks_to_be_continued_as_often_as_it_may(
     """A warning that says "the last hour" at the start of a job of half an hour is always due: no test waits for a time limit."""
     hub.faults.connection_rate = SLOW / 8
     to = site.cwd / "out"
-    job = site.submitted(
-        *("--time", "30", "--signal", "B:USR1@3600", "--chain", "1"), "--", "get", "hf://acme/big", "--to", to
-    )
+    job = site.submitted(*("--signal", "B:USR1@3600", "--chain", "1"), "--", "get", "hf://acme/big", "--to", to)
     for run in range(2):
-        already = run * HALF // 2
-        hub.log.wait_for(lambda log, bytes_min=already: log.bytes_served > bytes_min + MIB, timeout_s=60)
+        hub.log.wait_for(lambda log: log.bytes_served > MIB, timeout_s=60)
         slurm.run("scancel", "--batch", "--signal=USR1", job).expect(0)
         if run == 0:
             slurm.until_state(job, "PENDING")
@@ -211,8 +223,6 @@ def test_when_the_time_is_out_the_job_asks_to_be_continued_as_often_as_it_may(
     assert "continuation 1 of 1" in log
     assert "the time is out, for the 2th time" in log
     assert slurm.job(job)["Restarts"] == "1"
-    hub.faults.connection_rate = None
-    assert slurm.job(job)["JobState"] == "FAILED"
 
 
 # ---- more than one command ----------------------------------------------------------------------------------------------
@@ -221,11 +231,7 @@ def test_when_the_time_is_out_the_job_asks_to_be_continued_as_often_as_it_may(
 def test_an_array_shares_the_lines_of_a_file(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
     jobs = site.cwd / "jobs.txt"
     jobs.write_text("get hf://acme/tiny --to a\n# one more\nget hf://acme/big --to 'b b'\nget hf://acme/tiny --to c\n")
-    job = (
-        site.launch(*("--nodes", "2", "--cpus", "1", "--mem", "500M", "--array", "0-1", "--wait", "--jobs", jobs))
-        .expect(0)
-        .stdout.strip()
-    )
+    job = site.job("--array", "0-1", "--wait", "--jobs", jobs, nodes=2).expect(0).stdout.strip()
     assert delivered(site.cwd / "a") == delivered(site.cwd / "c") == SMALL
     assert delivered(site.cwd / "b b") == BIG
     finished = [site.record(f"{job}_{task}")["finished"] for task in range(2)]
@@ -237,10 +243,8 @@ def test_a_broadcast_to_each_nodes_own_disk_comes_before_the_training_step(
     site: Site, slurm: SlurmCluster, hub: StandInHub
 ) -> None:
     train = "srun --ntasks=4 sh -c 'cat $SHOAL_DESTINATION/config.json; echo $SHOAL_NODES $SHOAL_AGENTS $SHOAL_JOB_ID'"
-    finished = site.launch(
-        *("--nodes", "4", "--cpus", "1", "--mem", "500M", "--wait", "--then", train),
-        *("--", "get", "hf://acme/big", "--deliver", "replicate", "--to", slurm.local / "model"),
-    ).expect(0)
+    words = ("get", "hf://acme/big", "--deliver", "replicate", "--to", slurm.local / "model")
+    finished = site.job("--wait", "--then", train, "--", *words).expect(0)
     job = finished.stdout.strip()
     for node in NODES:
         assert delivered(slurm.local_of(node) / "model") == BIG
@@ -251,7 +255,7 @@ def test_a_broadcast_to_each_nodes_own_disk_comes_before_the_training_step(
 
 
 def test_its_exit_code_is_that_of_the_command(site: Site) -> None:
-    finished = site.launch("--nodes", "1", "--cpus", "1", "--wait", "--mem", "500M", "--", "get", "hf://acme/nothing", "--to", "x")  # fmt: skip
+    finished = site.job("--wait", "--", "get", "hf://acme/nothing", "--to", "x", nodes=1)
     assert finished.exit_code == 3, finished.stderr
     assert "acme/nothing" in site.log(finished.stdout.strip())
 
@@ -337,14 +341,7 @@ def test_without_slurm_it_says_what_is_missing(site: Site) -> None:
 def test_a_destination_that_only_one_node_sees_is_refused_before_a_byte_moves(
     site: Site, slurm: SlurmCluster, hub: StandInHub
 ) -> None:
-    finished = site.launch(
-        *("--nodes", "3", "--cpus", "1", "--mem", "500M", "--wait"),
-        "--",
-        "get",
-        "hf://acme/tiny",
-        "--to",
-        slurm.local / "x",
-    )
+    finished = site.job("--wait", "--", "get", "hf://acme/tiny", "--to", slurm.local / "x", nodes=3)
     assert finished.exit_code == 1
     log = site.log(finished.stdout.strip())
     assert "nodes n1, n2 do not see the folder of the batch node" in log
@@ -354,11 +351,8 @@ def test_a_destination_that_only_one_node_sees_is_refused_before_a_byte_moves(
 
 
 def test_a_hub_that_no_node_reaches_is_told(site: Site, hub: StandInHub) -> None:
-    finished = site.shoal(
-        *("launch", "slurm", "--nodes", "2", "--cpus", "1", "--mem", "500M", "--wait", "--", "get", "hf://acme/tiny"),
-        *("--to", "x"),
-        environ={"HF_ENDPOINT": "http://127.0.0.1:9"},
-    )
+    site.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    finished = site.job("--wait", "--", "get", "hf://acme/tiny", "--to", "x", nodes=2)
     assert finished.exit_code == 1
     assert "server 127.0.0.1:9: no node reaches it: Connection refused" in site.log(finished.stdout.strip())
 
