@@ -97,7 +97,8 @@ def verdict(asked: Question, nodes: Sequence[str], answers: Sequence[Mapping[str
     Raises NotShared for a destination that is not the same folder on all nodes, NotWritable, NoSpace, ShoalError for a node that cannot
     run Shoal or for a server that no node reaches.
     """
-    by_node = {str(answer["node"]): answer for answer in answers}
+    found = {str(answer["node"]): answer for answer in answers}
+    by_node = {node: found[node] for node in nodes if node in found}
     silent = [node for node in nodes if node not in by_node]
     if silent:
         cause = "Shoal could not be run there"

@@ -314,7 +314,7 @@ def test_a_dry_run_prints_the_script_and_asks_slurm(site: Site, slurm: SlurmClus
         (["--sbatch", "comment=a\nb", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "control characters"),
         (["--set", "hub.token=abc", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a credential would stand"),
         (["--", "tools", "run", "resize", "--data", "nowhere"], 3, "no such folder"),
-        (["--", "get", "hf://acme/tiny", "--to", "/proc/nothing/here"], 5, "/proc"),
+        (["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"], 5, "/etc/hostname is not a folder"),
         (["--coordinator", "h:1", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a coordinator of its own"),
     ],
 )
@@ -363,7 +363,7 @@ def test_credentials_are_seen_by_nobody(site: Site, slurm: SlurmCluster, hub: St
     job = site.submitted("--host", "127.0.0.1", "--", "get", "hf://acme/big", "--to", site.cwd / "out")
     half_way(site, hub, job)
     lines = list(slurm.processes().values())
-    assert sum("shoal.client.child" in line for line in lines) == 5  # four agents, one coordinator
+    assert sum("shoal.client.child " in line for line in lines) == 5  # four agents, one coordinator
     assert not [line for line in lines if "shoal_" in line.lower() or "token" in line.lower()], lines
     hub.faults.connection_rate = None
     site.completed(job)
