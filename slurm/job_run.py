@@ -330,7 +330,11 @@ class JobRun:
             await self._continue()
             return code
         done = f"{len(self._record.finished)} of {len(self._todo)} commands have ended well"
-        cause = "interrupted" if follows is Next.STOP else f"the time is out, for the {self._options.chain + 1}th time"
+        cause = (
+            "interrupted"
+            if follows is Next.STOP
+            else f"the time is out, after {_count(self._options.chain, 'continuation')}"
+        )
         remedy = f"{done}; what arrived stays: submit it again, or let Slurm requeue it, and it goes on"
         raise Interrupted(f"job {self._here.key}", cause=cause, remedy=remedy)
 
