@@ -12,9 +12,11 @@ import pytest
 
 from support.cli import Finished, delivered, installed, leftovers
 from support.contents import SyntheticFile, read_all
+from support.dataset_files import successes, write_csv
 from support.fleet import until
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
+from support.image_site import ImageSite, images
 from support.slurm_cluster import SlurmCluster
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(180)]
@@ -100,6 +102,10 @@ class Site:
     def everything(self, job: str) -> str:
         agents = "\n".join(path.read_text(errors="replace") for path in sorted(self.state(job).glob("agent-*.log")))
         return f"{self.log(job)}\n{agents}"
+
+
+def read_environ(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
 
 
 @pytest.fixture
@@ -261,6 +267,25 @@ def test_a_broadcast_to_each_nodes_own_disk_comes_before_the_training_step(
     assert "#SBATCH --no-kill" not in (site.state(job) / "job.sh").read_text()
 
 
+def test_a_table_is_collected_by_all_nodes_then_a_tool_runs_over_it(site: Site, slurm: SlurmCluster) -> None:
+    site.environ |= {"SHOAL_COLLECT_ALLOW_PRIVATE_ADDRESSES": "true", "SHOAL_COLLECT_BATCH_SIZE": "10"}
+    with ImageSite() as web:
+        host = web.host(images)
+        uuids = write_csv(site.cwd / "t.csv", [host.url(f"/{number}.jpg") for number in range(40)])
+        rate = ("--set", "collect.default_rate_limit=100", "--set", "collect.rate_multiplier=1")
+        job = site.job(*rate, "--wait", "--workers", "1", "--", "collect", "t.csv", "--to", "data", nodes=2).expect(0)
+        asked = len(host.requests)
+        assert {row["uuid"] for row in successes(site.cwd / "data")} == set(uuids), site.log(job.stdout.strip())
+        again = site.job(*rate, "--wait", "--", "collect", "t.csv", "--to", "data", nodes=1).expect(0)
+        assert len(host.requests) == asked, "what was collected is not asked for again"
+    assert list((site.cwd / "shoal-runs" / "tables").iterdir())
+    script = site.template("tools", TOOL="image_verification", DATA=str(site.cwd / "data"))
+    tool = slurm.submit(
+        script, "--nodes=2", "--cpus-per-task=1", "--mem=500M", "--time=5", environ=site.environ, cwd=site.cwd
+    )
+    assert "40" in site.completed(tool), site.log(again.stdout.strip())
+
+
 def test_its_exit_code_is_that_of_the_command(site: Site) -> None:
     finished = site.job("--wait", "--", "get", "hf://acme/nothing", "--to", "x", nodes=1)
     assert finished.exit_code == 3, finished.stderr
@@ -371,7 +396,19 @@ def test_credentials_are_seen_by_nobody(site: Site, slurm: SlurmCluster, hub: St
     half_way(site, hub, job)
     lines = list(slurm.processes().values())
     assert sum("shoal.client.child " in line for line in lines) == 5  # four agents, one coordinator
-    assert not [line for line in lines if "shoal_" in line.lower() or "token" in line.lower()], lines
+    assert not [line for line in lines if "token" in line.lower()], lines
+    agents = [pid for pid, line in slurm.processes().items() if "shoal.client.child " in line]
+    environs = [dict(part.partition("=")[::2] for part in read_environ(pid)) for pid in agents]
+    ranks = sorted(environ["SHOAL_RANK"] for environ in environs if "SHOAL_RANK" in environ)
+    assert ranks == ["0", "1", "2", "3"]
+    for environ in environs:
+        assert not [name for name in environ if name.startswith("SHOAL_SECURITY")]
+        if "SHOAL_RANK" in environ:
+            assert environ["SHOAL_NODE_INDEX"] == environ["SHOAL_RANK"]
+            assert (environ["SHOAL_NODES"], environ["SHOAL_AGENTS"], environ["SHOAL_WORKERS"]) == ("4", "4", "1")
+            assert environ["SHOAL_COORDINATOR"].startswith("127.0.0.1:")
+            assert (environ["SHOAL_JOB_ID"], environ["SHOAL_STATE"]) == (job, str(site.state(job)))
+            assert environ["SHOAL_DESTINATION"] == str(site.cwd / "out")
     hub.faults.connection_rate = None
     site.completed(job)
     texts = [
