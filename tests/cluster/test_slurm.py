@@ -30,6 +30,8 @@ HALF = SIZE // 2
 SLOW = 6 * MIB
 """Bytes a second of one connection to the Hub: slow enough that there is a half-way."""
 AGAIN_MAX = 1.05
+KILLED_AGAIN_MAX = 1.15
+"""After a kill, what was in flight and in memory is fetched again: some pieces a connection, of a file that is small beside them."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ class Site:
         self.environ = {
             "HF_ENDPOINT": hub.url,
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-            "SHOAL_FETCH_CONNECTIONS_PER_HOST": "2",  # of each agent: what is in flight is small beside 96 MiB
+            "SHOAL_FETCH_CONNECTIONS_PER_HOST": "1",  # of each agent: what is in flight is small beside 96 MiB
             "SHOAL_COORDINATOR_HEARTBEAT": "1s",
             "SHOAL_COORDINATOR_LEASE_TTL": "6s",
             "PYTHONWARNINGS": "default::ResourceWarning",
@@ -189,7 +191,7 @@ def test_a_node_set_down_leaves_its_work_to_the_others(site: Site, slurm: SlurmC
     assert slurm.job(job)["Restarts"] == "0"
     assert "Node failure on n2" in log
     assert "fleet: 3 agents at work" in log
-    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * KILLED_AGAIN_MAX
 
 
 def test_when_the_batch_node_is_set_down_nothing_runs_on_and_the_work_is_kept(
@@ -205,7 +207,7 @@ def test_when_the_batch_node_is_set_down_nothing_runs_on_and_the_work_is_kept(
     hub.faults.connection_rate = None
     site.job("--wait", "--", "get", "hf://acme/big", "--to", to).expect(0)
     assert delivered(to) == BIG
-    assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
+    assert hub.log.where(kind="cdn").bytes_served <= SIZE * KILLED_AGAIN_MAX
 
 
 def test_when_the_time_is_out_the_job_asks_to_be_continued_as_often_as_it_may(
