@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -292,6 +295,37 @@ def test_its_exit_code_is_that_of_the_command(site: Site) -> None:
     finished = site.job("--wait", "--", "get", "hf://acme/nothing", "--to", "x", nodes=1)
     assert finished.exit_code == 3, finished.stderr
     assert "acme/nothing" in site.log(finished.stdout.strip())
+
+
+def test_inside_an_allocation_it_uses_the_nodes_at_once(site: Site, slurm: SlurmCluster) -> None:
+    salloc = ("salloc", "--nodes=2", "--cpus-per-task=1", "--mem=500M", "--time=5")
+    shoal = (installed("shoal"), "launch", "slurm", "--agents-per-node", "2")
+    words = ("--", "get", "hf://acme/tiny", "--to", "out")
+    shown = slurm.run(*salloc, *shoal, "--dry-run", *words, environ=site.environ, cwd=site.cwd).expect(0)
+    assert "--ntasks=4 --ntasks-per-node=2" in shown.stdout
+    assert "shoal get hf://acme/tiny --to out" in shown.stdout
+    assert list(site.cwd.iterdir()) == []
+    then = ("--host", "127.0.0.1", "--then", "echo $SHOAL_AGENTS $SHOAL_DESTINATION; exit 9")
+    finished = slurm.run(*salloc, *shoal, *then, *words, environ=site.environ, cwd=site.cwd, timeout_s=90).expect(9)
+    assert f"4 {site.cwd / 'out'}" in finished.stdout
+    assert "4 agents on 2 nodes" in finished.stderr
+    assert delivered(site.cwd / "out") == SMALL
+
+
+def test_a_launch_that_is_killed_leaves_no_process_and_no_secret(
+    site: Site, slurm: SlurmCluster, hub: StandInHub
+) -> None:
+    hub.faults.connection_rate = SLOW
+    job = site.submitted("--", "get", "hf://acme/big", "--to", site.cwd / "out")
+    half_way(site, hub, job)
+    before = set(Path(tempfile.gettempdir()).glob("shoal-*"))
+    (batch,) = [pid for pid, line in slurm.processes().items() if "shoal launch slurm" in line]
+    os.kill(batch, signal.SIGKILL)
+    assert slurm.ended(job) == "FAILED"
+    until(f"nothing to be left: {slurm.processes()}", lambda: not slurm.processes())
+    assert site.record(job)["finished"] == []
+    left = [path for path in before if path.exists() and path.is_dir() and list(path.rglob("*.key"))]
+    assert not left
 
 
 # ---- before anything is submitted ---------------------------------------------------------------------------------------
