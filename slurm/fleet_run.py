@@ -109,7 +109,9 @@ class FleetRun:
         if self._stop.is_set() or alive >= wanted:
             return
         thing = f"{wanted - alive} of {wanted} agents"
+        ended = self._agents.exit_code
         default = f"they did not join within {self._plan.options.start_timeout}"
+        default = default if ended is None else f"srun has ended with exit code {ended}; the lines above tell why"
         cause = next(iter(self._agents.failed.values()), default)
         remedy = f"see {self._plan.logs}"
         if not alive or not all(self._plan.places[words].shared for words in left):

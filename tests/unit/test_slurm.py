@@ -372,7 +372,7 @@ def test_srun_is_told_that_nodes_may_fail() -> None:
     for option in ("--nodes=3", "--ntasks=6", "--ntasks-per-node=2", "--cpus-per-task=4", "--no-kill", "--wait=0"):
         assert option in command
     assert "--kill-on-bad-exit=0" in command
-    assert not any(option.startswith("--cpus-per-task") for option in srun_command(Layout(nodes=1), "m", name="x"))
+    assert "--overcommit" in srun_command(Layout(nodes=1), "m", name="x")
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,8 @@ def test_srun_is_told_that_nodes_may_fail() -> None:
         ({"SLURM_CPUS_PER_TASK": "8"}, 1, 8),
         ({"SLURM_JOB_CPUS_PER_NODE": "16(x3),8"}, 1, 8),
         ({"SLURM_JOB_CPUS_PER_NODE": "16(x4)"}, 4, 4),
-        ({"SLURM_JOB_CPUS_PER_NODE": "2"}, 4, 1),
+        ({"SLURM_JOB_CPUS_PER_NODE": "2"}, 4, 0),
+        ({"SLURM_JOB_CPUS_PER_NODE": "2(x2)", "SLURM_CPUS_PER_TASK": "2"}, 2, 1),
         ({}, 1, 0),
     ],
 )
