@@ -20,6 +20,10 @@ def launch(options: argparse.Namespace, settings: Settings) -> int:
     if hasattr(options, "coordinator"):
         cause = "launch starts a coordinator of its own"
         raise UsageError("--coordinator", cause=cause, remedy="leave it out, or use shoal get with it")
+    if options.way == "slurm":
+        from ..slurm.launch import launch_slurm
+
+        return launch_slurm(options, settings)
     from ..slurm.mpi_launcher import launch_mpi
 
     return launch_mpi(options)

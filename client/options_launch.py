@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .options_slurm import add_slurm
+
 START_TIMEOUT_S = 120.0
 
 
@@ -29,6 +31,7 @@ def add_launch(command: Any, common: argparse.ArgumentParser, formatter: type[ar
     )
     add_mpi_options(mpi)
     add_run_options(mpi)
+    add_run_options(add_slurm(ways, common, formatter), keeps_state=False)
 
 
 def add_mpi_options(parser: argparse.ArgumentParser) -> None:
@@ -39,26 +42,27 @@ def add_mpi_options(parser: argparse.ArgumentParser) -> None:
         default="node",
         help="an agent for each node, NUMA domain of a node, or rank (default: node)",
     )
+    parser.add_argument(
+        "--workers", metavar="W", help="processes of each agent for images and tools (default: its processors)"
+    )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What every way to launch takes: the command, and the head's place."""
+def add_run_options(parser: argparse.ArgumentParser, *, keeps_state: bool = True) -> None:
+    """What every way to launch takes: the command, and the head's place. keeps_state: the coordinator's can be kept."""
     parser.add_argument(
         "--jobs", metavar="FILE|-", default="", help="more commands, one a line; # comments; run one after the other"
     )
-    parser.add_argument(
-        "--state",
-        metavar="DIR",
-        help="keep the coordinator's state here, on a local disk, for a later run to go on with",
-    )
+    if keeps_state:
+        parser.add_argument(
+            "--state",
+            metavar="DIR",
+            help="keep the coordinator's state here, on a local disk, for a later run to go on with",
+        )
     parser.add_argument(
         "--host", metavar="HOST", default="", help="how the nodes reach the first one (default: found by trying)"
     )
     parser.add_argument(
         "--start-timeout", metavar="TIME", default="2m", help="wait so long for all agents to join (default 2m)"
-    )
-    parser.add_argument(
-        "--workers", metavar="N", help="processes of each agent that decode images or run tools (default: one a core)"
     )
     parser.add_argument(
         "words", nargs="*", metavar="-- COMMAND", help="get URI… --to DIR, collect TABLE… --to DIR, or tools run NAME …"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from .errors import ExitCode
@@ -14,9 +14,12 @@ from .logs import get_logger
 log = get_logger("daemon")
 
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
 @contextmanager
-def on_stop(callback: Callable[[], None]) -> Generator[None]:
-    """Within the block, the first signal calls back in the event loop; the second ends the process."""
+def on_stop(callback: Callable[[], None], *, signals: Sequence[signal.Signals] = STOPS) -> Generator[None]:
+    """Within the block, the first of these signals calls back in the event loop; the second ends the process."""
     loop = asyncio.get_running_loop()
     seen: list[int] = []
 
@@ -27,10 +30,10 @@ def on_stop(callback: Callable[[], None]) -> Generator[None]:
         log.info("daemon.stopping", signal=signal.Signals(number).name)
         callback()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         loop.add_signal_handler(number, signalled, number)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals:
             loop.remove_signal_handler(number)

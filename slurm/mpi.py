@@ -3,7 +3,7 @@
     all       MPI starts; who shares a node; how many agents it gets                   mpi_world.py, placement.py
     rank 0    starts the coordinator as its child, and listens for the others          client/fleet_head.py, lifelines.py
     all       hear by broadcast: addresses, certificate, credential; MPI ends
-    all       call rank 0; those that have agents start them as children               lifelines.py, node_agents.py
+    all       call rank 0; those that have agents start them as children               lifelines.py, rank_agents.py
     rank 0    waits for the agents, runs the commands, tells all how it ended
     all       drain, and leave with one exit code
 
@@ -36,7 +36,7 @@ from .lifelines import listening_socket
 from .mpi_lead import Lead, lead
 from .mpi_rank import Welcome, follow
 from .mpi_world import World, launcher_hint, mpi_world
-from .node_agents import AgentPlan, own_cpus, use_cpus
+from .rank_agents import AgentPlan, own_cpus, use_cpus
 from .placement import Place, node_names, numa_domains, places
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ..common.errors import ExitCode, ShoalError
 from ..common.secrets import Secret
 from ..common.stopping import on_stop
 from .lifelines import Line, lifeline
-from .node_agents import AgentPlan, NodeAgents
+from .rank_agents import AgentPlan, RankAgents
 
 WATCH_S = 1.0
 LEAVE_S = 60.0
@@ -49,7 +49,7 @@ async def follow(
 ) -> int:
     """Do what a rank does until the run is over. Returns the exit code of all. Raises Unreachable if rank 0 is."""
     stop = asyncio.Event()
-    agents = NodeAgents(plans)
+    agents = RankAgents(plans)
     calling = lifeline(welcome.hosts, welcome.port, rank=rank, key=Secret(welcome.key), authority=welcome.authority)
     with on_stop(stop.set):
         async with calling as (host, line):
@@ -72,7 +72,7 @@ async def follow(
     return code
 
 
-async def _until_end(line: Line, agents: NodeAgents, stop: asyncio.Event) -> int | None:
+async def _until_end(line: Line, agents: RankAgents, stop: asyncio.Event) -> int | None:
     """Rank 0's word: the exit code; None if rank 0 is gone without one. Tells it of agents that end, and of a signal."""
     watching = asyncio.create_task(_watch(line, agents))
     reading = asyncio.create_task(_read_end(line))
@@ -91,7 +91,7 @@ async def _until_end(line: Line, agents: NodeAgents, stop: asyncio.Event) -> int
         await asyncio.gather(watching, reading, stopping, return_exceptions=True)
 
 
-async def _watch(line: Line, agents: NodeAgents) -> None:
+async def _watch(line: Line, agents: RankAgents) -> None:
     told = -1
     while True:
         running = agents.running

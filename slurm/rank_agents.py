@@ -22,7 +22,7 @@ class AgentPlan:
     cpus: frozenset[int]
 
 
-class NodeAgents:
+class RankAgents:
     """Some agents. Use: ``await start(...)``, then ``await stop()`` in any case."""
 
     def __init__(self, plans: Sequence[AgentPlan]) -> None:
