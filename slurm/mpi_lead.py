@@ -108,10 +108,9 @@ async def lead(run: Lead, welcome: Welcome, plans: Sequence[AgentPlan], timeout_
 async def _work(run: Lead, welcome: Welcome, lifelines: Lifelines, agents: RankAgents, timeout_s: float) -> int:
     """Start, run the commands, tell a person what happens. Returns their exit code. Raises what the coordinator answers."""
     given = welcome.settings_at(LOOPBACK if LOOPBACK in welcome.hosts else welcome.hosts[0], {})
-    environ = {**welcome.environ, "SHOAL_LAUNCH_RANK": "0"}
     settings = {**run.head.overrides, **given}
     try:
-        await agents.start(settings, authority=welcome.authority, config=run.head.config, environ=environ)
+        await agents.start(settings, authority=welcome.authority, config=run.head.config)
     except ShoalError as error:
         run.failed(0, str(error), int(error.exit_code))
     run.own(agents)
@@ -128,7 +127,7 @@ async def _work(run: Lead, welcome: Welcome, lifelines: Lifelines, agents: RankA
             return merged_code([code for _problem, code in run.problems]) or ExitCode.UNREACHABLE
         showing = asyncio.create_task(show_fleet(coordinator, sys.stderr))
         watching = asyncio.create_task(_until_no_agent(run, agents))
-        commands = asyncio.create_task(run_commands(run.head, run.commands, run.stop, environ=environ))
+        commands = asyncio.create_task(run_commands(run.head, run.commands, run.stop, environ=welcome.environ))
         try:
             await asyncio.wait((commands, watching), return_when=asyncio.FIRST_COMPLETED)
             if not commands.done():

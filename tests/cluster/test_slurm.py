@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from support.cli import Finished, delivered, installed, leftovers, until_tidy
+from support.cli import Finished, delivered, installed
 from support.contents import SyntheticFile, read_all
 from support.fleet import until
 from support.hub import StandInHub, hub_in_thread
