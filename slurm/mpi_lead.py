@@ -58,7 +58,8 @@ class Lead:
             self.drained.add(rank)
         if message.get("gone") and rank not in self.drained:
             agents = self.running.pop(rank, 0)
-            self.say(f"rank {rank} on {self.nodes[rank]} is gone" + (", with its agent" if agents else ""))
+            with_it = f", with its agent{'s' if agents > 1 else ''}" if agents else ""
+            self.say(f"rank {rank} on {self.nodes[rank]} is gone{with_it}")
         self.changed.set()
 
     def failed(self, rank: int, problem: str, code: int) -> None:
