@@ -23,6 +23,7 @@ from typing import Any
 
 from ..common.errors import ShoalError
 from ..common.settings import load_settings
+from ..common.stopping import stop_from_within
 from .fleet_certificate import LIFE
 
 DRAIN_S = 15.0
@@ -91,7 +92,8 @@ def _tell(**answer: object) -> None:
 def _end_with_parent(ended: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not stop_from_within():
+        os.kill(os.getpid(), signal.SIGTERM)
     if not ended.wait(DRAIN_S):
         os._exit(1)
 

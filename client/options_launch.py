@@ -42,6 +42,9 @@ def add_mpi_options(parser: argparse.ArgumentParser) -> None:
         default="node",
         help="an agent for each node, NUMA domain of a node, or rank (default: node)",
     )
+    parser.add_argument(
+        "--workers", metavar="W", help="processes of each agent for images and tools (default: its processors)"
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, keeps_state: bool = True) -> None:
@@ -60,9 +63,6 @@ def add_run_options(parser: argparse.ArgumentParser, *, keeps_state: bool = True
     )
     parser.add_argument(
         "--start-timeout", metavar="TIME", default="2m", help="wait so long for all agents to join (default 2m)"
-    )
-    parser.add_argument(
-        "--workers", metavar="N", help="processes of each agent that decode images or run tools (default: one a core)"
     )
     parser.add_argument(
         "words", nargs="*", metavar="-- COMMAND", help="get URI… --to DIR, collect TABLE… --to DIR, or tools run NAME …"

@@ -17,6 +17,10 @@ log = get_logger("daemon")
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
+_told: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
+_ended: list[bool] = []  # one for each block that is over: its process is ending anyway
+
+
 @contextmanager
 def on_stop(callback: Callable[[], None], *, signals: Sequence[signal.Signals] = STOPS) -> Generator[None]:
     """Within the block, the first of these signals calls back in the event loop; the second ends the process."""
@@ -32,8 +36,22 @@ def on_stop(callback: Callable[[], None], *, signals: Sequence[signal.Signals] =
 
     for number in signals:
         loop.add_signal_handler(number, signalled, number)
+    _told.append((loop, callback))
     try:
         yield
     finally:
+        _ended.append(True)
+        _told.pop()
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def stop_from_within() -> bool:
+    """As the first signal, from any thread, but not counted as one: who is told to stop in two ways at the same time, by a signal and
+    by its parent's end, still drains. Returns False if nobody listens yet."""
+    for loop, callback in _told:
+        try:
+            loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # closed meanwhile
+            pass
+    return bool(_told or _ended)

@@ -3,7 +3,7 @@
     all       MPI starts; who shares a node; how many agents it gets                   mpi_world.py, placement.py
     rank 0    starts the coordinator as its child, and listens for the others          client/fleet_head.py, lifelines.py
     all       hear by broadcast: addresses, certificate, credential; MPI ends
-    all       call rank 0; those that have agents start them as children               lifelines.py, node_agents.py
+    all       call rank 0; those that have agents start them as children               lifelines.py, rank_agents.py
     rank 0    waits for the agents, runs the commands, tells all how it ended
     all       drain, and leave with one exit code
 
@@ -36,8 +36,8 @@ from .lifelines import listening_socket
 from .mpi_lead import Lead, lead
 from .mpi_rank import Welcome, follow
 from .mpi_world import World, launcher_hint, mpi_world
-from .node_agents import AgentPlan, own_cpus, use_cpus
 from .placement import Place, node_names, numa_domains, places
+from .rank_agents import own_cpus, use_cpus
 
 if TYPE_CHECKING:
     import argparse
@@ -97,8 +97,7 @@ def _run(options: argparse.Namespace) -> int:
             welcome = world.broadcast(prepared[0] if prepared else None)
         if isinstance(welcome, int):
             return welcome
-        names = welcome.agent_names(view.node, [place.suffix for place in mine])
-        plans = [AgentPlan(name=name, cpus=place.cpus) for name, place in zip(names, mine, strict=True)]
+        plans = welcome.agent_plans(world.rank, view.node, mine, options.workers)
         if prepared is None or prepared[1] is None:
             try:
                 return run(follow(welcome, world.rank, plans, given, config))
@@ -155,11 +154,12 @@ def _prepare(
         agent_settings=head.agent_settings(),
         key=key,
         node_names=dict(zip(nodes, names, strict=True)),
+        planned=tuple(view.agents for view in views),
         environ={
             "SHOAL_LAUNCH": "mpi",
-            "SHOAL_LAUNCH_NODES": str(len(nodes)),
-            "SHOAL_LAUNCH_RANKS": str(len(views)),
-            "SHOAL_LAUNCH_AGENTS": str(sum(view.agents for view in views)),
+            "SHOAL_NODES": str(len(nodes)),
+            "SHOAL_RANKS": str(len(views)),
+            "SHOAL_AGENTS": str(sum(view.agents for view in views)),
         },
     )
     planned = {rank: view.agents for rank, view in enumerate(views)}

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ..client.fleet_jobs import read_commands
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MODULE = "shoal.slurm.mpi"
 LAUNCHERS = ("mpiexec", "mpirun")
+SURVIVES = ("--kill-on-bad-exit=0", "--wait=0")
+"""srun(1): the other tasks go on when one has died. mpirun and mpiexec cannot do that and tell the exit code, too."""
 
 
 def launch_mpi(options: argparse.Namespace) -> int:
@@ -38,6 +41,7 @@ def launcher_command(
     """The launcher's command line. Raises UsageError if there is no launcher."""
     launcher = options.launcher or _found(environ, which)
     ranks = ["-n", str(options.ranks)] if options.ranks is not None else []
+    ranks += SURVIVES if PurePath(launcher).name == "srun" else ()
     return [launcher, *ranks, *options.launcher_arg, sys.executable, "-P", "-m", MODULE, *rank_arguments(options)]
 
 

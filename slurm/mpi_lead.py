@@ -16,7 +16,7 @@ from ..common.stopping import on_stop
 from .addresses import LOOPBACK
 from .lifelines import Lifelines, Message, server_tls
 from .mpi_rank import WATCH_S, Welcome
-from .node_agents import AgentPlan, NodeAgents
+from .rank_agents import AgentPlan, RankAgents
 
 DRAIN_S = 30.0
 """What ranks get to drain their agents; a `ChildDaemon` takes less."""
@@ -58,7 +58,8 @@ class Lead:
             self.drained.add(rank)
         if message.get("gone") and rank not in self.drained:
             agents = self.running.pop(rank, 0)
-            self.say(f"rank {rank} on {self.nodes[rank]} is gone" + (", with its agent" if agents else ""))
+            with_it = f", with its agent{'s' if agents > 1 else ''}" if agents else ""
+            self.say(f"rank {rank} on {self.nodes[rank]} is gone{with_it}")
         self.changed.set()
 
     def failed(self, rank: int, problem: str, code: int) -> None:
@@ -73,7 +74,7 @@ class Lead:
         self.running[rank] = agents
         self.changed.set()
 
-    def own(self, agents: NodeAgents) -> None:
+    def own(self, agents: RankAgents) -> None:
         """Take how many of rank 0's own agents run."""
         if agents.running != self.running[0]:
             self._count(0, agents.running, agents.ended())
@@ -86,7 +87,7 @@ class Lead:
 async def lead(run: Lead, welcome: Welcome, plans: Sequence[AgentPlan], timeout_s: float) -> int:
     """Do what rank 0 does, until the run is over everywhere. Returns the exit code of all."""
     lifelines = Lifelines([rank for rank in run.planned if rank], run.key, run.heard)
-    agents = NodeAgents(plans)
+    agents = RankAgents(plans)
     tls = server_tls(*run.head.tls_files) if run.head.tls_files else None
     code: int = ExitCode.FAILED
     with on_stop(run.stop.set):
@@ -105,13 +106,12 @@ async def lead(run: Lead, welcome: Welcome, plans: Sequence[AgentPlan], timeout_
     return code
 
 
-async def _work(run: Lead, welcome: Welcome, lifelines: Lifelines, agents: NodeAgents, timeout_s: float) -> int:
+async def _work(run: Lead, welcome: Welcome, lifelines: Lifelines, agents: RankAgents, timeout_s: float) -> int:
     """Start, run the commands, tell a person what happens. Returns their exit code. Raises what the coordinator answers."""
     given = welcome.settings_at(LOOPBACK if LOOPBACK in welcome.hosts else welcome.hosts[0], {})
-    environ = {**welcome.environ, "SHOAL_LAUNCH_RANK": "0"}
     settings = {**run.head.overrides, **given}
     try:
-        await agents.start(settings, authority=welcome.authority, config=run.head.config, environ=environ)
+        await agents.start(settings, authority=welcome.authority, config=run.head.config)
     except ShoalError as error:
         run.failed(0, str(error), int(error.exit_code))
     run.own(agents)
@@ -128,7 +128,7 @@ async def _work(run: Lead, welcome: Welcome, lifelines: Lifelines, agents: NodeA
             return merged_code([code for _problem, code in run.problems]) or ExitCode.UNREACHABLE
         showing = asyncio.create_task(show_fleet(coordinator, sys.stderr))
         watching = asyncio.create_task(_until_no_agent(run, agents))
-        commands = asyncio.create_task(run_commands(run.head, run.commands, run.stop, environ=environ))
+        commands = asyncio.create_task(run_commands(run.head, run.commands, run.stop, environ=welcome.environ))
         try:
             await asyncio.wait((commands, watching), return_when=asyncio.FIRST_COMPLETED)
             if not commands.done():
@@ -143,7 +143,7 @@ async def _work(run: Lead, welcome: Welcome, lifelines: Lifelines, agents: NodeA
             await asyncio.gather(showing, watching, commands, return_exceptions=True)
 
 
-async def _until_no_agent(run: Lead, agents: NodeAgents) -> None:
+async def _until_no_agent(run: Lead, agents: RankAgents) -> None:
     while run.expected:
         run.changed.clear()
         try:

@@ -12,7 +12,8 @@ from ..common.errors import ExitCode, ShoalError
 from ..common.secrets import Secret
 from ..common.stopping import on_stop
 from .lifelines import Line, lifeline
-from .node_agents import AgentPlan, NodeAgents
+from .placement import Place
+from .rank_agents import AgentPlan, RankAgents
 
 WATCH_S = 1.0
 LEAVE_S = 60.0
@@ -30,14 +31,29 @@ class Welcome:
     agent_settings: Mapping[str, object]
     key: str  # to call rank 0 with
     node_names: Mapping[int, str]  # by the first rank of each node
-    environ: Mapping[str, str]
+    planned: tuple[int, ...]  # agents, by rank
+    environ: Mapping[str, str]  # for agents and commands
 
     def __repr__(self) -> str:
         return f"Welcome({self.hosts}, …)"
 
-    def agent_names(self, node: int, suffixes: Sequence[str]) -> list[str]:
-        """The names of agents on the node whose first rank this is."""
-        return [f"{self.node_names[node]}{suffix}" for suffix in suffixes]
+    def agent_plans(self, rank: int, node: int, mine: Sequence[Place], workers: str | None) -> list[AgentPlan]:
+        """The agents that a rank starts, by their places; node is the first rank of its node."""
+        first = sum(self.planned[:rank])
+        return [
+            AgentPlan(
+                name=f"{self.node_names[node]}{place.suffix}",
+                cpus=place.cpus,
+                environ={
+                    **self.environ,
+                    "SHOAL_NODE_INDEX": str(sorted(self.node_names).index(node)),
+                    "SHOAL_RANK": str(first + number),
+                    "SHOAL_AGENT_NAME": f"{self.node_names[node]}{place.suffix}",
+                    "SHOAL_WORKERS": workers or str(len(place.cpus) or 1),
+                },
+            )
+            for number, place in enumerate(mine)
+        ]
 
     def settings_at(self, host: str, given: Mapping[str, object]) -> dict[str, object]:
         """The settings of an agent that reaches rank 0 at this of its addresses."""
@@ -49,15 +65,14 @@ async def follow(
 ) -> int:
     """Do what a rank does until the run is over. Returns the exit code of all. Raises Unreachable if rank 0 is."""
     stop = asyncio.Event()
-    agents = NodeAgents(plans)
+    agents = RankAgents(plans)
     calling = lifeline(welcome.hosts, welcome.port, rank=rank, key=Secret(welcome.key), authority=welcome.authority)
     with on_stop(stop.set):
         async with calling as (host, line):
             try:
                 try:
                     settings = welcome.settings_at(host, given)
-                    environ = {**welcome.environ, "SHOAL_LAUNCH_RANK": str(rank)}
-                    await agents.start(settings, authority=welcome.authority, config=config, environ=environ)
+                    await agents.start(settings, authority=welcome.authority, config=config)
                 except ShoalError as error:
                     line.send(problem=str(error), code=int(error.exit_code))
                 code = await _until_end(line, agents, stop)
@@ -72,7 +87,7 @@ async def follow(
     return code
 
 
-async def _until_end(line: Line, agents: NodeAgents, stop: asyncio.Event) -> int | None:
+async def _until_end(line: Line, agents: RankAgents, stop: asyncio.Event) -> int | None:
     """Rank 0's word: the exit code; None if rank 0 is gone without one. Tells it of agents that end, and of a signal."""
     watching = asyncio.create_task(_watch(line, agents))
     reading = asyncio.create_task(_read_end(line))
@@ -91,7 +106,7 @@ async def _until_end(line: Line, agents: NodeAgents, stop: asyncio.Event) -> int
         await asyncio.gather(watching, reading, stopping, return_exceptions=True)
 
 
-async def _watch(line: Line, agents: NodeAgents) -> None:
+async def _watch(line: Line, agents: RankAgents) -> None:
     told = -1
     while True:
         running = agents.running

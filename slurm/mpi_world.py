@@ -24,7 +24,7 @@ T = TypeVar("T")
 LAST_RESORT_S = 5.0
 """How long after the deadline a call into MPI that never lets Python run is ended from outside of Python."""
 
-_REMEDY = "start it with srun --mpi=…, mpirun or mpiexec of the library that mpi4py was told to use; see docs/mpi.md"
+_REMEDY = "start it with that library's own mpiexec, or with srun --mpi=pmi2 (MPICH) or --mpi=pmix (Open MPI); see docs/mpi.md"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,11 +98,11 @@ def mpi_world(timeout_s: float) -> Generator[World]:
         world = World(mpi)
         if hint.size is not None and hint.size > world.size:
             mpi.Finalize()
-            library = mpi.Get_library_version().strip().splitlines()[0].rstrip(", ")
+            library = " ".join(mpi.Get_library_version().strip().splitlines()[0].split()).rstrip(", ")
             raise UsageError(
                 "MPI",
-                cause=f"the launcher started {hint.size} ranks, but each finds itself alone: it does not speak to {library}, "
-                "which mpi4py uses",
+                cause=f"the launcher started {hint.size} ranks, but each finds itself alone: "
+                f"mpi4py uses {library}, which knows nothing of it",
                 remedy=_REMEDY,
             )
         yield world

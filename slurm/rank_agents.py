@@ -16,22 +16,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgentPlan:
-    """One agent: its name in the fleet, and the CPUs that it may use."""
+    """One agent: its name in the fleet, the CPUs that it may use, and more variables for it."""
 
     name: str
     cpus: frozenset[int]
+    environ: Mapping[str, str]
 
 
-class NodeAgents:
+class RankAgents:
     """Some agents. Use: ``await start(...)``, then ``await stop()`` in any case."""
 
     def __init__(self, plans: Sequence[AgentPlan]) -> None:
         self._plans = plans
         self._children: dict[str, ChildDaemon] = {}
 
-    async def start(
-        self, settings: Mapping[str, object], *, authority: str, config: str, environ: Mapping[str, str]
-    ) -> None:
+    async def start(self, settings: Mapping[str, object], *, authority: str, config: str) -> None:
         """Start all of them. Raises what ended the first that could not start; the others run then."""
 
         def start(plan: AgentPlan) -> None:
@@ -39,7 +38,7 @@ class NodeAgents:
             child = ChildDaemon("agent")
             self._children[plan.name] = child
             named = {**settings, "agent.name": plan.name}
-            child.start(named, authority=authority, config=config, environ={**environ, "SHOAL_LAUNCH_AGENT": plan.name})
+            child.start(named, authority=authority, config=config, environ=plan.environ)
 
         outcomes = await _each(start, self._plans)
         for outcome in outcomes:
