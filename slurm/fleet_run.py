@@ -7,8 +7,10 @@ import os
 import shlex
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 
 from ..client.fleet_head import FleetHead
 from ..client.fleet_jobs import all_joined, merged_code, run_command, show_fleet
@@ -40,7 +42,7 @@ class FleetRun:
         if not plan.options.no_checks:
             await self._check_nodes(nodes, left)
         async with AsyncExitStack() as stack:
-            head = await self._start_head(nodes)
+            head = await self._start_head(nodes, stack)
             stack.push_async_callback(asyncio.to_thread, head.close)
             stack.push_async_callback(self._agents.stop)
             await self._agents.start(head, plan.agent_settings(), plan.folder, plan.exports(head.address))
@@ -86,16 +88,21 @@ class FleetRun:
         finally:
             checks.remove_markers(asked)
 
-    async def _start_head(self, nodes: Sequence[str]) -> FleetHead:
+    async def _start_head(self, nodes: Sequence[str], stack: AsyncExitStack) -> FleetHead:
         """Where Slurm itself reaches this node, the agents do. Beyond loopback it listens everywhere: that address may be a name
         that means loopback on the node itself."""
+        given, usual = self._plan.given(), Path(tempfile.gettempdir())
+        local = checks.local_folder(usual)
+        if local != usual:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-state-", dir=local))
+            given["coordinator.state"] = folder
         host, node = self._plan.options.host, this_node()
         listen = "0.0.0.0"
         if not host:
             asked = [node] if node in nodes else []
             host = next(iter(await asyncio.to_thread(commands.node_addresses, asked)), socket.gethostname())
             listen = host if _is_local(host) else "::" if ":" in host else listen
-        head = FleetHead(self._plan.given(), hosts=[host], listen_host=listen, config=self._plan.config_file())
+        head = FleetHead(given, hosts=[host], listen_host=listen, config=self._plan.config_file())
         try:
             await asyncio.to_thread(head.start)
         except BaseException:

@@ -101,8 +101,9 @@ def _check(options: argparse.Namespace, settings: Settings) -> list[Places]:
     for text in getattr(options, "settings", ()):
         _check_setting(text.partition("=")[0].strip())
     all_places = [places_of(words, settings, Path.cwd()) for words in todo]
-    for places in all_places:
-        checks.check_folder(places)
+    for doubt in dict.fromkeys(map(checks.check_folder, all_places)):
+        if doubt and options.nodes != "1":
+            print(f"shoal: {doubt}", file=sys.stderr)
     return all_places
 
 

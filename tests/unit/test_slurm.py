@@ -336,10 +336,24 @@ def test_what_can_be_told_before_a_job_is_submitted(tmp_path: Path) -> None:
     checks.check_folder(Places(kind="repos", folder=tmp_path / "a" / "b"))
     checks.check_folder(Places(kind="broadcast", folder=Path("/nowhere/at/all"), shared=False))
     checks.check_folder(Places(kind="collect", folder=None))
+    assert checks.local_folder(tmp_path) == tmp_path
+    assert checks.local_folder(Path("/nowhere")) in checks.LOCAL_FOLDERS
     with pytest.raises(NotWritable, match="is not a folder"):
         checks.check_folder(Places(kind="repos", folder=tmp_path / "file" / "x"))
     with pytest.raises(NotFound, match="check --data"):
         checks.check_folder(Places(kind="tools", folder=tmp_path / "data", must_exist=True))
+
+
+def test_a_network_file_system_bears_no_database_and_no_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {tmp_path: "lustre", checks.LOCAL_FOLDERS[0]: "nfs4", checks.LOCAL_FOLDERS[1]: "ext4"}
+    monkeypatch.setattr(checks, "filesystem_type", lambda folder: kinds.get(folder, "tmpfs"))
+    assert checks.local_folder(tmp_path) == checks.LOCAL_FOLDERS[1]
+    assert checks.check_folder(Places(kind="repos", folder=tmp_path)) == ""
+    kinds[tmp_path] = "ext4"
+    assert "often one machine's own" in checks.check_folder(Places(kind="repos", folder=tmp_path))
+    monkeypatch.setattr(checks, "filesystem_type", lambda folder: "lustre")
+    with pytest.raises(UsageError, match="set TMPDIR"):
+        checks.local_folder(tmp_path)
 
 
 # ---- commands -----------------------------------------------------------------------------------------------------------
