@@ -197,7 +197,7 @@ def check_folder(places: Places) -> str:
 
 
 def local_folder(usual: Path) -> Path:
-    """A folder of this node that bears a database: the usual one for temporary files, or else one of LOCAL_FOLDERS. Raises UsageError."""
+    """A folder of this node that bears a database: the usual one of temporary files, else one of LOCAL_FOLDERS. Raises UsageError."""
     for folder in (usual, *LOCAL_FOLDERS):
         if os.access(folder, os.W_OK | os.X_OK) and bears_database(filesystem_type(folder)):
             return folder

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -316,16 +315,18 @@ def test_a_launch_that_is_killed_leaves_no_process_and_no_secret(
     site: Site, slurm: SlurmCluster, hub: StandInHub
 ) -> None:
     hub.faults.connection_rate = SLOW
-    job = site.submitted("--", "get", "hf://acme/big", "--to", site.cwd / "out")
+    temporary = site.cwd / "tmp"
+    temporary.mkdir()
+    site.environ["TMPDIR"] = str(temporary)
+    job = site.submitted("--host", "127.0.0.1", "--", "get", "hf://acme/big", "--to", site.cwd / "out")
     half_way(site, hub, job)
-    before = set(Path(tempfile.gettempdir()).glob("shoal-*"))
+    assert list(temporary.rglob("*.key"))
     (batch,) = [pid for pid, line in slurm.processes().items() if "shoal launch slurm" in line]
     os.kill(batch, signal.SIGKILL)
     assert slurm.ended(job) == "FAILED"
     until(f"nothing to be left: {slurm.processes()}", lambda: not slurm.processes())
     assert site.record(job)["finished"] == []
-    left = [path for path in before if path.exists() and path.is_dir() and list(path.rglob("*.key"))]
-    assert not left
+    assert not list(temporary.iterdir())
 
 
 # ---- before anything is submitted ---------------------------------------------------------------------------------------
