@@ -15,6 +15,8 @@ CALL_TIMEOUT_S = 120.0
 """A controller with a long queue takes its time: Slurm's own MessageTimeout is often 60 s and more."""
 
 POLL_S = 2.0
+REASON_S = 3.0
+REASON_POLL_S = 0.2
 ENDED = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
 )
@@ -93,14 +95,29 @@ _NEVER = {
 }
 """Reasons for which a job waits in vain (squeue(1), JOB REASON CODES): many sites take such jobs (EnforcePartLimits=NO)."""
 
+_UNDECIDED = {"PartitionConfig": "the partition does not allow what it asks for; sinfo tells each partition's limits"}
+"""What Slurm says until its scheduler has looked closer, or for good."""
+
 
 def why_never(job_id: str) -> str:
-    """Why Slurm would not start a job that it has taken, with the remedy; empty as far as it would. Never raises."""
-    try:
-        reason = _fields(_job_line(job_id)).get("Reason", "")
-    except ShoalError:
-        return ""
-    return f"{reason}: {_NEVER[reason]}" if reason in _NEVER else ""
+    """Why Slurm would not start a job that it has taken, with the remedy; empty as far as it would. Never raises.
+
+    Slurm gives a reason once its scheduler has looked at the job, so this waits for that, at most REASON_S.
+    """
+    ends_at = time.monotonic() + REASON_S
+    while True:
+        try:
+            row = _fields(_job_line(job_id))
+        except ShoalError:
+            return ""
+        reason = row.get("Reason", "")
+        if reason in _NEVER:
+            return f"{reason}: {_NEVER[reason]}"
+        if row.get("JobState") != "PENDING" or reason not in ("None", *_UNDECIDED):
+            return ""
+        if time.monotonic() > ends_at:
+            return f"{reason}: {_UNDECIDED[reason]}" if reason in _UNDECIDED else ""
+        time.sleep(REASON_POLL_S)
 
 
 def requeue(job_id: str) -> None:

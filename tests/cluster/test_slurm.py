@@ -397,6 +397,12 @@ def test_what_is_wrong_is_told_before_anything_is_submitted(
     assert not slurm.run("squeue", "--noheader").stdout.strip()
 
 
+def test_a_job_that_would_never_start_is_warned_of(site: Site) -> None:
+    """The template asks for a day, the partition allows an hour, and Slurm takes the job all the same."""
+    finished = site.launch("--nodes", "1", "--cpus", "1", "--", "get", "hf://acme/tiny", "--to", "x").expect(0)
+    assert "PartitionTimeLimit: ask for less time with --time" in finished.stderr, finished.stderr
+
+
 def test_without_slurm_it_says_what_is_missing(site: Site) -> None:
     here = {"PATH": "/nonexistent"}
     words = ("--", "get", "hf://acme/tiny", "--to", "x")
