@@ -49,7 +49,7 @@ def on_stop(callback: Callable[[], None], *, signals: Sequence[signal.Signals] =
 def stop_from_within() -> bool:
     """As the first signal, from any thread, but not counted as one: who is told to stop in two ways at the same time, by a signal and
     by its parent's end, still drains. Returns False if nobody listens yet."""
-    for loop, callback in list(_told):
+    for loop, callback in _told:
         try:
             loop.call_soon_threadsafe(callback)
         except RuntimeError:  # closed meanwhile
