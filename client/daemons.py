@@ -64,7 +64,7 @@ async def offline_tokens(settings: Settings) -> AsyncGenerator[OfflineTokens]:
     from ..coordinator.tokens import TokenBook
 
     store = open_store(settings)
-    await store.run(store.store.open)
+    await store.run(lambda: store.store.open(begins=False))
     try:
         book = TokenBook(store, time.time)
         await book.load()

@@ -95,10 +95,7 @@ def _add_submission(group: Any) -> None:
 def _add_fleet(group: Any) -> None:
     group.add_argument("--agents-per-node", metavar="K", type=int, default=1, help="agents on each node (default 1)")
     group.add_argument(
-        "--workers",
-        metavar="W",
-        type=int,
-        help="processes of each agent for images and tools (default: its processors)",
+        "--workers", metavar="W", help="processes of each agent for images and tools (default: its processors)"
     )
     group.add_argument(
         "--chain",

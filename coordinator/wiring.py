@@ -91,8 +91,8 @@ def make_coordinator(
     heartbeat_s: float | None = None,
     work_folder: WorkFolder | None = None,
 ) -> Coordinator:
-    """A coordinator that is not started yet. work_folder: of partitioned tables; the state folder's unless given."""
-    tables = settings.coordinator.state / "collect"
+    """A coordinator that is not started yet. work_folder: of partitioned tables; those of the settings unless given."""
+    tables = settings.coordinator.tables or settings.coordinator.state / "collect"
     return Coordinator(
         store,
         open_source=open_one,

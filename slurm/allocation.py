@@ -106,7 +106,7 @@ def _told_tasks(environ: Mapping[str, str]) -> tuple[int, ...]:
     first, last = _number(environ, "SLURM_ARRAY_TASK_MIN", 0), _number(environ, "SLURM_ARRAY_TASK_MAX", 0)
     step = (last - first) // (count - 1) if count > 1 else 1
     tasks = tuple(range(first, last + 1, max(1, step)))
-    return tasks if len(tasks) == count <= TASKS_MAX else ()
+    return tasks if len(tasks) == count <= TASKS_MAX and tasks[-1] == last else ()
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

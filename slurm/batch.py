@@ -1,7 +1,7 @@
 """Batch scripts: the templates that come with Shoal, and what is filled in for a job of one's own.
 
-A template is a complete script. Its ``#SBATCH`` lines are options of sbatch(1), ``##SBATCH`` lines suggest others; the block between ``# ---- edit`` and
-``# ---- end`` is what a person changes to use it by hand. To render one is to replace both, and nothing else.
+A template is a complete script. Its ``#SBATCH`` lines are options of sbatch(1), ``##SBATCH`` lines suggest others; the block between
+``# ---- edit`` and ``# ---- end`` is what a person changes to use it by hand. To render one is to replace these, and nothing else.
 """
 
 from __future__ import annotations

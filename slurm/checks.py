@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import NoSpace, NotFound, NotShared, NotWritable, ShoalError, UsageError
+from ..common.mounts import bears_database, filesystem_type, is_network
 from ..common.units import format_size
 from ..common.version import VERSION
 from .places import Places
 
 LOW_BYTES = 1 << 30
 """Less room than this is worth a word; whether a job fits is checked when its sources are known."""
+
+LOCAL_FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+"""Where nodes without a disk of their own, or with a TMPDIR on a shared file system, have room for a small database."""
 
 MARKER = ".shoal-launch-"
 NODES_SHOWN = 8
@@ -97,7 +101,8 @@ def verdict(asked: Question, nodes: Sequence[str], answers: Sequence[Mapping[str
     Raises NotShared for a destination that is not the same folder on all nodes, NotWritable, NoSpace, ShoalError for a node that cannot
     run Shoal or for a server that no node reaches.
     """
-    by_node = {str(answer["node"]): answer for answer in answers}
+    found = {str(answer["node"]): answer for answer in answers}
+    by_node = {node: found[node] for node in nodes if node in found}
     silent = [node for node in nodes if node not in by_node]
     if silent:
         cause = "Shoal could not be run there"
@@ -172,11 +177,11 @@ def _named(nodes: Sequence[str]) -> str:
 # ---- before a job is submitted ------------------------------------------------------------------------------------------
 
 
-def check_folder(places: Places) -> None:
-    """What can be told of a command's folder on the login node. Raises NotFound, NotWritable."""
+def check_folder(places: Places) -> str:
+    """What can be told of a command's folder on the login node. Returns a doubt, or an empty string. Raises NotFound, NotWritable."""
     folder = places.folder
     if folder is None or not places.shared:
-        return  # a folder of each node is there, not here
+        return ""  # a folder of each node is there, not here
     if places.must_exist and not folder.is_dir():
         raise NotFound(f"dataset {folder}", cause="there is no such folder", remedy="check --data")
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -185,6 +190,19 @@ def check_folder(places: Places) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         cause = f"{there} may not be written to"
         raise NotWritable(f"destination {folder}", cause=cause, remedy="check its permissions, or --to")
+    kind = filesystem_type(folder)
+    if not kind or is_network(kind):
+        return ""
+    return f"{folder} is on {kind}, which is often one machine's own; the nodes are asked when the job starts"
+
+
+def local_folder(usual: Path) -> Path:
+    """A folder of this node that bears a database: the usual one of temporary files, else one of LOCAL_FOLDERS. Raises UsageError."""
+    for folder in (usual, *LOCAL_FOLDERS):
+        if os.access(folder, os.W_OK | os.X_OK) and bears_database(filesystem_type(folder)):
+            return folder
+    cause = f"neither {usual} nor {', '.join(map(str, LOCAL_FOLDERS))} is a local file system that may be written to"
+    raise UsageError("the coordinator's database", cause=cause, remedy="set TMPDIR to a folder on the node's own disk")
 
 
 def check_state(folder: Path) -> None:

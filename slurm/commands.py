@@ -59,7 +59,7 @@ def _refusal(program: str, what: str, said: str) -> ShoalError:
         "partition": "sinfo lists the partitions",
         "account": "sacctmgr show associations user=$USER lists accounts and partitions",
         "qos": "sacctmgr show qos lists them",
-        "config": "is Slurm set up on this machine? try a login node",
+        "fetch config": "is Slurm set up on this machine? try a login node",
         "controller": "is Slurm's controller up? scontrol ping tells",
         "node": "ask for fewer or other nodes; sinfo tells what there is",
         "time": "ask for less time; sinfo tells each partition's limit",
@@ -80,6 +80,27 @@ def submit(script: str, cwd: Path) -> str:
     if match is None:
         raise ShoalError("sbatch", cause=f"it answered {told.strip()!r} instead of a job's id")
     return match[0]
+
+
+_NEVER = {
+    "PartitionTimeLimit": "ask for less time with --time; sinfo tells each partition's limit",
+    "PartitionNodeLimit": "ask for fewer nodes; sinfo tells each partition's limit",
+    "PartitionInactive": "name another partition; sinfo lists them",
+    "PartitionDown": "name another partition, or wait until it is up",
+    "AccountNotAllowed": "name another account, or another partition",
+    "QOSNotAllowed": "name another qos",
+    "BadConstraints": "leave the constraint out, or name another",
+}
+"""Reasons for which a job waits in vain (squeue(1), JOB REASON CODES): many sites take such jobs (EnforcePartLimits=NO)."""
+
+
+def why_never(job_id: str) -> str:
+    """Why Slurm would not start a job that it has taken, with the remedy; empty as far as it would. Never raises."""
+    try:
+        reason = _fields(_job_line(job_id)).get("Reason", "")
+    except ShoalError:
+        return ""
+    return f"{reason}: {_NEVER[reason]}" if reason in _NEVER else ""
 
 
 def requeue(job_id: str) -> None:

@@ -24,6 +24,6 @@ def launch_slurm(options: argparse.Namespace, settings: Settings) -> int:
         from .submission import submit
 
         return submit(options, settings)
-    from .running import run_here
+    from .job_run import run_here
 
     return run_here(options, settings, here)

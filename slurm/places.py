@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,14 @@ def _of_get(options: argparse.Namespace, settings: Settings) -> Places:
         shared=request.delivery is Delivery.SPREAD,
         servers=tuple(sorted(servers)),
     )
+
+
+def held_dataset(words: Sequence[str], settings: Settings) -> AbstractContextManager[None]:
+    """The lock of the dataset that a ``collect`` works on, to be held as long as it does. Entering raises Busy, NotWritable."""
+    from ..client.collecting import collect_request
+    from ..client.dataset_alone import alone
+
+    return alone(settings, collect_request(settings, build_parser().parse_args(list(words))))
 
 
 def _server(text: str, hub: Sequence[str]) -> str:

@@ -15,8 +15,8 @@ from ..common.settings_table import SECTIONS
 from . import checks, commands
 from .allocation import array_tasks, share
 from .batch import TEMPLATES, render, template
+from .job_run import DEFAULT_STATE, check_numbers
 from .places import Places, places_of
-from .running import DEFAULT_STATE, check_numbers
 
 if TYPE_CHECKING:
     import argparse
@@ -70,6 +70,9 @@ def submit(options: argparse.Namespace, settings: Settings) -> int:
     _keep(base / job_id, script)
     print(job_id, flush=True)
     print(f"shoal: submitted job {job_id}; its log and state: {base}", file=sys.stderr, flush=True)
+    why = commands.why_never(job_id)
+    if why:
+        print(f"shoal: warning: Slurm will not start job {job_id} as it is: {why}", file=sys.stderr, flush=True)
     return _wait(job_id) if options.wait else ExitCode.OK
 
 
@@ -98,8 +101,9 @@ def _check(options: argparse.Namespace, settings: Settings) -> list[Places]:
     for text in getattr(options, "settings", ()):
         _check_setting(text.partition("=")[0].strip())
     all_places = [places_of(words, settings, Path.cwd()) for words in todo]
-    for places in all_places:
-        checks.check_folder(places)
+    for doubt in dict.fromkeys(map(checks.check_folder, all_places)):
+        if doubt and options.nodes != "1":
+            print(f"shoal: {doubt}", file=sys.stderr)
     return all_places
 
 

@@ -83,9 +83,9 @@ class MemoryStore:
         self._policies: dict[str, PutHostPolicy] = {}
         self._tokens: dict[str, TokenRow] = {}
 
-    def open(self) -> int:
+    def open(self, *, begins: bool = True) -> int:
         """A new incarnation on the same state."""
-        self._incarnation += 1
+        self._incarnation += begins
         return self._incarnation
 
     def close(self) -> None:

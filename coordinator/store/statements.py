@@ -18,6 +18,9 @@ _OBJECT = ", ".join(OBJECT_COLUMNS)
 NEXT_INCARNATION = "UPDATE meta SET value = value + 1 WHERE key = 'incarnation' RETURNING value"
 """Begin an incarnation. Returns its number."""
 
+INCARNATION = "SELECT value FROM meta WHERE key = 'incarnation'"
+"""The last incarnation's number."""
+
 # ---- jobs, leases, agents, hosts, credentials ---------------------------------------------------------------------------
 
 PUT_JOB = _put("jobs", "job_id", JOB_COLUMNS)

@@ -179,8 +179,11 @@ class SlurmCluster:
         return int(self.job(job_id)["ExitCode"].partition(":")[0])
 
     def start_now(self, job_id: str) -> None:
-        """Slurm lets a requeued job wait for a while; a person who cannot wait says so."""
-        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now").expect(0)
+        """Slurm lets a requeued job wait for two minutes: its old processes must end, and a node refuses the job's new credential in
+        the second in which it revoked the old one. Here two seconds do. Returns when it runs."""
+        until("the old run to end", lambda: not self.processes(), START_S)
+        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now+2").expect(0)
+        self.until_state(job_id, "RUNNING")
 
     def set_down(self, node: str) -> None:
         """The administrator sets a node down: its part of every job is killed."""

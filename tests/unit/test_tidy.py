@@ -44,7 +44,7 @@ CORE = (
     *("coordinator/effects.py", "coordinator/scheduler/*.py", "agent/session.py", "agent/engine/pieces.py"),
     *("coordinator/replicas.py", "coordinator/replica_model.py", "coordinator/swarm_reports.py", "common/chunks.py"),
     *("agent/swarm/book.py", "agent/swarm/news.py", "agent/swarm/steps.py", "agent/engine/feeding.py"),
-    *("agent/gates.py", "common/buckets.py"),
+    *("agent/gates.py", "common/buckets.py", "slurm/ending.py", "slurm/allocation.py"),
     *("agent/engine/statuses.py", "agent/engine/validation.py", "common/intervals.py", "common/retry.py"),
 )
 """What decides: no clock, no randomness, no I/O of its own. The simulator runs it in virtual time."""

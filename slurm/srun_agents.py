@@ -35,7 +35,7 @@ log = get_logger("launch")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How agents lie on nodes. cpus of each agent, 0: as many as srun gives by itself."""
+    """How agents lie on nodes. cpus of each agent; 0: they share what the job has on their node."""
 
     nodes: int
     per_node: int = 1
@@ -57,7 +57,7 @@ def srun_command(layout: Layout, module: str, *, name: str, errors: str = "", la
         f"--nodes={layout.nodes}",
         f"--ntasks={layout.agents}",
         f"--ntasks-per-node={layout.per_node}",
-        *([f"--cpus-per-task={layout.cpus}"] if layout.cpus else []),
+        f"--cpus-per-task={layout.cpus}" if layout.cpus else "--overcommit",
         *("--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--export=ALL"),
         *(["--label"] if label else []),
         *([f"--error={errors}", "--open-mode=append"] if errors else []),
@@ -66,19 +66,20 @@ def srun_command(layout: Layout, module: str, *, name: str, errors: str = "", la
 
 
 def cpus_of(environ: Mapping[str, str], per_node: int) -> int:
-    """Processors for each agent: what the job asked for, else an equal part of what it has on its smallest node.
+    """Processors for each agent: what the job asked for, else an equal part of what it has on its smallest node; 0 where there are
+    fewer than agents.
 
     srun no longer takes them from the job by itself (since Slurm 22.05: srun(1), --cpus-per-task).
     """
-    asked = environ.get("SLURM_CPUS_PER_TASK", "")
-    if asked.isdecimal():
-        return int(asked)
     counts = [part.partition("(")[0] for part in environ.get("SLURM_JOB_CPUS_PER_NODE", "").split(",")]
     least = min((int(count) for count in counts if count.isdecimal()), default=0)
-    return max(1, least // per_node) if least else 0
+    asked = environ.get("SLURM_CPUS_PER_TASK", "")
+    if asked.isdecimal() and (not least or int(asked) * per_node <= least):
+        return int(asked)
+    return least // per_node
 
 
-class NodeAgents:
+class SrunAgents:
     """The agents, from their start to their end. Use: `start`, and `stop` in any case."""
 
     def __init__(self, layout: Layout) -> None:
@@ -124,6 +125,11 @@ class NodeAgents:
         """How many may still join."""
         ended = self._process is None or self._process.returncode is not None
         return 0 if ended else self.layout.agents - len(self.failed)
+
+    @property
+    def exit_code(self) -> int | None:
+        """srun's, once it has ended."""
+        return None if self._process is None else self._process.returncode
 
     async def ended(self) -> int:
         """Wait until all have ended. Returns srun's exit code."""
