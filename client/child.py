@@ -42,6 +42,8 @@ def main() -> int:
             _tell(error={"code": error.code, "thing": error.thing, "cause": error.cause, "remedy": error.remedy})
             return int(error.exit_code)
         finally:
+            # Launchers signal all processes of a run, some of them more than once: not in the middle of tidying up.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if asked["folder"]:
                 shutil.rmtree(asked["folder"], ignore_errors=True)
             ended.set()

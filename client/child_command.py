@@ -23,6 +23,7 @@ GRACE_S = 10.0
 
 def main() -> int:
     """Run the command. Returns its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # before the command has handlers of its own: as Ctrl+C
     pipe = os.fdopen(int(sys.argv[1]), "rb", buffering=0)
     given: dict[str, Any] = json.loads(pipe.readline())
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()

@@ -148,7 +148,7 @@ async def run_command(head: FleetHead, words: Sequence[str], stop: asyncio.Event
                 os.close(fd)
     code = process.returncode
     assert code is not None
-    if code < 0:
+    if code < 0 and not stop.is_set():
         log.warning("launch.command_killed", command=shlex.join(words), signal=signal.Signals(-code).name)
     return code if code >= 0 else ExitCode.INTERRUPTED if stop.is_set() else ExitCode.FAILED
 

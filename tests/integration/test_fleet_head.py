@@ -92,7 +92,8 @@ async def test_a_command_that_is_stopped_ends_in_order(tmp_path: Path, capfd: py
         async with asyncio.timeout(WAIT_S):
             assert await running == 130
     said = capfd.readouterr().err
-    assert "run it again to go on" in said, "and not that the job goes on: its fleet ends"
+    assert "interrupted" in said
+    assert "the job goes on" not in said, "its fleet ends"
 
 
 def test_what_cannot_start_is_said_and_cleaned_up(tmp_path: Path) -> None:

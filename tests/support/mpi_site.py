@@ -14,7 +14,7 @@ from typing import NoReturn, Self
 import pytest
 
 from .cli import Finished, installed
-from .fleet import until
+from .fleet import marked, until
 
 RUN_S = 120.0  # on a machine that does much else, too
 MARK = "SHOAL_TEST_MPI"
@@ -152,21 +152,6 @@ def rank_process(processes: Callable[[], dict[int, str]], number: int) -> int:
         return None
 
     return until(f"rank {number} to run", found)
-
-
-def marked(name: str, value: str) -> dict[int, str]:
-    """The processes with this variable: id -> command line. Zombies have none."""
-    mark = f"{name}={value}".encode()
-    found: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    command = (entry / "cmdline").read_bytes()
-                    found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-    return found
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
