@@ -36,6 +36,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         root=settings.agent.root,
         allow_paths=settings.agent.allow_paths,
         sync=settings.fetch.sync,
+        places=settings.library.state if settings.library.places else None,
         connections_per_host=connections,
         rate_limit=settings.fetch.rate_limit,
         memory_limit=max(16 * MIB, settings.agent.memory_limit // BUFFER_SHARE),
@@ -108,7 +109,12 @@ def make_worker(
 
     def locked(job: JobSpec) -> Destination:
         return _LockedDestination(
-            job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=agent_id
+            job,
+            root=options.root,
+            allow=options.allow_paths,
+            sync=options.sync,
+            agent_id=agent_id,
+            places=options.places,
         )
 
     return Worker(
@@ -128,8 +134,17 @@ def make_worker(
 class _LockedDestination(Destination):
     """A destination that holds its run lock until it is closed. Raises Busy at once when another run holds it."""
 
-    def __init__(self, job: JobSpec, *, root: Path, allow: Sequence[Path], sync: bool, agent_id: str) -> None:
-        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id)
+    def __init__(
+        self,
+        job: JobSpec,
+        *,
+        root: Path,
+        allow: Sequence[Path],
+        sync: bool,
+        agent_id: str,
+        places: Path | None = None,
+    ) -> None:
+        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, places=places)
         self._held = ExitStack()
         self._held.enter_context(self.run_lock())
 

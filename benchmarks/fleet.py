@@ -84,7 +84,7 @@ def _measure(nginx: str, base: Path, repo: Repo, agents: int) -> dict[str, float
             serve(nginx, base / "origin", folder / "nginx", [repo], rate_bytes_s=PACED_BYTES_S, log=True)
         )
         env = environment(folder, origin)
-        address = stack.enter_context(_fleet(agents, folder, env))
+        address = stack.enter_context(running_fleet(agents, folder, env))
         target = folder / "target"
         usage = measure(
             [SHOAL, "get", f"hf://{repo.repo_id}", "--to", str(target), "--coordinator", address],
@@ -109,18 +109,24 @@ def _served(origin: Origin, repo: Repo) -> float:
 
 
 @contextmanager
-def _fleet(agents: int, folder: Path, env: Mapping[str, str]) -> Generator[str]:
-    """A coordinator with so many agents, all connected. Yields its address; stops them all. Raises RunFailed."""
+def running_fleet(
+    agents: int, folder: Path, env: Mapping[str, str], *, web: str = "", connections: int = 1
+) -> Generator[str]:
+    """A coordinator with so many agents, all connected. Yields its address; stops them all. Raises RunFailed.
+
+    Args: web, where it serves its page, if anywhere; connections of each agent to the origin.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with ExitStack() as stack:
         coordinator = [SHOAL, "coordinator", "--listen", address, "--state", str(folder / "state")]
+        coordinator += ["--web", web] if web else []
         daemons = [stack.enter_context(_daemon(coordinator, folder / "coordinator.log", env))]
         for number in range(agents):
             name = f"agent-{number}"
             agent = [SHOAL, "agent", "--coordinator", address, "--name", name, "--data", str(folder / name)]
-            agent += ["--set", "fetch.connections_per_host=1"]
+            agent += ["--set", f"fetch.connections_per_host={connections}"]
             daemons.append(stack.enter_context(_daemon(agent, folder / f"{name}.log", env)))
         _await_agents(agents, address, folder, env, daemons)
         yield address

@@ -58,12 +58,12 @@ def _run(asked: dict[str, Any], folder: Path) -> int:
         (folder / "authority.pem").write_text(asked["authority"], encoding="ascii")
         overrides["security.tls_ca"] = str(folder / "authority.pem")
     if asked["daemon"] == "agent":
-        overrides["agent.data"] = str(folder / "agent")
-    config_file = Path(asked["config"]) if asked["config"] else None
-    settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=overrides, config_file=config_file)
+        overrides.setdefault("agent.data", str(folder / "agent"))
+    config = Path(asked["config"]) if asked.get("config") else None
+    settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides=overrides, config_file=config)
     configure_logs("", settings)  # warnings only, unless a level was asked for: somebody else's terminal shows them
     tokens: dict[str, str] = {}
-    if asked["tokens"]:
+    if asked.get("tokens"):
         made = asyncio.run(daemons.fresh_tokens(settings, asked["tokens"], LIFE.total_seconds()))
         tokens = {role.value: token.reveal() for role, token in made.items()}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:

@@ -58,27 +58,15 @@ class ChildDaemon:
         killed. config is ``--config``. tokens lets a coordinator make a credential of this name for each role; those of the same
         name in its state become worthless. environ has more variables. Raises: what ended it, TimedOut.
         """
-        self._process = subprocess.Popen(
-            python_command("shoal.client.child"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**child_environ(), **(environ or {})},
-            start_new_session=True,  # Ctrl+C is for the parent, which ends its children in order
-            bufsize=0,
-        )
-        assert self._process.stdin is not None
         asked = {"daemon": self.daemon, "settings": dict(settings), "authority": authority, "folder": folder}
         asked |= {"config": config, "tokens": tokens}
-        try:
-            self._process.stdin.write(json.dumps(asked, default=os.fspath).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it has ended already: what follows tells why
+        self._process = launch(asked, environ=environ)
         answer = self._read_answer(time.monotonic() + timeout_s)
         if "ready" in answer:
             self.tokens = {Role(role): Secret(text) for role, text in answer.get("tokens", {}).items()}
             return str(answer["ready"])
         self.stop()
-        raise _error(answer.get("error"), f"shoal {self.daemon}", self.poll())
+        raise child_error(answer.get("error"), f"shoal {self.daemon}", self.poll())
 
     def poll(self) -> int | None:
         """Its exit code; None as long as it runs. Minus the signal's number, if one ended it."""
@@ -138,7 +126,29 @@ def child_environ() -> dict[str, str]:
     return {**kept, "PYTHONPATH": path}
 
 
-def _error(told: Any, thing: str, exit_code: int | None) -> ShoalError:
+def launch(asked: Mapping[str, object], *, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a child and tell it what it is to be; see `child.py`. Its standard input must stay open as long as it is to run.
+
+    Args: environ has more variables for it.
+    """
+    process = subprocess.Popen(
+        python_command("shoal.client.child"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**child_environ(), **(environ or {})},
+        start_new_session=True,  # Ctrl+C is for the parent, which ends its children in order
+        bufsize=0,
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(asked, default=os.fspath).encode() + b"\n")
+    except BrokenPipeError:
+        pass  # it has ended already: what follows tells why
+    return process
+
+
+def child_error(told: Any, thing: str, exit_code: int | None) -> ShoalError:
+    """The error that a child told of before it ended."""
     if not isinstance(told, dict):
         return ShoalError(thing, cause=f"it ended at its start with exit code {exit_code}", remedy="see its log")
     error = ShoalError.__new__(error_class(str(told.get("code"))))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]

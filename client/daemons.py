@@ -87,6 +87,13 @@ async def fresh_tokens(settings: Settings, name: str, life_s: float) -> dict[Rol
         return {role: (await book.create_token(role, name, life_s)).token for role in Role}
 
 
+def needs_credential(settings: Settings) -> bool:
+    """Whether agents need a credential to join a coordinator that listens as the settings say. Raises UsageError."""
+    from ..coordinator.auth import must_authenticate
+
+    return must_authenticate(settings.coordinator.listen, settings.security)
+
+
 def _use_uvloop() -> None:
     """uvloop carries about twice as many unary calls a second; where it is not built, asyncio's own loop does."""
     try:

@@ -30,6 +30,7 @@ from ..common.version import VERSION
 from ..common.views import SubmitRequest
 from ..common.wiring import warn_of_open_tls
 from ..coordinator.collecting import work_folder_of
+from ..coordinator.questions import HubQuestions
 from ..coordinator.sources import Resolved, Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
@@ -174,6 +175,13 @@ async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[
 def described(resolved: Resolved) -> str:
     """A pinned source for people: its URI, with the commit where there is one."""
     return f"{resolved.source} at {resolved.commit}" if resolved.commit else resolved.source
+
+
+@asynccontextmanager
+async def hub_questions(settings: Settings) -> AsyncGenerator[HubQuestions]:
+    """What answers questions about the Hub, without a coordinator."""
+    async with sources(settings, version=VERSION) as open_source:
+        yield HubQuestions(open_source)
 
 
 def clean_destination(folder: Path, *, older_than_s: float) -> list[str]:

@@ -109,6 +109,7 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
         "log_format": "log.format",
         "coordinator": "coordinator.address",
         "listen": "coordinator.listen",
+        "web": "web.listen",
         "root": "agent.root",
         "zone": "agent.zone",
         "peer_listen": "agent.peer_listen",
@@ -153,10 +154,26 @@ def _command(name: str) -> Command:
         from . import daemons
 
         return daemons.coordinator if name == "coordinator" else daemons.agent
+    if name == "health":
+        from . import health
+
+        return health.health
+    if name == "up":
+        from . import up
+
+        return up.up
     if name in ("verify", "clean"):
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "models":
+        from . import models_cmd
+
+        return models_cmd.models
+    if name == "web":
+        from . import web_cmd
+
+        return web_cmd.web
     if name == "tools":
         from . import tools_cmd
 

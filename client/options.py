@@ -9,11 +9,14 @@ from typing import Any
 
 from .options_datasets import add_dataset_commands
 from .options_launch import add_launch, add_mpi_options, add_run_options
+from .options_models import add_model_commands
 
 EXAMPLES = """\
 examples:
   shoal get hf://ORG/NAME --to models/NAME         a Hub repo into a folder
   shoal get hf://datasets/ORG/NAME@v1 --include '*.parquet'
+  shoal get hf://ORG/NAME-GGUF --quant Q4_K_M      one quantization of it
+  shoal models list                                what is on disk; show, outdated, update, delete
   shoal coordinator                                start a coordinator on this machine
   shoal agent --coordinator HOST:7070              join its fleet
   shoal submit hf://ORG/NAME --to /data/NAME --coordinator HOST:7070
@@ -74,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lists(command)
     _add_control(command)
     _add_local(command)
+    add_model_commands(command, common)
     _add_tools(command, common)
     _add_daemons(command)
     add_launch(command, common, _Formatter)
@@ -146,6 +150,13 @@ def _add_transfer(command: Any) -> None:
         )
         parser.add_argument(
             "--exclude", metavar="GLOB", action="append", default=[], help="no files that match (repeatable)"
+        )
+        parser.add_argument(
+            "--quant",
+            metavar="Q",
+            action="append",
+            default=[],
+            help="only this quantization: Q4_K_M, AWQ, fp16 (repeatable)",
         )
         parser.add_argument("--revision", metavar="REV", default="", help="branch, tag or commit")
         parser.add_argument("--sha256", metavar="HEX", default="", help="what the one file must be")
@@ -278,6 +289,7 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to listen for agents and clients (default 127.0.0.1:7070)"
     )
+    parser.add_argument("--web", metavar="HOST:PORT", help="serve the web page and REST API (usual port: 7071)")
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
@@ -289,6 +301,22 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument(
         "--peer-listen", metavar="HOST:PORT", help="where other agents fetch chunks (default port 7072)"
     )
+
+    parser = command(
+        "up",
+        "Coordinator, agents and web page on this machine, in processes of their own; one that dies is started again.",
+    )
+    parser.add_argument("--agents", metavar="N", type=int, default=1, help="how many agents (default 1)")
+    parser.add_argument("--web", metavar="HOST:PORT", help="where the page is served (default 127.0.0.1:7071)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where the coordinator listens (default 127.0.0.1:7070)")
+    parser.add_argument("--to", metavar="DIR", help="the folder that downloads from the page go to")
+    parser.add_argument("--state", metavar="DIR", help="folder of the database and of the agents' journals")
+    parser = command("health", "Ask a daemon of this machine whether it works: exit code 0, or 4. For health checks.")
+    parser.add_argument("daemon", nargs="?", choices=("up", "coordinator", "agent"), default="up", metavar="DAEMON")
+    parser.add_argument("--web", metavar="HOST:PORT", help="where its page is (default web.listen)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where it listens, if it has no page")
+    parser.add_argument("--peer-listen", metavar="HOST:PORT", help="where an agent serves its peers")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_doctor(command: Any) -> None:
@@ -323,6 +351,15 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", nargs="?", metavar="FILE")
     actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
+    parser = command("web", "Passwords of the web page that `shoal coordinator --web` serves.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser(
+        "password",
+        parents=[common],
+        help="print the hash of a password, for web.password_hash",
+        description="Print the hash of a password, for web.password_hash. Reads it from the terminal, or a line of input.",
+        formatter_class=_Formatter,
+    )
     parser = command("token", "Create, list or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser(

@@ -42,7 +42,7 @@ class Transfers(Protocol):
 
 def get(options: argparse.Namespace, settings: Settings) -> int:
     """Fetch and wait. Returns the exit code."""
-    requests = read_requests(options, settings)
+    requests = _requests(options, settings)
     if options.dry_run:
         return run(_dry_run(options, settings, requests))
     return run(_get(options, settings, requests))
@@ -54,7 +54,16 @@ def submit(options: argparse.Namespace, settings: Settings) -> int:
         raise UsageError(
             "shoal submit", cause="no coordinator is named", remedy="add --coordinator HOST:PORT, or use shoal get"
         )
-    return run(_submit(options, settings, read_requests(options, settings)))
+    return run(_submit(options, settings, _requests(options, settings)))
+
+
+def _requests(options: argparse.Namespace, settings: Settings) -> list[SubmitRequest]:
+    requests = read_requests(options, settings)
+    if not options.quant:
+        return requests
+    from .quantizations import with_quantizations
+
+    return run(with_quantizations(settings, requests, options.quant))
 
 
 def read_requests(options: argparse.Namespace, settings: Settings) -> list[SubmitRequest]:

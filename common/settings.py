@@ -16,6 +16,7 @@ from .secrets import Secret, SecretRef, credential_path, redact
 from .settings_collect import CollectSettings, ToolsSettings
 from .settings_fields import Key, Section
 from .settings_kinds import BadValue, Context, expand_path
+from .settings_library import LibrarySettings
 from .settings_sources import ConfigFile, Given, Origin, Rank, find_file, from_environment, read_file
 from .settings_table import (
     SECTIONS,
@@ -29,6 +30,7 @@ from .settings_table import (
     SecuritySettings,
     SwarmSettings,
 )
+from .settings_web import WebSettings
 
 _DEFAULT = Origin(Rank.DEFAULT)
 _TABLE: dict[str, dict[str, Key]] = {section.name: {key.name: key for key in section.table()} for section in SECTIONS}
@@ -47,6 +49,8 @@ class Settings:
     collect: CollectSettings = field(default_factory=CollectSettings)
     tools: ToolsSettings = field(default_factory=ToolsSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case
+    library: LibrarySettings = field(default_factory=LibrarySettings)
+    web: WebSettings = field(default_factory=WebSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     log: LogSettings = field(default_factory=LogSettings)
     config_file: Path | None = None
@@ -324,6 +328,10 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
     if (security.tls_cert is None) != (security.tls_key is None):
         name = "security.tls_key" if security.tls_key is None else "security.tls_cert"
         origin = _first_given(settings, "security.tls_cert", "security.tls_key")
+        yield Problem(name=name, origin=origin, cause="tls_cert and tls_key are needed together", remedy=f"set {name}")
+    if (settings.web.tls_cert is None) != (settings.web.tls_key is None):
+        name = "web.tls_key" if settings.web.tls_key is None else "web.tls_cert"
+        origin = _first_given(settings, "web.tls_cert", "web.tls_key")
         yield Problem(name=name, origin=origin, cause="tls_cert and tls_key are needed together", remedy=f"set {name}")
     if settings.agent.memory_limit < MEMORY_LIMIT_BYTES_MIN:
         name = "agent.memory_limit"

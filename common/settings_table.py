@@ -35,6 +35,8 @@ from .settings_kinds import (
     number,
     url,
 )
+from .settings_library import LibrarySettings
+from .settings_web import WebSettings
 
 
 def _hub_of_home(home: str) -> object:
@@ -289,6 +291,8 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="collect", cls=CollectSettings, help="URL tables that become datasets: shoal collect."),
     Section(name="tools", cls=ToolsSettings, help="Post-processing of collected data: shoal tools."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),
+    Section(name="library", cls=LibrarySettings, help="What is on disk: shoal models, and the web page's library."),
+    Section(name="web", cls=WebSettings, help="The web page and the REST API: shoal coordinator --web."),
     Section(name="security", cls=SecuritySettings, help="What is allowed, TLS, and credentials of the fleet."),
     Section(name="log", cls=LogSettings, help="Logs."),
 )

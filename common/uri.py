@@ -174,6 +174,10 @@ def _parse_hub(rest: str) -> HubUri:
 
 def _hub(kind: RepoKind, repo_id: str, revision: str | None, path: str, *, has_path: bool) -> HubUri:
     for part in repo_id.split("/"):
+        if ":" in part and _REPO_PART.fullmatch(part.partition(":")[0]):
+            name, _, label = part.partition(":")
+            cause = f"{part!r} is not a name on the Hub"
+            raise _Malformed(cause, f"write {name} and --quant {label} if {label or 'it'} is a quantization")
         if not _REPO_PART.fullmatch(part):
             cause = f"{part!r} is not a name on the Hub" if part else "the repo is not named as ORG/NAME"
             raise _Malformed(cause, "write hf://ORG/NAME, with letters, digits, '-', '_' and '.'")

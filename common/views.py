@@ -308,6 +308,16 @@ class FleetView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TotalsView:
+    """Sums over all jobs that the coordinator remembers."""
+
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    objects_done: int = 0
+    objects_failed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenView:
     """A credential, without its secret."""
 

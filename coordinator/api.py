@@ -17,6 +17,7 @@ from ..common.views import (
     Control,
     FleetView,
     HostView,
+    JobStatus,
     JobView,
     NewToken,
     ObjectView,
@@ -25,7 +26,11 @@ from ..common.views import (
     SubmitRequest,
     Submitted,
     TokenView,
+    TotalsView,
 )
+
+JobFilter = Callable[[JobStatus, bool], bool]
+"""Whether a job with this status, paused or not, is wanted."""
 
 Send = Callable[[CoordinatorMessage], None]
 """Hand a message to an agent's session. Never blocks and never raises: a session that cannot keep up is closed."""
@@ -58,12 +63,17 @@ class CoordinatorApi(Protocol):
         """Make a job of each URI, in their order. On return the jobs survive a restart. Raises UsageError, Refused."""
         ...
 
-    def get_job(self, job_id_or_uri: str) -> JobView:
-        """One job with its active objects; for a URI or a name, the newest job that has it. Raises NotFound."""
+    def get_job(self, job_id_or_uri: str, *, active: bool = True) -> JobView:
+        """One job with its active objects, if wanted; for a URI or a name, the newest job that has it. Raises NotFound."""
         ...
 
-    def list_jobs(self, *, limit: int, after: str) -> list[JobView]:
-        """Jobs, newest first, that come after the job with the id `after`; empty: from the newest on. Raises NotFound."""
+    def job_ids(self) -> list[str]:
+        """Ids of all jobs, newest first."""
+        ...
+
+    def list_jobs(self, *, limit: int, after: str, wanted: JobFilter | None = None) -> list[JobView]:
+        """Jobs that are wanted (all without a filter), newest first, that come after the job with the id `after`; empty: from
+        the newest on. Raises NotFound."""
         ...
 
     def watch_job(self, job_id: str) -> AsyncIterator[JobView]:
@@ -76,6 +86,10 @@ class CoordinatorApi(Protocol):
 
     async def control(self, job_id: str, action: Control) -> JobView:
         """Pause, resume, cancel or retry a job. On return it survives a restart. Raises NotFound, Conflict."""
+        ...
+
+    async def set_priority(self, job_id: str, priority: int) -> JobView:
+        """Change when a job is served; larger is sooner. On return it survives a restart. Raises NotFound, Conflict."""
         ...
 
     # ---- fleet
@@ -106,6 +120,10 @@ class CoordinatorApi(Protocol):
 
     def fleet(self) -> FleetView:
         """Everything in one look."""
+        ...
+
+    def totals(self) -> TotalsView:
+        """Sums over all jobs."""
         ...
 
     # ---- agents' sessions

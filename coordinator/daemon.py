@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING
 
 from ..common.errors import ExitCode, NotWritable
@@ -19,6 +19,7 @@ from .wiring import make_coordinator, sources
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
+    from .planner import OpenSource
     from .service import Coordinator
 
 STATUS_S = 5.0
@@ -56,21 +57,43 @@ async def serve(settings: Settings, *, version: str) -> int:
                 tokens=coordinator.tokens,
             )
             with closing(Notifier.from_environ(os.environ)) as notifier, on_stop(stop.set):
-                async with asyncio.TaskGroup() as tasks:
+                async with asyncio.TaskGroup() as tasks, AsyncExitStack() as web:
                     deciding = tasks.create_task(coordinator.run())
                     try:
                         await server.start()
-                        telling = tasks.create_task(_tell(coordinator, notifier, server.address))
+                        shown = await _show(tasks, web, coordinator, settings, open_source, version)
+                        telling = tasks.create_task(_tell(coordinator, notifier, f"{server.address}{shown}"))
                         await stop.wait()
                         notifier.stopping("agents are asked to come back later")
                         telling.cancel()
                     finally:
+                        await web.aclose()
                         await server.stop(settings.coordinator.drain_timeout)
                         coordinator.stop()
                         await deciding
         finally:
             await coordinator.close()
     return ExitCode.OK
+
+
+async def _show(
+    tasks: asyncio.TaskGroup,
+    stack: AsyncExitStack,
+    coordinator: Coordinator,
+    settings: Settings,
+    open_source: OpenSource,
+    version: str,
+) -> str:
+    """Serve the web page, if it is wanted. Returns where, for people."""
+    if not settings.web.listen:
+        return ""
+    from .web.server import WebServer
+
+    web = WebServer(coordinator, settings=settings, open_source=open_source, version=version)
+    stack.push_async_callback(web.stop)
+    await web.start()
+    tasks.create_task(web.run())
+    return f", page {web.url}"
 
 
 async def _tell(coordinator: Coordinator, notifier: Notifier, address: str) -> None:

@@ -132,7 +132,7 @@ class DatasetBook:
     ) -> ObjectState:
         obj = ObjectState(spec=host.spec(batch), phase=Phase.LEASED, failures=batch.failures)
         obj.expiries = batch.expiries
-        job.objects[batch.object_id] = obj
+        job.hold(obj)
         self._host_of_unit[unit] = host.host
         if asks:
             self._asking.add(unit)
@@ -183,7 +183,7 @@ class DatasetBook:
                 tally=result.tally,
             )
         )
-        job.objects.pop(obj.spec.object_id, None)
+        job.let_go(obj.spec.object_id)
 
     def _failed(
         self, agent: AgentState, job: JobState, host: DatasetHost, obj: ObjectState, failure: Failure | None, now: float
@@ -202,17 +202,17 @@ class DatasetBook:
                 job.row.objects_failed += 1
                 write = ObjectFailed(object_id=obj.spec.object_id, failures=obj.failures, failure=failure)
                 self._effects.writes.append(write)
-                job.objects.pop(obj.spec.object_id, None)
+                job.let_go(obj.spec.object_id)
                 return
             retried = ObjectRetried(object_id=obj.spec.object_id, failures=obj.failures, failure=failure)
             self._effects.writes.append(retried)
-        job.objects.pop(obj.spec.object_id, None)
+        job.let_go(obj.spec.object_id)
         job.dataset.put_back(host, waiting_of(obj))
 
     def give_back(self, lease: HeldLease) -> None:
         """The lease ended through nobody's fault: the batch waits again."""
         job = self._jobs[lease.job_id]
-        obj = job.objects.pop(lease.object_id, None)
+        obj = job.let_go(lease.object_id)
         if obj is not None and job.dataset is not None:
             job.dataset.put_back(self._host_of(job.dataset, obj), waiting_of(obj), first=True)
 

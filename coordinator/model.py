@@ -122,6 +122,7 @@ class JobState:
     open: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
     wanted: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # open ones with bytes pending
     ready: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])
+    begun: dict[int, ObjectState] = field(default_factory=dict[int, ObjectState])  # all that are not queued
     remaining: int = 0  # bytes of queued (delayed ones included) and open objects that nobody holds
     open_pending: int = 0  # those of open objects
     loading: bool = False
@@ -150,6 +151,7 @@ class JobState:
         obj.phase = Phase.QUEUED
         self.open.pop(obj.spec.object_id, None)
         self.ready.pop(obj.spec.object_id, None)
+        self.begun.pop(obj.spec.object_id, None)
         self.objects[obj.spec.object_id] = obj
         self.queued[obj.spec.object_id] = obj
         self.remaining += obj.weight
@@ -172,6 +174,7 @@ class JobState:
         """A lease on the whole object was granted: it waits no longer."""
         self._leave_queue(obj)
         self.ready.pop(obj.spec.object_id, None)
+        self.begun[obj.spec.object_id] = obj
         obj.phase = Phase.LEASED
 
     def open_ranges(self, obj: ObjectState, done: IntervalSet) -> None:
@@ -182,6 +185,7 @@ class JobState:
         obj.done_bytes = done.total
         obj.pending = IntervalSet(done.missing(0, obj.spec.size))
         self.open[obj.spec.object_id] = obj
+        self.begun[obj.spec.object_id] = obj
         if obj.pending:
             self.wanted[obj.spec.object_id] = obj
         self._count_pending(obj.pending.total)
@@ -202,15 +206,26 @@ class JobState:
         """All bytes are there: the object waits to be published."""
         self._close(obj)
         obj.phase = Phase.READY
+        self.begun[obj.spec.object_id] = obj
         obj.ready_at = now
         obj.publisher = max(obj.bytes_by_agent, key=lambda agent: obj.bytes_by_agent[agent], default="")
         self.ready[obj.spec.object_id] = obj
+
+    def hold(self, obj: ObjectState) -> None:
+        """An object that is leased from the start, and was in no queue: a batch of a dataset."""
+        self.objects[obj.spec.object_id] = self.begun[obj.spec.object_id] = obj
+
+    def let_go(self, object_id: int) -> ObjectState | None:
+        """Forget an object that `hold` named."""
+        self.begun.pop(object_id, None)
+        return self.objects.pop(object_id, None)
 
     def forget(self, obj: ObjectState) -> None:
         """The object has ended, well or badly."""
         self._close(obj)
         self._leave_queue(obj)
         self.ready.pop(obj.spec.object_id, None)
+        self.begun.pop(obj.spec.object_id, None)
         self.objects.pop(obj.spec.object_id, None)
         if self.loading:
             self.ended_while_loading.add(obj.spec.object_id)
@@ -225,7 +240,7 @@ class JobState:
 
     def clear_window(self) -> None:
         """Forget all objects in memory; the store has them."""
-        for queue in (self.objects, self.queued, self.open, self.wanted, self.ready):
+        for queue in (self.objects, self.queued, self.open, self.wanted, self.ready, self.begun):
             queue.clear()
         self.delayed.clear()
         self.remaining = self.open_pending = 0

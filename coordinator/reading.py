@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from ..common.errors import Conflict, NotFound, ShoalError
 from ..common.records import Delivery, UnitKind
@@ -20,7 +21,9 @@ from ..common.views import (
     JobView,
     ObjectView,
     QueueView,
+    TotalsView,
 )
+from .api import JobFilter
 from .core import Core
 from .effects import PutAgent
 from .leases import HeldLease
@@ -79,9 +82,7 @@ def arrived_bytes(core: Core, job: JobState) -> int:
     if job.replication is not None and not job.row.status.ended:
         return job.replication.bytes_done()
     arrived = job.row.bytes_done
-    for obj in job.objects.values():
-        if obj.phase is Phase.QUEUED:
-            continue
+    for obj in job.begun.values():
         arrived += obj.done_bytes or sum(lease.arrived for lease in core.leases.of_object(obj.spec.object_id))
     return arrived
 
@@ -116,12 +117,22 @@ class Reader:
             )
         return max(found, key=lambda row: row.created_at).job_id
 
-    def job_ids(self, *, limit: int, after: str) -> list[str]:
-        """Ids of jobs, newest first, after a job."""
+    def job_ids(self, *, limit: int, after: str, wanted: JobFilter | None = None) -> list[str]:
+        """Ids of jobs that are wanted, newest first, after a job."""
         rows = sorted((job.row for job in self._core.jobs.values()), key=lambda row: (-row.created_at, row.job_id))
-        ids = [row.job_id for row in rows]
-        start = ids.index(self.find_job(after)) + 1 if after else 0
-        return ids[start : start + limit]
+        start = [row.job_id for row in rows].index(self.find_job(after)) + 1 if after else 0
+        rest = (row.job_id for row in rows[start:] if wanted is None or wanted(row.status, row.paused))
+        return list(islice(rest, limit))
+
+    def totals(self) -> TotalsView:
+        """Sums over all jobs."""
+        rows = [job.row for job in self._core.jobs.values()]
+        return TotalsView(
+            bytes_from_origin=sum(row.bytes_fetched for row in rows),
+            bytes_from_peers=sum(row.bytes_from_peers for row in rows),
+            objects_done=sum(row.objects_done for row in rows),
+            objects_failed=sum(row.objects_failed for row in rows),
+        )
 
     def job(self, job_id: str, rate: float, *, active: bool) -> JobView:
         """One job."""
@@ -167,13 +178,8 @@ class Reader:
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
-        shown: list[ActiveObjectView] = []
-        for obj in job.objects.values():
-            if obj.phase is not Phase.QUEUED:
-                shown.append(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)))
-                if len(shown) == ACTIVE_MAX:
-                    break
-        return tuple(shown)
+        shown = islice(job.begun.values(), ACTIVE_MAX)
+        return tuple(self._active_object(obj, self._core.leases.of_object(obj.spec.object_id)) for obj in shown)
 
     def _active_object(self, obj: ObjectState, leases: Sequence[HeldLease]) -> ActiveObjectView:
         kinds = {lease.kind for lease in leases}
@@ -224,10 +230,7 @@ class Reader:
                 priority=job.row.priority,
                 objects_waiting=max(
                     0,
-                    job.row.objects_total
-                    - job.row.objects_done
-                    - job.row.objects_failed
-                    - sum(obj.phase is not Phase.QUEUED for obj in job.objects.values()),
+                    job.row.objects_total - job.row.objects_done - job.row.objects_failed - len(job.begun),
                 ),
                 bytes_waiting=max(0, job.row.bytes_total - arrived_bytes(self._core, job)),
                 units_leased=leased.get(job.row.job_id, 0),

@@ -29,17 +29,18 @@ from ..common.views import (
     SubmitRequest,
     Submitted,
     TokenView,
+    TotalsView,
 )
-from .api import AgentSession, Close, Send
+from .api import AgentSession, Close, JobFilter, Send
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
-from .leases import HeldLease
 from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
 from .reading import Meter, Reader
+from .restoring import held_again
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
 from .store.base import Cursor
@@ -118,22 +119,7 @@ class Coordinator:
         for lease in await run(store.leases):
             found = await run(store.get_object, lease.object_id) if lease.object_id else None
             spec = found.spec if found and found.status is ObjectStatus.QUEUED else None
-            held = HeldLease(
-                unit=lease.unit,
-                token=lease.token,
-                agent_id=lease.agent_id,
-                kind=lease.kind,
-                job_id=lease.job_id,
-                object_id=lease.object_id,
-                start=lease.start,
-                stop=lease.stop,
-                weight=0,
-                granted_at=now,
-                deadline=now + self._limits.lease_ttl_s,
-            )
-            if lease.stop > lease.start:
-                held.left.add(lease.start, lease.stop)
-            core.restore_lease(held, spec)
+            core.restore_lease(held_again(lease, now=now, ttl_s=self._limits.lease_ttl_s), spec)
         for host, limits in self._host_policies.items():
             if any(limits):
                 core.hosts.set_policy(host, *limits)
@@ -269,12 +255,15 @@ class Coordinator:
         await self._durable()
         return [Submitted(job=self._view(job_id), created=created) for job_id, created in submitted]
 
-    def get_job(self, job_id_or_uri: str) -> JobView:
+    def get_job(self, job_id_or_uri: str, *, active: bool = True) -> JobView:
         job_id = self._reader.find_job(job_id_or_uri)
-        return self._reader.job(job_id, self._meter.rate(job_id), active=True)
+        return self._reader.job(job_id, self._meter.rate(job_id), active=active)
 
-    def list_jobs(self, *, limit: int, after: str) -> list[JobView]:
-        return [self._view(job_id) for job_id in self._reader.job_ids(limit=limit, after=after)]
+    def job_ids(self) -> list[str]:
+        return self._reader.job_ids(limit=len(self.core.jobs), after="")
+
+    def list_jobs(self, *, limit: int, after: str, wanted: JobFilter | None = None) -> list[JobView]:
+        return [self._view(job_id) for job_id in self._reader.job_ids(limit=limit, after=after, wanted=wanted)]
 
     async def watch_job(self, job_id: str) -> AsyncIterator[JobView]:
         job_id = self._reader.find_job(job_id)
@@ -325,6 +314,14 @@ class Coordinator:
         await self._durable()
         return self._view(job_id)
 
+    async def set_priority(self, job_id: str, priority: int) -> JobView:
+        job = self.core.jobs[self._reader.find_job(job_id)]
+        if job.row.status.ended:
+            raise Conflict(f"job {job.row.job_id}", cause=f"it has ended ({job.row.status.value})")
+        job.row.priority, job.changed = priority, True
+        await self._durable()
+        return self._view(job.row.job_id)
+
     # ---- API: fleet -------------------------------------------------------------------------------------------------
 
     def agents(self) -> list[AgentView]:
@@ -352,6 +349,9 @@ class Coordinator:
 
     def fleet(self) -> FleetView:
         return self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+
+    def totals(self) -> TotalsView:
+        return self._reader.totals()
 
     # ---- API: sessions ----------------------------------------------------------------------------------------------
 

@@ -112,8 +112,13 @@ def open_destination(options: EngineOptions, job: JobSpec) -> Destination:
     from ..storage.destination import Destination
 
     return Destination(
-        job, root=options.root, allow=options.allow_paths, sync=options.sync, agent_id=options.agent_id
-    )  # fmt: skip
+        job,
+        root=options.root,
+        allow=options.allow_paths,
+        sync=options.sync,
+        agent_id=options.agent_id,
+        places=options.places,
+    )
 
 
 class JobTable:

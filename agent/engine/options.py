@@ -30,6 +30,7 @@ class EngineOptions:
     root: Path = Path("/")
     allow_paths: tuple[Path, ...] = ()
     sync: bool = True  # fsync files before they get their final name
+    places: Path | None = None  # the library's state folder, where folders that jobs went to are noted
     connections_per_host: int = 16
     rate_limit: float = 0.0  # of the whole agent; 0: none
     memory_limit: int = 64 * MIB  # of all buffers together

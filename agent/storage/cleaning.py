@@ -8,13 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...common.errors import UnsafeName
+from ...common.flock import held_alone
 from ...common.manifest import WORK_FOLDER
+from ...common.manifest_lock import LOCK_NAME
 from ...common.paths import SafeRoot
 from ..unpack.staging import remove_stale
 from .finishing import tidy
-from .merge import LOCK_NAME
 from .partial import PART
-from .workfolder import TEMPORARY, held_alone
+from .workfolder import TEMPORARY
 
 _REPO_FOLDER = re.compile(r"(?:models|datasets|spaces)--.+")
 

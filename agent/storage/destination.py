@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ...common.digests import digest_of_file, matches
 from ...common.errors import Conflict, NotShared, NotWritable, VerificationFailed
+from ...common.library.state import remember_place
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
@@ -54,8 +55,18 @@ class Destination:
     or a planted link that could lead elsewhere).
     """
 
-    def __init__(self, job: JobSpec, *, root: Path, allow: Sequence[Path], sync: bool, agent_id: str) -> None:
-        """Touches nothing yet. sync: fsync files before they get their final name.
+    def __init__(
+        self,
+        job: JobSpec,
+        *,
+        root: Path,
+        allow: Sequence[Path],
+        sync: bool,
+        agent_id: str,
+        places: Path | None = None,
+    ) -> None:
+        """Touches nothing yet. sync: fsync files before they get their final name. places: the library's state folder, in which the
+        destination is noted when the job is whole.
 
         Raises Refused when the destination leaves root or is below none of the allowed folders (if there are any).
         """
@@ -63,6 +74,7 @@ class Destination:
         """The destination folder on this machine; for HUB_CACHE the cache folder that holds ``models--…``."""
         self._job = job
         self._sync = sync
+        self._places = places
         self._agent = names.plain_name(agent_id)
         self._work = work_folder(job)
         self._lock = threading.Lock()
@@ -235,6 +247,8 @@ class Destination:
             finish_job(
                 self._job, here.root, self._work, here.layout, here.partials, objects, spool, is_alone=self._is_alone
             )
+        if self._places is not None:
+            remember_place(self._places, self.path)
 
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""

@@ -9,27 +9,14 @@ new manifest is put in place only if the old one is still the one that was read.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
-import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ...common.errors import Busy, NotFound, StateDamaged
-from ...common.lock_file import break_lock, look_at_lock, release_lock, take_lock, touch_lock
+from ...common.errors import NotFound, StateDamaged
 from ...common.manifest import Manifest, ManifestEntry, read_manifest, write_manifest
+from ...common.manifest_lock import manifest_lock
 from ...common.paths import SafeRoot
 
-LOCK_NAME = "manifest.lock"
-
-LOCK_EXPIRY_S = 30.0
-"""A live holder touches its lock every quarter of this. NFS clients cache attributes for 3 to 60 s (nfs(5), acregmax)."""
-
-LOCK_WAIT_S = 300.0
-"""How long to wait for others to finish before giving up."""
-
-_LOCK_POLL_S = 0.05
 _TOUCH_EVERY = 1000  # objects between two looks at the clock
 
 
@@ -104,46 +91,3 @@ def _merged(new: Iterable[ManifestEntry], old: Manifest | None, touch: Callable[
 def path_key(path: str) -> int:
     """64 bits that stand for a path where a set of paths would be too large."""
     return int.from_bytes(hashlib.blake2b(path.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-
-
-@contextmanager
-def manifest_lock(
-    root: SafeRoot,
-    work: str,
-    *,
-    monotonic: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Generator[Callable[[], None]]:
-    """Hold the lock of a work folder below root. Yields a function that a long holder calls now and then.
-
-    Raises Busy, UnsafeName, OSError.
-    """
-    path = f"{work}/{LOCK_NAME}"
-    owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n".encode()
-    seen: tuple[bytes, int] | None = None
-    since = began = monotonic()
-    while not take_lock(root, path, owner):
-        now = monotonic()
-        state = look_at_lock(root, path)
-        if state != seen:
-            seen, since = state, now
-        elif state is not None and now - since >= LOCK_EXPIRY_S:
-            break_lock(root, path, state[0])
-        if now - began >= LOCK_WAIT_S:
-            holder = state[0].decode(errors="replace").split()[:2] if state else []
-            raise Busy(str(root.path / path), cause=f"held by {' pid '.join(holder) or 'somebody'}", remedy="try again")
-        sleep(_LOCK_POLL_S)
-    touched = monotonic()
-
-    def touch() -> None:
-        nonlocal touched
-        now = monotonic()
-        if now - touched >= LOCK_EXPIRY_S / 4:
-            touched = now
-            with suppress(OSError):
-                touch_lock(root, path, owner)
-
-    try:
-        yield touch
-    finally:
-        release_lock(root, path, owner)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from ...common.errors import ShoalError
+from ...common.flock import lock_now
 from ...common.manifest import ManifestEntry
 from ...common.mounts import filesystem_type, is_memory, is_network
 from ...common.paths import SafeRoot
@@ -97,7 +98,7 @@ class OpenDestination:
             if self._marker_fd < 0:
                 path = f"{self._work}/jobs/{names.job_key(self._job)}{names.MARKER}"
                 self._marker_fd = self.root.open_beneath(path, os.O_RDWR | (os.O_CREAT if create else 0))
-                names.lock_now(self._marker_fd, fcntl.LOCK_SH)
+                lock_now(self._marker_fd, fcntl.LOCK_SH)
 
     def knows(self, question: Callable[[KnownFiles], T]) -> T:
         """Ask what the manifest and the journals know. They are read when it is first asked."""

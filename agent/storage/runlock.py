@@ -9,8 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from ...common.errors import Busy, UnsafeName
+from ...common.flock import lock_now
 from ...common.paths import SafeRoot
-from .workfolder import lock_now
 
 
 @contextmanager

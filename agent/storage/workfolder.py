@@ -16,15 +16,9 @@ stale version of one of its objects, is found by a prefix.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 
-from ...common.errors import UnsafeName
-from ...common.paths import SafeRoot
 from ...common.records import JobSpec, ObjectSpec
 
 MARKER = ".marker"
@@ -76,32 +70,3 @@ def object_identity(job: JobSpec, spec: ObjectSpec) -> bytes:
 def plain_name(agent_id: str) -> str:
     """An agent's id as it stands in file names: itself where it is plain, else a hash."""
     return agent_id if _PLAIN.fullmatch(agent_id) else short_hash(agent_id, hex_digits=16)
-
-
-@contextmanager
-def held_alone(root: SafeRoot, path: str) -> Generator[bool]:
-    """Try to lock a file for the moment. Yields whether nobody else has it locked; True for what is not a file of ours.
-
-    flock(2) goes with the process, so ``kill -9`` leaves no lock behind. It may do nothing between machines on a network file
-    system: there the age of a partial file's maps must tell as well.
-    """
-    try:
-        fd = root.open_beneath(path, os.O_RDONLY)
-    except (UnsafeName, FileNotFoundError):
-        yield True
-        return
-    try:
-        yield lock_now(fd, fcntl.LOCK_EX)
-    finally:
-        os.close(fd)
-
-
-def lock_now(fd: int, kind: int) -> bool:
-    """Take a lock (fcntl.LOCK_SH or LOCK_EX) without waiting. False when somebody holds it; True where there are no locks."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True

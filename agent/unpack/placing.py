@@ -24,8 +24,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 
 from ...common.errors import Busy, Conflict, Interrupted, ShoalError, StateDamaged, UnsafeName
+from ...common.flock import lock_now
 from ...common.paths import SafeRoot, safe_relative_path
-from ..storage.workfolder import lock_now
 from .members import joined
 from .record import UNPACKED, Record, read_entries, read_record, read_sealed, write_sealed
 from .staging import STAGED, remove_staged

@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ...common.errors import NoSpace, UnsafeName
+from ...common.flock import held_alone, lock_now
 from ...common.paths import SafeRoot
-from ..storage.workfolder import held_alone, lock_now
 from .links import check_links
 from .members import Budget, Member, MemberKind, joined, unsafe
 from .record import Entry, ListWriter

@@ -98,6 +98,13 @@ class HubSource:
             self._intake.warn(f"{self._without_digest} files come without a digest: only their size can be verified")
         self._intake.finish()
 
+    async def read_json(self, path: str) -> JsonObject:
+        """A small JSON object of the repo, parsed. Raises NotFound, ProtocolViolation for anything else, and as `resolve`."""
+        if not self._commit:
+            await self.resolve()
+        repo = repo_path(self._uri.kind, quote(self._uri.repo_id))
+        return await self._api.get_object(f"{repo}/resolve/{self._commit}/{quote(path)}")
+
     async def _ask_commit(self) -> str:
         path = self._api_path()
         if self._revision != DEFAULT_REVISION:

@@ -72,6 +72,8 @@ def _check_job(job: JobState, by_object: dict[int, list[HeldLease]]) -> None:
             here = object_id in job.ready
         if not here or object_id != obj.spec.object_id:
             raise Violation(f"{name}: o{object_id} is {obj.phase} and not in the right queues")
+    begun = {object_id for object_id, obj in job.objects.items() if obj.phase is not Phase.QUEUED}
+    require(job.begun.keys() == begun, f"{name}: {job.begun.keys() ^ begun} are begun and queued at once, or neither")
     remaining += pending
     require(job.remaining == remaining, f"{name}: remaining is {job.remaining}, not {remaining}")
     require(job.open_pending == pending, f"{name}: open_pending is {job.open_pending}, not {pending}")

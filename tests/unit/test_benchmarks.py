@@ -31,6 +31,7 @@ from benchmarks.measure import RunFailed, Usage, measure, rotated, summarize, to
 from benchmarks.origin import Origin, Repo, RepoFile, make_repo
 from benchmarks.swarm_cells import over_bounds
 from benchmarks.tools import TOOLS, Task, environment, verify
+from benchmarks.web import markdown, percentile, summarize_web
 
 ORIGIN = Origin(hub_url="http://127.0.0.1:1", cdn_url="http://127.0.0.1:2", bodies_log=None)
 
@@ -479,3 +480,21 @@ os.close(write)
 os.read(read, 1)  # until the child has ended
 """
     assert run(tmp_path, code).cpu_s > 0.3
+
+
+def test_what_a_page_costs_is_told_by_ratios_within_a_round() -> None:
+    rounds = [
+        {
+            mode: {"wall_s": wall * pace, "answers_s": [0.001 * wall] * 50 if mode == "status" else []}
+            for mode, wall in walls
+        }
+        for pace in (1.0, 3.0)
+        for walls in [(("alone", 2.0), ("page", 2.1), ("status", 2.2))]
+    ]
+    found = summarize_web(rounds)
+    assert found["page_ratio"] == pytest.approx(1.05) and found["status_ratio"] == pytest.approx(1.1)
+    assert (found["answers"], found["status_p99_s"]) == (100, pytest.approx(0.0022))
+    assert percentile([], 0.99) is None and percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 3.0
+    about = {"cpu": "CPU", "cores": 2, "memory_gib": 8, "kernel": "6.1", "load_before": 0.2}
+    text = markdown({"page": found, "size_bytes": 1 << 30, "agents": 2, "runs": 2, "date": "d", "machine": about})
+    assert "| page | 4.20 | 1.050 |" in text and "p99 2.2 ms" in text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.agent.storage.merge import LOCK_EXPIRY_S, LOCK_NAME, LOCK_WAIT_S, manifest_lock, merge_manifest
+from shoal.agent.storage.merge import merge_manifest
 from shoal.common.errors import Busy, NotFound, StateDamaged, UnsafeName
 from shoal.common.lock_file import break_lock
 from shoal.common.manifest import (
@@ -24,6 +24,7 @@ from shoal.common.manifest import (
     verify_folder,
     write_manifest,
 )
+from shoal.common.manifest_lock import LOCK_EXPIRY_S, LOCK_NAME, LOCK_WAIT_S, manifest_lock
 from shoal.common.paths import SafeRoot
 
 WORK = ".shoal"
