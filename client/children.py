@@ -60,7 +60,7 @@ class ChildDaemon:
         """
         asked = {"daemon": self.daemon, "settings": dict(settings), "authority": authority, "folder": folder}
         asked |= {"config": config, "tokens": tokens}
-        self._process = launch(asked, environ)
+        self._process = launch(asked, environ=environ)
         answer = self._read_answer(time.monotonic() + timeout_s)
         if "ready" in answer:
             self.tokens = {Role(role): Secret(text) for role, text in answer.get("tokens", {}).items()}
@@ -109,7 +109,24 @@ class ChildDaemon:
         return found if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
-def launch(asked: Mapping[str, object], environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def python_command(module: str) -> list[str]:
+    """The arguments that run a module of ours in a child of this process."""
+    # -P: a folder that happens to be the working directory must not take the place of installed packages.
+    return [sys.executable, "-P", "-m", module]
+
+
+def child_environ() -> dict[str, str]:
+    """The environment of such a child: this process's, with what it imports from.
+
+    What tells a process that it is a rank of an MPI program stays behind: a child is none, and a tool in it that imports mpi4py
+    would speak in its parent's name.
+    """
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
+    return {**kept, "PYTHONPATH": path}
+
+
+def launch(asked: Mapping[str, object], *, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a child and tell it what it is to be; see `child.py`. Its standard input must stay open as long as it is to run.
 
     Args: environ has more variables for it.
@@ -128,23 +145,6 @@ def launch(asked: Mapping[str, object], environ: Mapping[str, str] | None = None
     except BrokenPipeError:
         pass  # it has ended already: what follows tells why
     return process
-
-
-def python_command(module: str) -> list[str]:
-    """The arguments that run a module of ours in a child of this process."""
-    # -P: a folder that happens to be the working directory must not take the place of installed packages.
-    return [sys.executable, "-P", "-m", module]
-
-
-def child_environ() -> dict[str, str]:
-    """The environment of such a child: this process's, with what it imports from.
-
-    What tells a process that it is a rank of an MPI program stays behind: a child is none, and a tool in it that imports mpi4py
-    would speak in its parent's name.
-    """
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
-    return {**kept, "PYTHONPATH": path}
 
 
 def child_error(told: Any, thing: str, exit_code: int | None) -> ShoalError:

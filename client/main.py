@@ -73,19 +73,19 @@ def run_command(options: argparse.Namespace, given: Mapping[str, object]) -> int
         from .config_cmd import run as run_config
 
         return run_config(options, overrides(options))
-    settings = load(options)
+    settings = load(options, given)
     configure_logs(options.command, settings)
     return _command(options.command)(options, settings)
 
 
-def load(options: argparse.Namespace) -> Settings:
-    """The settings for a command line. Raises UsageError."""
+def load(options: argparse.Namespace, given: Mapping[str, object] | None = None) -> Settings:
+    """The settings for a command line; given ones count where it says nothing. Raises UsageError."""
     from ..common.settings import load_settings
 
     return load_settings(
         environ=os.environ,
         cwd=Path.cwd(),
-        overrides={**given, **overrides(options)},
+        overrides={**(given or {}), **overrides(options)},
         config_file=Path(options.config) if getattr(options, "config", None) else None,
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import re
 import shlex
 import shutil
@@ -54,6 +55,7 @@ TAIL_BYTES = 4000
 
 CONFIGURATION = """\
 ClusterName=shoal
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser={user}
@@ -262,7 +264,9 @@ class SlurmCluster:
 
     def _write_configuration(self) -> None:
         host, user = socket.gethostname().partition(".")[0], pwd.getpwuid(os.getuid()).pw_name
-        text = CONFIGURATION.format(host=host, port=free_port(), user=user, folder=self.folder)
+        # MPICH names shared memory after the job: two clusters on one machine must not have jobs of the same id.
+        first_job = random.Random().randrange(1000, 60_000_000)
+        text = CONFIGURATION.format(first_job=first_job, host=host, port=free_port(), user=user, folder=self.folder)
         for node in self.nodes:
             text += (
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} "
