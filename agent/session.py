@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..common.nas_records import NasReport
 from ..common.records import (
     Acks,
     AgentMessage,
@@ -164,6 +165,7 @@ class Outlook:
     budgets_version: int = 0  # of the last Budgets that are obeyed in full
     lapsed_version: int = 0  # shares of Budgets up to this one ran out
     capacity: Capacity | None = None
+    nas: NasReport | None = None
 
 
 @dataclass(slots=True)
@@ -351,6 +353,7 @@ class SessionCore:
                         sent=outlook.sent,
                         budgets_version=outlook.budgets_version,
                         lapsed_version=outlook.lapsed_version,
+                        nas=outlook.nas,
                     )
                 )
             )

@@ -16,11 +16,12 @@ from .engine.options import EngineOptions
 from .engine.pieces import PiecePolicy
 from .engine.signatures import Sign
 from .engine.units import ListObjects
-from .storage.destination import Destination
+from .storage.destination import Destination, Placed
 from .worker import Worker
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
+    from .nas.copier import Copier
 
 BUFFER_SHARE = 4
 """The buffers get this fraction (one in so many) of `agent.memory_limit`: the rest is for the interpreter and the bookkeeping."""
@@ -99,32 +100,40 @@ def make_worker(
     sign: Sign | None = None,
     read_document: ReadDocument | None = None,
     exclusive: bool = False,
+    live: Callable[[], Settings] | None = None,
+    copier: Copier | None = None,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
     exclusive: this is the coordinator's only agent, and a destination is locked against other runs of the same source into it, as
-    long as the worker uses it.
+    long as the worker uses it. live: the settings in force, for what can change (`common.reloading`). copier: hears of every
+    finished file.
     """
     options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
+    kind = _LockedDestination if exclusive else Destination
 
-    def locked(job: JobSpec) -> Destination:
-        return _LockedDestination(
+    def make_destination(job: JobSpec) -> Destination:
+        destination = kind(
             job,
             root=options.root,
             allow=options.allow_paths,
             sync=options.sync,
             agent_id=agent_id,
+            placed=copier.placed if copier is not None else None,
             places=options.places,
         )
+        if copier is not None:
+            copier.opened(job, destination.path)
+        return destination
 
     return Worker(
         options,
         report=report,
         tell=tell,
         list_objects=list_objects,
-        hub_token=hub_token(settings),
+        hub_token=hub_token(live or settings),
         rng=random.Random(),
-        make_destination=locked if exclusive else None,
+        make_destination=make_destination,
         sign=sign,
         read_document=read_document,
         collect=collect_options(settings, options, version=version, any_tool=exclusive),
@@ -143,8 +152,9 @@ class _LockedDestination(Destination):
         sync: bool,
         agent_id: str,
         places: Path | None = None,
+        placed: Placed | None = None,
     ) -> None:
-        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, places=places)
+        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, places=places, placed=placed)
         self._held = ExitStack()
         self._held.enter_context(self.run_lock())
 

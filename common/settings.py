@@ -17,6 +17,7 @@ from .settings_collect import CollectSettings, ToolsSettings
 from .settings_fields import Key, Section
 from .settings_kinds import BadValue, Context, expand_path
 from .settings_library import LibrarySettings
+from .settings_nas import NasSettings
 from .settings_sources import ConfigFile, Given, Origin, Rank, find_file, from_environment, read_file
 from .settings_table import (
     SECTIONS,
@@ -46,6 +47,7 @@ class Settings:
     s3: Mapping[str, S3Settings] = field(default_factory=dict[str, S3Settings])  # by profile in lower case
     fetch: FetchSettings = field(default_factory=FetchSettings)
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
+    nas: NasSettings = field(default_factory=NasSettings)
     collect: CollectSettings = field(default_factory=CollectSettings)
     tools: ToolsSettings = field(default_factory=ToolsSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case

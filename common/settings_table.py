@@ -36,6 +36,7 @@ from .settings_kinds import (
     url,
 )
 from .settings_library import LibrarySettings
+from .settings_nas import NasSettings
 from .settings_web import WebSettings
 
 
@@ -288,6 +289,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="s3", cls=S3Settings, help="S3-compatible stores: one table per profile.", named=True),
     Section(name="fetch", cls=FetchSettings, help="How bytes are fetched, whatever the source."),
     Section(name="swarm", cls=SwarmSettings, help="Copies for every agent: how chunks travel from agent to agent."),
+    Section(name="nas", cls=NasSettings, help="Copies of finished files on a NAS, beside the downloads."),
     Section(name="collect", cls=CollectSettings, help="URL tables that become datasets: shoal collect."),
     Section(name="tools", cls=ToolsSettings, help="Post-processing of collected data: shoal tools."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),

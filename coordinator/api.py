@@ -19,13 +19,10 @@ from ..common.views import (
     HostView,
     JobStatus,
     JobView,
-    NewToken,
     ObjectView,
     QueueView,
-    Role,
     SubmitRequest,
     Submitted,
-    TokenView,
     TotalsView,
 )
 
@@ -150,16 +147,8 @@ class CoordinatorApi(Protocol):
         "profiles.csv", "overview.json". Raises NotFound."""
         ...
 
-    # ---- credentials
+    # ---- state
 
-    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
-        """Make a credential that is valid for so long, for ever with None. Raises UsageError."""
-        ...
-
-    async def list_tokens(self) -> list[TokenView]:
-        """All credentials, expired ones too."""
-        ...
-
-    async def revoke_token(self, token_id: str) -> None:
-        """Make a credential worthless. Raises NotFound."""
+    def backup(self) -> AsyncIterator[bytes]:
+        """A consistent copy of the database, in blocks of at most 1 MiB. Raises UsageError where there is none, NoSpace."""
         ...

@@ -90,7 +90,7 @@ class Collections:
         self._dataset_of = dataset_of
         self._store = store
         self._work_folder = work_folder
-        self._policy = policy
+        self.policy = policy
         self._wall_clock = wall_clock
         self._plans: dict[str, Plan] = {}
 
@@ -145,7 +145,7 @@ class Collections:
                 make_plan,
                 spec,
                 work=work,
-                policy=self._policy,
+                policy=self.policy,
                 should_stop=stop.is_set,
                 progress=progress,
                 dataset=dataset,

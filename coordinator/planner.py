@@ -62,6 +62,7 @@ def job_rows(
             "profile": request.profile,
             "unpack": request.unpack,
             "unpack_format": request.unpack_format,
+            "nas": request.nas,
         }
         fingerprint = json.dumps(asked, sort_keys=True)
         rows.setdefault(
@@ -214,6 +215,7 @@ class Planner:
             profile=asked.get("profile", ""),
             unpack=asked.get("unpack", ""),
             unpack_format=asked.get("unpack_format", ""),
+            nas=asked.get("nas", ""),
             layout=Layout(asked["layout"]),
             destination=asked["destination"],
             force=asked["force"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import replace
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
@@ -21,20 +21,20 @@ from ..common.views import (
     FleetView,
     HostView,
     JobView,
-    NewToken,
     ObjectStatus,
     ObjectView,
     QueueView,
-    Role,
     SubmitRequest,
     Submitted,
-    TokenView,
     TotalsView,
 )
 from .api import AgentSession, Close, JobFilter, Send
+from .backup import backup_blocks
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
+from .host_policies import HostPolicy, set_policies
+from .identities import IdentityBook
 from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
@@ -43,6 +43,7 @@ from .reading import Meter, Reader
 from .restoring import held_again
 from .sessions import OpenSession, Session
 from .signing import SignedUrl, UrlSigner
+from .sources.policy import Policy
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
@@ -54,9 +55,6 @@ LOAD_MAX = 4096
 WATCH_S = 0.5
 TURN_S = 1.0
 """Longest pause between turns: objects that wait for their next attempt have no event of their own."""
-
-HostPolicy: TypeAlias = tuple[float, float, int]
-"""Requests/s, bytes/s and connections of the whole fleet; 0 is unlimited."""
 
 log = get_logger("coordinator")
 
@@ -102,6 +100,7 @@ class Coordinator:
         self._to_plan: list[str] = []
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+        self.warnings: tuple[str, ...] = ()  # what needs somebody's attention, for people
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -120,11 +119,7 @@ class Coordinator:
             found = await run(store.get_object, lease.object_id) if lease.object_id else None
             spec = found.spec if found and found.status is ObjectStatus.QUEUED else None
             core.restore_lease(held_again(lease, now=now, ttl_s=self._limits.lease_ttl_s), spec)
-        for host, limits in self._host_policies.items():
-            if any(limits):
-                core.hosts.set_policy(host, *limits)
-        for policy in await run(store.host_policies):
-            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s, policy.connections)
+        await set_policies(core, self._store, self._host_policies, before={})
         known: list[PutAgent] = await run(store.agents)
         self._reader = Reader(core, known, version=self._version, started_at=now)
         self._meter = Meter()
@@ -140,6 +135,8 @@ class Coordinator:
         )
         self.tokens = TokenBook(self._store, self._wall_clock)
         await self.tokens.load()
+        self.identities = IdentityBook(self._store, self.tokens)
+        await self.identities.load()
         log.info("coordinator.started", incarnation=incarnation, jobs=len(core.jobs))
 
     async def run(self) -> None:
@@ -347,8 +344,16 @@ class Coordinator:
         await self._durable()
         return next(view for view in self.hosts() if view.host == host.lower())
 
+    async def configure(self, host_policies: Mapping[str, HostPolicy], policy: Policy) -> None:
+        """Take up another configuration: limits of hosts, and what may be fetched."""
+        before, self._host_policies = self._host_policies, host_policies
+        await set_policies(self.core, self._store, host_policies, before=before)
+        self._collections.policy = policy
+        self._wake.set()
+
     def fleet(self) -> FleetView:
-        return self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+        view = self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+        return replace(view, warnings=self.warnings)
 
     def totals(self) -> TotalsView:
         return self._reader.totals()
@@ -404,16 +409,9 @@ class Coordinator:
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
         return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)
 
-    # ---- API: credentials -------------------------------------------------------------------------------------------
-
-    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
-        return await self.tokens.create(role, name, expires_s)
-
-    async def list_tokens(self) -> list[TokenView]:
-        return self.tokens.list()
-
-    async def revoke_token(self, token_id: str) -> None:
-        await self.tokens.revoke(token_id)
+    async def backup(self) -> AsyncIterator[bytes]:
+        async for block in backup_blocks(self._store):
+            yield block
 
     def _view(self, job_id: str) -> JobView:
         return self._reader.job(job_id, self._meter.rate(job_id), active=False)

@@ -12,26 +12,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ...common.digests import digest_of_file, matches
 from ...common.errors import Conflict, NotShared, NotWritable, VerificationFailed
 from ...common.library.state import remember_place
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
-from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
+from ...common.records import Delivery, JobSpec, Layout, ObjectSpec, OriginKind
 from ...common.room import check_room, prove_writable
 from ...common.roots import find_twin, resolve_destination
 from . import workfolder as names
 from .filesystems import disk_error
-from .finishing import finish_job, tidy
+from .finishing import MOVED_NS, finish_job, tidy
 from .layouts import work_folder
 from .opened import OpenDestination
 from .partial import Partial
 from .runlock import run_lock
+
+Placed: TypeAlias = Callable[[JobSpec, Path, str, str, ManifestEntry], None]
+"""Hears of a file under its final name: its job, the destination on this machine, the folder of the layout below it, the file's
+path within the source, and its manifest entry, whose path is below that folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +69,11 @@ class Destination:
         sync: bool,
         agent_id: str,
         places: Path | None = None,
+        placed: Placed | None = None,
     ) -> None:
         """Touches nothing yet. sync: fsync files before they get their final name. places: the library's state folder, in which the
-        destination is noted when the job is whole.
+        destination is noted when the job is whole. placed: hears of every file that has its final name, in the thread that gave it
+        or found it there; it must not raise.
 
         Raises Refused when the destination leaves root or is below none of the allowed folders (if there are any).
         """
@@ -74,6 +81,7 @@ class Destination:
         """The destination folder on this machine; for HUB_CACHE the cache folder that holds ``models--…``."""
         self._job = job
         self._sync = sync
+        self._placed = placed
         self._places = places
         self._agent = names.plain_name(agent_id)
         self._work = work_folder(job)
@@ -160,7 +168,7 @@ class Destination:
             here = self._open()
             fd = here.layout.open_data(spec, digest="", etag=spec.etag)
             if fd is None:
-                return None
+                return self._find_moved(here, spec)
             try:
                 found = os.fstat(fd)
                 digest = self._digest_of_present(here, spec, fd, found)
@@ -169,6 +177,21 @@ class Destination:
             if digest is None:
                 return None
             return self._finish_one(here, spec, found, digest, spec.etag, skipped=True)
+
+    def _find_moved(self, here: OpenDestination, spec: ObjectSpec) -> Published | None:
+        """A file that was removed here after a verified copy on a NAS: it is not fetched again.
+
+        A job that needs the file itself, to unpack it or to pass it on, does not count it. The NAS is not asked: it may hang.
+        """
+        job = self._job
+        if job.layout is not Layout.FOLDER or job.unpack or job.delivery is not Delivery.SPREAD or spec.size is None:
+            return None
+        key = here.layout.entry_path(spec), spec.size, MOVED_NS
+        if spec.digest:
+            digest = spec.digest if here.knows(lambda known: known.has_digest(*key, spec.digest)) else ""
+        else:
+            digest = here.knows(lambda known: known.recorded_digest(*key, job.source, spec.etag))
+        return Published(path=key[0], size=spec.size, digest=digest, skipped=True) if digest else None
 
     def open_published(self, spec: ObjectSpec, *, digest: str, etag: str) -> int | None:
         """A descriptor for reading a file that was published with this digest and ETag, which the caller owns.
@@ -309,19 +332,20 @@ class Destination:
         """The bytes have their name: the layout's metadata, a line in the journal."""
         here.layout.placed(spec, digest=digest, etag=etag, mtime_ns=found.st_mtime_ns)
         path = here.layout.entry_path(spec)
-        here.note(
-            ManifestEntry(
-                path=path,
-                size=found.st_size,
-                digest=digest,
-                etag=spec.etag or etag,
-                mtime_ns=found.st_mtime_ns,
-                source=self._job.source,
-                revision=self._job.revision,
-                commit=self._job.commit,
-            )
+        entry = ManifestEntry(
+            path=path,
+            size=found.st_size,
+            digest=digest,
+            etag=spec.etag or etag,
+            mtime_ns=found.st_mtime_ns,
+            source=self._job.source,
+            revision=self._job.revision,
+            commit=self._job.commit,
         )
+        here.note(entry)
         base = here.layout.base
+        if self._placed is not None:
+            self._placed(self._job, self.path, base, spec.path, entry)
         return Published(path=f"{base}/{path}" if base else path, size=found.st_size, digest=digest, skipped=skipped)
 
     def _open(self) -> OpenDestination:

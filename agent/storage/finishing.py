@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from ...common.digests import digest_of_file
 from ...common.errors import NotFound, ShoalError, StateDamaged, UnsafeName
@@ -19,6 +20,9 @@ from .layouts import FileLayout
 from .merge import merge_manifest, path_key
 from .partials import PartialFolder
 
+MOVED_NS = -1
+"""Stands for the modification time of a file that is not there any more because it was moved to a NAS."""
+
 
 def known_files(job: JobSpec, root: SafeRoot, work: str) -> KnownFiles:
     """What earlier work knows of the files below root; for a forced job only what this very job has fetched already."""
@@ -29,7 +33,8 @@ def known_files(job: JobSpec, root: SafeRoot, work: str) -> KnownFiles:
             return
         try:
             with read_manifest(root, work) as manifest:
-                yield from manifest
+                for entry in manifest:
+                    yield replace(entry, mtime_ns=MOVED_NS) if entry.moved_to else entry
         except (NotFound, StateDamaged):
             return
 
@@ -67,7 +72,7 @@ def finish_job(
                 return (ManifestEntry.from_json(line) for line in file)
 
             about = {"revision": job.revision, "commit": job.commit}
-            merge_manifest(root, work, spooled, source=job.source, about=about)
+            merge_manifest(root, work, spooled, sources={job.source: about})
         finally:
             root.unlink_beneath(spool)
     layout.finish()

@@ -87,7 +87,7 @@ def delete(plan: DeletionPlan) -> Deleted:
     failed: list[tuple[str, str]] = []
     with SafeRoot(plan.base) as root, ExitStack() as held:
         check_nobody_works(root, plan, held)
-        if plan.drops is not None and _exists(root, plan.work):
+        if plan.drops is not None and exists(root, plan.work):
             held.enter_context(manifest_lock(root, plan.work))
         for path in plan.files:
             try:
@@ -219,7 +219,8 @@ def one_revision(commits: Iterable[str], refs: dict[str, str], revision: str, na
     return found[0]
 
 
-def _exists(root: SafeRoot, path: str) -> bool:
+def exists(root: SafeRoot, path: str) -> bool:
+    """Whether there is something at a path below root, a symlink included."""
     try:
         root.stat_beneath(path)
     except (OSError, UnsafeName):
