@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import ExitCode, Interrupted, ShoalError, UsageError
@@ -78,14 +79,14 @@ def run_command(options: argparse.Namespace, given: Mapping[str, object]) -> int
     return _command(options.command)(options, settings)
 
 
-def load(options: argparse.Namespace, given: Mapping[str, object] | None = None) -> Settings:
+def load(options: argparse.Namespace, given: Mapping[str, object] = MappingProxyType({})) -> Settings:
     """The settings for a command line; given ones count where it says nothing. Raises UsageError."""
     from ..common.settings import load_settings
 
     return load_settings(
         environ=os.environ,
         cwd=Path.cwd(),
-        overrides={**(given or {}), **overrides(options)},
+        overrides={**given, **overrides(options)},
         config_file=Path(options.config) if getattr(options, "config", None) else None,
     )
 
