@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import MissingExtra, ShoalError, UsageError
+from ..common.channel import split_host
+from ..common.errors import MissingExtra, Unreachable, UsageError
 from ..common.stopping import on_stop
 from ..common.units import parse_duration
 from .fleet_jobs import read_commands, run_commands, show_fleet
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Generator, Sequence
 
+CONNECT_S = 5.0
+
 
 def launch_ray(options: argparse.Namespace) -> int:
-    """Run the commands. Returns the exit code. Raises UsageError, MissingExtra, TimedOut; ShoalError where there is no cluster."""
+    """Run the commands. Returns the exit code. Raises UsageError, MissingExtra, TimedOut; Unreachable where there is no cluster."""
     commands = read_commands(options.words, options.jobs)
     given = overrides(options)
     if options.state:
@@ -54,12 +58,13 @@ def _cluster(address: str) -> Generator[None]:
         remedy = "start it on a node of the cluster, or as a job: ray job submit -- shoal launch ray …"
         raise UsageError(thing, cause="a client from outside cannot lead a fleet", remedy=remedy)
     try:
+        if address != "auto":
+            socket.create_connection(split_host(address), CONNECT_S).close()  # Ray itself tries for minutes
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         cause = str(error).partition("\n")[0]
-        raise ShoalError(
-            thing, cause=cause, remedy="start one (ray start --head), or name it: --address HOST:6379"
-        ) from None
+        remedy = "start one (ray start --head), or name it: --address HOST:6379"
+        raise Unreachable(thing, cause=cause, remedy=remedy) from None
     try:
         yield
     finally:
