@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 from ...common.digests import matches
 from ...common.errors import Busy, Conflict, NotShared, NotWritable, VerificationFailed
+from ...common.library.state import remember_place
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
@@ -139,6 +140,8 @@ class Destination:
             here = self._open()
             here.layout.entry_path(spec)  # refuses an unsafe name before anything is made for it
             before = self._identity(here, spec)
+            if before is None and (moved := self._find_moved(here, spec)) is not None:
+                return moved
             was = self._waiting.get(spec.object_id, before if before is None else _UNSEEN)
             if was != before:
                 if was is not _UNSEEN:
@@ -222,10 +225,7 @@ class Destination:
             here = self._open()
             fd = here.layout.open_data(spec, digest="", etag=spec.etag)
             if fd is None:
-                moved = digest_of_moved(here, self._job, spec)
-                if moved is None or spec.size is None:
-                    return None
-                return Published(path=here.layout.entry_path(spec), size=spec.size, digest=moved, skipped=True)
+                return self._find_moved(here, spec)
             try:
                 found = os.fstat(fd)
                 digest = digest_of_present(here, self._job, spec, fd, found)
@@ -234,6 +234,12 @@ class Destination:
             if digest is None:
                 return None
             return self._finish_one(here, spec, found, digest, spec.etag, skipped=True)
+
+    def _find_moved(self, here: OpenDestination, spec: ObjectSpec) -> Published | None:
+        digest = digest_of_moved(here, self._job, spec)
+        if digest is None or spec.size is None:
+            return None
+        return Published(path=here.layout.entry_path(spec), size=spec.size, digest=digest, skipped=True)
 
     def open_published(self, spec: ObjectSpec, *, digest: str, etag: str) -> int | None:
         """A descriptor for reading a file that was published with this digest and ETag, which the caller owns.
@@ -315,6 +321,8 @@ class Destination:
             here.release()
             spool = here.temporary()
             finish_job(self._job, here.root, self._work, here.layout, here.partials, objects, spool, here.claims)
+        if self._places is not None:
+            remember_place(self._places, self.path)
 
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""

@@ -69,7 +69,7 @@ def test_errors_become_exit_codes(
     exit_code: int,
     text: str,
 ) -> None:
-    def command(options: object) -> int:
+    def command(options: object, given: object) -> int:
         raise raised
 
     monkeypatch.setattr("shoal.client.main.run_command", command)
