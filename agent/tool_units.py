@@ -17,8 +17,8 @@ from typing import Any
 
 from ..common.errors import Refused, ShoalError
 from ..common.records import Failure, JobSpec, Lease, LeaseRef, Outcome, UnitKind, WorkReport
+from ..common.roots import resolve_destination
 from .engine.reporting import failure_of
-from .storage.roots import resolve_destination
 
 UNITS_AT_ONCE = 2
 """Each unit is a process that keeps a core busy; more than the cores would only take memory. See `ToolUnits.__init__`."""

@@ -31,7 +31,7 @@ from ..common.views import SubmitRequest
 from ..common.wiring import warn_of_open_tls
 from ..coordinator.collecting import work_folder_of
 from ..coordinator.questions import HubQuestions
-from ..coordinator.sources import Source, SourceRequest
+from ..coordinator.sources import Resolved, Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
 from ..coordinator.wiring import make_coordinator, sources
@@ -155,8 +155,8 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
             await deciding
 
 
-async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[str, Source]]:
-    """The sources of a request: canonical URI with commit, and what lists its objects. Fetches nothing."""
+async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[Resolved, Source]]:
+    """The sources of a request, pinned, and what lists their objects. Fetches nothing."""
     async with sources(settings, version=VERSION) as open_source:
         for text in request.uris:
             source = open_source(
@@ -169,7 +169,12 @@ async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[
                 )
             )
             resolved = await source.resolve()
-            yield f"{resolved.source} at {resolved.commit}" if resolved.commit else resolved.source, source
+            yield resolved, source
+
+
+def described(resolved: Resolved) -> str:
+    """A pinned source for people: its URI, with the commit where there is one."""
+    return f"{resolved.source} at {resolved.commit}" if resolved.commit else resolved.source
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ examples:
   shoal submit hf://ORG/NAME --to /data/NAME --coordinator HOST:7070
   shoal status --watch
   shoal tools run resize --data DIR --new-size 128
+  shoal doctor hf://ORG/NAME --to DIR              what would be in the way, and what to do
 
 exit codes: 0 done, 1 failed, 2 usage, 3 not found or no access, 4 coordinator not reachable, 5 no space or not
 writable, 6 verification failed, 7 refused by policy, 130 interrupted
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_commands(command, common)
     _add_tools(command, common)
     _add_daemons(command)
+    _add_doctor(command)
     _add_setup(command, common)
     return parser
 
@@ -298,6 +300,23 @@ def _add_daemons(command: Any) -> None:
     parser.add_argument("--web", metavar="HOST:PORT", help="where its page is (default web.listen)")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where it listens, if it has no page")
     parser.add_argument("--peer-listen", metavar="HOST:PORT", help="where an agent serves its peers")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_doctor(command: Any) -> None:
+    parser = command(
+        "doctor", "Check network, access, disk, machine and fleet, and say what to do where something is wrong."
+    )
+    parser.add_argument("uris", nargs="*", metavar="URI", help="sources that shall be fetched: their access and size")
+    parser.add_argument("--to", metavar="DIR|hf-cache", help="where they shall go (default: as shoal get)")
+    parser.add_argument("--from-file", metavar="FILE|-", help="more URIs, one a line; # comments")
+    parser.add_argument("--profile", metavar="NAME", default="", help="credentials that s3:// sources are asked with")
+    parser.add_argument(
+        "--only", metavar="CHECK", action="append", default=[], help="only these checks (repeatable, or with commas)"
+    )
+    parser.add_argument("--skip", metavar="CHECK", action="append", default=[], help="not these checks")
+    parser.add_argument("--timeout", metavar="TIME", default="20s", help="how long each check may take (default 20s)")
+    parser.add_argument("--list", action="store_true", help="name the checks and what they look at")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

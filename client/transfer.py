@@ -259,13 +259,13 @@ def exit_code(jobs: Sequence[JobView], failed: Sequence[Sequence[ObjectView]]) -
 
 async def _dry_run(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
     from ..common.units import format_size
-    from .embedded import planned
+    from .embedded import described, planned
 
     objects = total = refused = 0
     listing: dict[str, list[dict[str, object]]] = {}
     for request in requests:
-        async for name, source in planned(settings, request):
-            found = listing.setdefault(name, [])
+        async for resolved, source in planned(settings, request):
+            found = listing.setdefault(described(resolved), [])
             async for page in source.pages():
                 for spec in page:
                     objects += 1

@@ -121,6 +121,7 @@ def call_metadata(security: SecuritySettings) -> tuple[tuple[str, str], ...]:
 _CAUSES = (
     ("connection refused", "nothing listens there", "start it with shoal coordinator, or check the address"),
     ("certificate_verify_failed", "its TLS certificate is not trusted", "set security.tls_ca to the authority's file"),
+    ("hostname verification", "its TLS certificate is for another name", "use a name that the certificate holds"),
     ("is not verified", "its TLS certificate is for another name", "use a name that the certificate holds"),
     ("wrong_version_number", "it does not speak TLS", "give it a certificate, or say --insecure here"),
     ("handshake", "the TLS handshake failed", "check security.tls_ca, tls_cert and tls_key on both sides"),

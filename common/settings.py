@@ -97,8 +97,7 @@ def load_settings(
     not given. config_file is ``--config``; without it the usual places are searched.
     Raises: UsageError for the first problem; its remedy tells how many more there are.
     """
-    path = find_file(config_file, environ, cwd)
-    settings, problems = _Loader(environ, cwd, read_file(path) if path else None, overrides or {}, environ).load()
+    settings, problems = load_anyway(environ=environ, cwd=cwd, overrides=overrides, config_file=config_file)
     if problems:
         error = problems[0].error()
         if len(problems) > 1:
@@ -106,6 +105,18 @@ def load_settings(
             raise UsageError(error.thing, cause=error.cause, remedy=f"{error.remedy}; {more}" if error.remedy else more)
         raise error
     return settings
+
+
+def load_anyway(
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    overrides: Mapping[str, object] | None = None,
+    config_file: Path | None = None,
+) -> tuple[Settings, list[Problem]]:
+    """As `load_settings`, with the default wherever a value is bad, and every problem. Raises UsageError for an unreadable file."""
+    path = find_file(config_file, environ, cwd)
+    return _Loader(environ, cwd, read_file(path) if path else None, overrides or {}, environ).load()
 
 
 def check_file(path: Path, *, environ: Mapping[str, str], cwd: Path) -> list[Problem]:

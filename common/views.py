@@ -304,6 +304,7 @@ class FleetView:
     bytes_waiting: int = 0
     units_leased: int = 0
     rate_bytes_per_s: float = 0.0
+    epoch_s: float = 0.0  # what the coordinator's clock shows, seconds since 1970; 0: it does not tell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -288,6 +288,7 @@ def encode_fleet(view: FleetView) -> admin.Fleet:
         bytes_waiting=view.bytes_waiting,
         units_leased=view.units_leased,
         rate_bytes_per_s=view.rate_bytes_per_s,
+        epoch_s=view.epoch_s,
     )
 
 
@@ -306,6 +307,7 @@ def decode_fleet(fleet: admin.Fleet) -> FleetView:
         bytes_waiting=count(fleet.bytes_waiting, "Fleet.bytes_waiting"),
         units_leased=count(fleet.units_leased, "Fleet.units_leased"),
         rate_bytes_per_s=amount(fleet.rate_bytes_per_s, "Fleet.rate_bytes_per_s"),
+        epoch_s=amount(fleet.epoch_s, "Fleet.epoch_s"),
     )
 
 

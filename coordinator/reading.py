@@ -341,8 +341,8 @@ class Reader:
             ),
         )
 
-    def fleet(self, now: float, rate: float) -> FleetView:
-        """Everything in one look."""
+    def fleet(self, now: float, rate: float, epoch_s: float) -> FleetView:
+        """Everything in one look. epoch_s: seconds since 1970, by this machine."""
         statuses = [view.status for view in self.agents(now)]
         queue = self.queue()
         return FleetView(
@@ -358,4 +358,5 @@ class Reader:
             bytes_waiting=sum(view.bytes_waiting for view in queue),
             units_leased=len(self._core.leases),
             rate_bytes_per_s=rate,
+            epoch_s=epoch_s,
         )

@@ -348,7 +348,7 @@ class Coordinator:
         return next(view for view in self.hosts() if view.host == host.lower())
 
     def fleet(self) -> FleetView:
-        return self._reader.fleet(self._now(), self._meter.total_rate())
+        return self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
 
     def totals(self) -> TotalsView:
         return self._reader.totals()

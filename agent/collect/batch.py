@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ...common.collect_records import SUCCESS, CollectSpec, Content, HostProfile, Restart
+from ...common.collect_records import SUCCESS, CollectSpec, Content, HostProfile, ImageEncoding, Restart
 from ...common.errors import ShoalError
 from ...common.records import Outcome, Tally
 from ...common.retry import Backoff
@@ -32,6 +32,7 @@ from .footer import Footer, tally_of
 from .gate import HostGate
 from .image_pool import ImageJob, ImagePool, ImageResult
 from .images import ImageMade, ImageOrder, ImageRefused
+from .jpeg_head import plain_jpeg_size
 from .place import Place, remove_folder
 from .recorder import Recorder
 from .results import Assembly, Old, errors_again, merged_tally, published
@@ -329,6 +330,10 @@ class BatchRun:
         if self._spec.content is Content.ANY:
             self._settle(row, fetched, share, fetched.body)
             return
+        size = plain_jpeg_size(fetched.body) if self._order.encoding is ImageEncoding.ORIGINAL else None
+        if size is not None and size[0] * size[1] <= self._order.pixels_max:
+            self._settle(row, fetched, share, fetched.body, size=size)
+            return
 
         def made(result: ImageResult | ShoalError) -> None:
             self._made_one(job, row, fetched, share, result)
@@ -355,9 +360,16 @@ class BatchRun:
         self._changed.set()
 
     def _settle(
-        self, row: int, fetched: Fetched, share: Share, stored: bytes | bytearray, made: ImageMade | None = None
+        self,
+        row: int,
+        fetched: Fetched,
+        share: Share,
+        stored: bytes | bytearray,
+        made: ImageMade | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        """The row is a success. Without ``made`` the bytes are no image of ours, and their digest is still to come."""
+        """The row is a success. Without ``made`` the bytes are as they were served, and their digest is still to come; size: of an
+        image, (height, width)."""
         entry = Entry(
             row,
             SUCCESS,
@@ -372,6 +384,8 @@ class BatchRun:
         if made is not None:
             entry.original_md5, entry.stored_md5 = made.original_md5, made.stored_md5
             entry.original_size, entry.stored_size = made.original_size, made.stored_size
+        elif size is not None:
+            entry.original_size = entry.stored_size = size
         self._record(entry, share)
 
     def _record(self, entry: Entry, share: Share | None) -> None:

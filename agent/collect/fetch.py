@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +29,7 @@ from .answers import (
 from .budget import Share
 from .gate import Answer, HostGate
 from .segments import IMAGES_BYTES_MAX
+from .stopwatch import Stopwatch, Stopwatches
 
 ELSEWHERE_S: Final = 30.0  # that a row waits for the turn of another host, where a redirect leads
 _STEP_BYTES: Final = 64 << 10  # of a body whose length is not known
@@ -80,7 +80,12 @@ class Fetcher:
         self.waiting: set[asyncio.Task[object]] = (
             set()
         )  # those who wait for a host's turn, and could as well be stopped
+        self._watches = Stopwatches(spec.request_timeout_s)
         self._accept = _ACCEPT if spec.content is Content.IMAGE else _ACCEPT_ANY
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._watches.close()
 
     async def fetch(self, url: str, host: str, share: Share, timing: Timing | None = None) -> Fetched | Failed:
         """Fetch a URL of the batch's host. The bytes are held in ``share``, whatever comes of it.
@@ -88,15 +93,15 @@ class Fetcher:
         Waiting for a host's turn and for memory does not count against the request's time.
         """
         try:
-            async with asyncio.timeout(None) as timer:
-                return await self._follow(url, host, _Stopwatch(timer, self._spec.request_timeout_s), share, timing)
+            async with asyncio.Timeout(None) as timer:
+                return await self._follow(url, host, self._watches.watch(timer), share, timing)
         except TimeoutError:
             self._gate.seen(host, Answer.TIMEOUT)
             limit_s = self._spec.request_timeout_s
             return Failed(ErrorCode.NETWORK, f"it was not fetched within {limit_s:g} s", retry=True)
 
     async def _follow(
-        self, url: str, host: str, watch: _Stopwatch, share: Share, timing: Timing | None
+        self, url: str, host: str, watch: Stopwatch, share: Share, timing: Timing | None
     ) -> Fetched | Failed:
         seen: set[str] = set()
         own = host
@@ -116,50 +121,69 @@ class Fetcher:
         self,
         target: Url,
         host: str,
-        watch: _Stopwatch,
+        watch: Stopwatch,
         share: Share,
         timing: Timing | None,
         seen: set[str],
         *,
         own: bool,
     ) -> Fetched | Failed | Url:
-        """One hop within its host's budget; a Url is where to go on. own: the host is the batch's own."""
-        async with AsyncExitStack() as stack:
-            if not await self._turn(stack, host, own=own):
-                return Failed(
-                    ErrorCode.NETWORK, f"{shown(host, 100)}, where it redirects to, was not free in time", retry=True
-                )
-            watch.start()
-            try:
-                outcome = await self._ask(target, host, watch, share, timing if own else None)
-                if isinstance(outcome, Url):
-                    seen.add(target.text)
-                    if outcome.text in seen:
-                        raise RedirectRefused(target.label, cause="the redirects go in a circle")
-                    if len(seen) > self._spec.redirects_max:
-                        raise RedirectRefused(target.label, cause=f"more than {self._spec.redirects_max} redirects")
-                return outcome
-            except ShoalError as error:
-                failure, kind = of_error(error)
-                if kind is not None:
-                    self._gate.seen(host, kind)
-                return failure
-            finally:
-                watch.stop()
+        """One hop within its host's budget; a Url is where to go on. own: the host is the batch's own.
 
-    async def _turn(self, stack: AsyncExitStack, host: str, *, own: bool) -> bool:
-        """Wait until the host may be asked; for another one than the batch's own not for ever, as no run ends on its account."""
+        For the turn of another one it does not wait for ever, as no run ends on its account.
+        """
+        if own:
+            return await self._in_turn(target, host, watch, share, timing, seen, None)
+        try:
+            async with asyncio.timeout(ELSEWHERE_S) as patience:
+                return await self._in_turn(target, host, watch, share, None, seen, patience)
+        except TimeoutError:
+            return Failed(
+                ErrorCode.NETWORK, f"{shown(host, 100)}, where it redirects to, was not free in time", retry=True
+            )
+
+    async def _in_turn(
+        self,
+        target: Url,
+        host: str,
+        watch: Stopwatch,
+        share: Share,
+        timing: Timing | None,
+        seen: set[str],
+        patience: asyncio.Timeout | None,
+    ) -> Fetched | Failed | Url:
+        """Wait until the host may be asked, and ask. patience: for the waiting alone."""
         task = asyncio.current_task()
         assert task is not None
         self.waiting.add(task)
         try:
-            async with asyncio.timeout(None if own else ELSEWHERE_S):
-                await stack.enter_async_context(self._gate.request(host))
-        except TimeoutError:
-            return False
+            async with self._gate.request(host):
+                self.waiting.discard(task)
+                if patience is not None:
+                    patience.reschedule(None)
+                watch.start()
+                try:
+                    outcome = await self._ask(target, host, watch, share, timing)
+                    if isinstance(outcome, Url):
+                        self._count(outcome, target, seen)
+                    return outcome
+                except ShoalError as error:
+                    failure, kind = of_error(error)
+                    if kind is not None:
+                        self._gate.seen(host, kind)
+                    return failure
+                finally:
+                    watch.stop()
         finally:
             self.waiting.discard(task)
-        return True
+
+    def _count(self, onward: Url, target: Url, seen: set[str]) -> None:
+        """One redirect more. Raises RedirectRefused."""
+        seen.add(target.text)
+        if onward.text in seen:
+            raise RedirectRefused(target.label, cause="the redirects go in a circle")
+        if len(seen) > self._spec.redirects_max:
+            raise RedirectRefused(target.label, cause=f"more than {self._spec.redirects_max} redirects")
 
     async def _forbidden(self, target: Url, host: str) -> Failed | None:
         """What stands against asking at all: the rules of this job, and what the host says in robots.txt."""
@@ -177,7 +201,7 @@ class Fetcher:
         return await self._robots(target, host) if self._robots is not None else None
 
     async def _ask(
-        self, target: Url, host: str, watch: _Stopwatch, share: Share, timing: Timing | None
+        self, target: Url, host: str, watch: Stopwatch, share: Share, timing: Timing | None
     ) -> Fetched | Failed | Url:
         """One hop; a Url is where to go on. Raises ShoalError."""
         began_s = self._clock()
@@ -212,7 +236,7 @@ class Fetcher:
                 timing.size = len(outcome.body) if isinstance(outcome, Fetched) else -1
             return outcome
 
-    async def _take(self, response: Response, watch: _Stopwatch, share: Share) -> Fetched | Failed:
+    async def _take(self, response: Response, watch: Stopwatch, share: Share) -> Fetched | Failed:
         headers = response.headers
         robots_tag = shown(", ".join(headers.get_all("x-robots-tag")), 200) if "x-robots-tag" in headers else ""
         if robots_tag and self._spec.respect_ai_opt_out and opted_out(robots_tag):
@@ -226,7 +250,7 @@ class Fetcher:
         etag = shown(headers.get("etag"), 200)
         return Fetched(body, response.status, content_type, etag, robots_tag, int(self._wall_clock() * 1e6))
 
-    async def _body(self, response: Response, watch: _Stopwatch, share: Share) -> bytearray | Failed:
+    async def _body(self, response: Response, watch: Stopwatch, share: Share) -> bytearray | Failed:
         """The whole body, without its content coding; what is too large is dropped at once."""
         limit = min(self._spec.body_bytes_max, IMAGES_BYTES_MAX)
         coding = ",".join(response.headers.elements("content-encoding")).lower()
@@ -257,7 +281,7 @@ class Fetcher:
         return await self._inflated(body, coding, watch, share, response.url)
 
     async def _inflated(
-        self, body: bytearray, coding: str, watch: _Stopwatch, share: Share, thing: str
+        self, body: bytearray, coding: str, watch: Stopwatch, share: Share, thing: str
     ) -> bytearray | Failed:
         """A body that came compressed although nobody asked for it, as far as it stays within the limit."""
         if coding not in ("gzip", "x-gzip", "deflate"):
@@ -279,35 +303,6 @@ class Fetcher:
         except zlib.error:
             raise ProtocolViolation(thing, cause=f"the body is not {coding}, as its Content-Encoding says") from None
         return plain
-
-
-class _Stopwatch:
-    """The request's time: runs while the server is the one who is waited for."""
-
-    __slots__ = ("_left_s", "_loop", "_timer")
-
-    def __init__(self, timer: asyncio.Timeout, limit_s: float) -> None:
-        self._timer = timer
-        self._left_s = limit_s
-        self._loop = asyncio.get_running_loop()
-
-    def start(self) -> None:
-        self._timer.reschedule(self._loop.time() + self._left_s)
-
-    def stop(self) -> None:
-        ends_s = self._timer.when()
-        # One that has run out stays so: stopped too late, it has cancelled the task already.
-        if ends_s is not None and not self._timer.expired():
-            self._left_s = max(0.0, ends_s - self._loop.time())
-            self._timer.reschedule(None)
-
-    async def waits(self, wait: Awaitable[None]) -> None:
-        """Wait for something that the server has no part in."""
-        self.stop()
-        try:
-            await wait
-        finally:
-            self.start()
 
 
 def _onward(target: Url, response: Response) -> Url:

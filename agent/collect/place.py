@@ -17,8 +17,8 @@ from typing import BinaryIO, Final, Protocol
 from ...common.dataset_schema import ERRORS, SUCCESSES
 from ...common.errors import NoSpace, NotShared, NotWritable
 from ...common.paths import SafeRoot
+from ...common.roots import resolve_destination
 from ..storage.filesystems import disk_error
-from ..storage.roots import resolve_destination
 from ..storage.workfolder import plain_name
 from .footer import Footer, footer_of_pair
 

@@ -85,6 +85,7 @@ class JobSide:
 
     async def close(self) -> None:
         """Close connections and descriptors. No lease may be under way."""
+        self.fetcher.close()
         await self.client.aclose()
         await self._crew.run(self.place.close).wait()
 

@@ -12,8 +12,8 @@ from ...common.errors import Changed, NotWritable
 from ...common.manifest import WORK_FOLDER
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec
+from ...common.roots import resolve_destination
 from ..storage.layouts import base_folder, work_folder
-from ..storage.roots import resolve_destination
 from .options import EngineOptions
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
-from ..storage.filesystems import filesystem_type, is_memory
+from ...common.mounts import filesystem_type, is_memory
 
 if TYPE_CHECKING:
     import ssl

@@ -23,14 +23,14 @@ from ...common.library.state import remember_place
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
+from ...common.room import check_room, prove_writable
+from ...common.roots import find_twin, resolve_destination
 from . import workfolder as names
 from .filesystems import disk_error
 from .finishing import finish_job, tidy
 from .layouts import work_folder
 from .opened import OpenDestination
 from .partial import Partial
-from .room import check_room
-from .roots import find_twin, resolve_destination
 from .runlock import run_lock
 
 
@@ -101,9 +101,7 @@ class Destination:
                         raise
                     continue  # a job that ended took the empty folders away meanwhile
                 break
-            probe = here.temporary()
-            here.write_new(probe, [b"x"], sync=False)
-            here.root.unlink_beneath(probe)
+            prove_writable(here.root, here.temporary(), here.temporary())
             here.layout.begin()
 
     def check_shared(self) -> None:

@@ -13,16 +13,17 @@ from typing import TypeVar
 from ...common.errors import ShoalError
 from ...common.flock import lock_now
 from ...common.manifest import ManifestEntry
+from ...common.mounts import filesystem_type, is_memory, is_network
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec
+from ...common.roots import ignores_case
 from . import workfolder as names
-from .filesystems import boot_id, filesystem_type, is_memory, is_network
+from .filesystems import boot_id
 from .finishing import known_files
 from .journal import Journal
 from .known import KnownFiles
 from .layouts import FileLayout, layout_for
 from .partials import PartialFolder
-from .roots import ignores_case
 
 T = TypeVar("T")
 

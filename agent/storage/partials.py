@@ -13,9 +13,9 @@ from ...common.flock import held_alone, lock_now
 from ...common.intervals import IntervalSet
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, ObjectSpec
+from ...common.room import preallocate
 from .chunkmap import ChunkMapWriter, read_map
 from .partial import MAP, PART, Partial, map_names, remove_maps
-from .room import preallocate
 from .workfolder import object_identity, object_key, object_prefix
 
 _OPEN_TRIES = 5  # a file that is renamed or removed between open and lock is opened anew

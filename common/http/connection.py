@@ -87,6 +87,12 @@ class Connection(asyncio.BufferedProtocol):
         return str(tls.version() or "") if tls is not None else ""
 
     @property
+    def certificate(self) -> bytes:
+        """The certificate that the server showed, in DER; empty without TLS."""
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None and self._via_tls else None
+        return bytes(tls.getpeercert(binary_form=True) or b"") if tls is not None else b""
+
+    @property
     def at_rest(self) -> bool:
         """Open, the answer read to its end, and not a byte more than that has come."""
         return self._body.done and not self._busy and self._start == self._end and self.is_open

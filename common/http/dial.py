@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from ..errors import ConnectFailed, ProtocolViolation, Refused, TimedOut
 from .connection import Connection
@@ -16,9 +16,6 @@ from .message import request_head
 from .proxies import proxy_authorization, proxy_label
 from .tls import TlsContexts, handshake_failure
 from .url import Url, host_port, is_ip_literal
-
-if TYPE_CHECKING:
-    import ssl
 
 RACE_DELAY_S: Final = 0.25  # Connection Attempt Delay of RFC 8305 section 8
 ADDRESSES_MAX: Final = 8  # of one name; a longer answer does not make a dead host slower to give up
@@ -79,19 +76,21 @@ class Dialer:
 
         Raises ConnectFailed, TimedOut, TlsFailed, ProtocolViolation (of a proxy), UsageError (an unusable CA bundle).
         """
-        context = self._tls.get() if route.scheme == "https" else None
-        connection = await self._open(route)
-        if context is None:
+        if route.scheme == "https":
+            self._tls.get()  # before anybody is bothered: the CA bundle may be unusable
+        connection = await self.connect(route)
+        if route.scheme != "https":
             return connection
         try:
             if route.proxy is not None:
-                await self._ask_for_tunnel(connection, route, route.proxy)
-            return await self._secure(connection, route, context)
+                await self.tunnel(connection, route, route.proxy)
+            return await self.secure(connection, route)
         except BaseException:
             connection.abort()
             raise
 
-    async def _open(self, route: Route) -> Connection:
+    async def connect(self, route: Route) -> Connection:
+        """The TCP connection alone: to the proxy where there is one. Raises ConnectFailed, TimedOut."""
         loop = asyncio.get_running_loop()
         host, port = (route.host, route.port) if route.proxy is None else (route.proxy.host, route.proxy.port)
         try:
@@ -103,7 +102,7 @@ class Dialer:
         except TimeoutError:
             raise self._too_slow(route, "connection") from None
         except OSError as error:
-            raise ConnectFailed(route.label, cause=_connect_cause(error)) from error
+            raise ConnectFailed(route.label, cause=connect_cause(error)) from error
         try:
             _, connection = await loop.create_connection(lambda: self._connection(loop, via_tls=False), sock=sock)
         except BaseException:
@@ -139,8 +138,8 @@ class Dialer:
             raise Refused(route.label, cause=f"it leads to {reason}", remedy="allow private addresses if that is meant")
         return permitted
 
-    async def _ask_for_tunnel(self, connection: Connection, route: Route, proxy: Url) -> None:
-        """CONNECT, RFC 9110 section 9.3.6."""
+    async def tunnel(self, connection: Connection, route: Route, proxy: Url) -> None:
+        """CONNECT, RFC 9110 section 9.3.6. Raises ConnectFailed, TimedOut, ProtocolViolation, Truncated."""
         target = host_port(route.host, route.port)
         fields = [("Host", target), ("User-Agent", self._user_agent)]
         if authorization := proxy_authorization(proxy):
@@ -157,12 +156,13 @@ class Dialer:
         if not connection.at_rest:
             raise ProtocolViolation(route.label, cause="the proxy sent bytes of its own into the tunnel")
 
-    async def _secure(self, connection: Connection, route: Route, context: ssl.SSLContext) -> Connection:
-        """Start TLS on a plain connection; returns the connection above it.
+    async def secure(self, connection: Connection, route: Route) -> Connection:
+        """Start TLS on a plain connection; returns the connection above it. Raises TlsFailed, ConnectFailed, TimedOut, UsageError.
 
         Not by ``create_connection(ssl=...)``: we need the TCP transport in hand, to pause it and to close it at once.
         """
         loop = asyncio.get_running_loop()
+        context = self._tls.get()
         inner = self._connection(loop, via_tls=True)
         carrier = connection.detach()
         if carrier is None:
@@ -198,7 +198,8 @@ class Dialer:
         return TimedOut(route.label, cause=f"no {what} within {self._limits.connect_timeout_s:g} s")
 
 
-def _connect_cause(error: OSError) -> str:
+def connect_cause(error: OSError) -> str:
+    """Why a connection did not come about, in a few words."""
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved: {error.strerror}"
     return (os.strerror(error.errno) if error.errno else str(error)).lower()

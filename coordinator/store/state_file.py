@@ -9,16 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...common.errors import Busy, NotWritable, UsageError
-
-_NETWORK_TYPES = frozenset(
-    {
-        *("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "9p", "ceph", "beegfs", "afs", "coda", "orangefs"),
-        *("pvfs2", "panfs", "wekafs", "glusterfs", "gfs2", "ocfs2", "dvs", "vboxsf", "acfs"),
-    }
-)
-"""Types on which SQLite's locks or fsync cannot be relied on (https://www.sqlite.org/howtocorrupt.html, section 2.1)."""
-
-_LOCAL_FUSE_TYPES = frozenset({"fuse.fuse-overlayfs", "fuse.mergerfs"})
+from ...common.mounts import bears_database, filesystem_type
 
 
 def refuse_network(path: Path, mounts: Iterable[str] | None = None) -> None:
@@ -26,36 +17,13 @@ def refuse_network(path: Path, mounts: Iterable[str] | None = None) -> None:
 
     mounts stands in for the lines of ``/proc/self/mountinfo`` (proc(5)). Where those cannot be read, nothing is refused.
     """
-    kind = _filesystem_type(path, _read_mounts() if mounts is None else mounts)
-    remote_fuse = kind.startswith("fuse.") and kind not in _LOCAL_FUSE_TYPES
-    if kind in _NETWORK_TYPES or kind == "fuse" or remote_fuse:
+    kind = filesystem_type(path, mounts)
+    if not bears_database(kind):
         raise UsageError(
             f"state folder {path.parent}",
             cause=f"it lies on a network file system ({kind}), where a database can be damaged",
             remedy="name a folder on a local disk with --state",
         )
-
-
-def _read_mounts() -> list[str]:
-    try:
-        return Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return []
-
-
-def _filesystem_type(path: Path, mounts: Iterable[str]) -> str:
-    real = os.path.realpath(path)
-    longest, found = -1, ""
-    for line in mounts:
-        before, dash, after = line.partition(" - ")
-        fields = before.split(" ")
-        if not dash or len(fields) < 5:
-            continue
-        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-        below = real == point or real.startswith(point.rstrip("/") + "/")
-        if below and len(point) >= longest:  # of several mounts over one point the last is the one seen
-            longest, found = len(point), after.split(" ")[0]
-    return found
 
 
 class StateLock:

@@ -152,7 +152,7 @@ class SpaceQuery:
 @routes.get("/api/space", summary="Free space at a destination", errors=(400, 403, 404))
 async def get_space(site: Site, *, query: SpaceQuery) -> Room:
     """As the coordinator's machine sees the folder. Agents on other machines look for themselves before they fetch."""
-    check_destination(site, query.destination)
+    check_destination(site.settings, query.destination)
     if query.destination in ("", HUB_CACHE):
         folder = site.settings.hub.cache
     else:

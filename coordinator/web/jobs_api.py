@@ -33,6 +33,7 @@ from .routing import Routes
 from .site import Site
 
 if TYPE_CHECKING:
+    from ...common.settings import Settings
     from ..api import JobFilter
 
 HUB_CACHE = "hf-cache"
@@ -43,9 +44,9 @@ routes = Routes("jobs")
 @routes.post("/download", summary="Fetch sources", status=202, errors=(403, 409))
 async def download(site: Site, *, body: DownloadBody) -> Downloads:
     """One job is made of each URI; on return they survive a restart. Follow them with GET /api/jobs/{job_id} or the events."""
-    check_destination(site, body.destination)
+    check_destination(site.settings, body.destination)
     if body.unpack not in ("", "auto"):
-        check_destination(site, body.unpack)
+        check_destination(site.settings, body.unpack)
     destination, layout = submit_layout(body.destination)
     uris = [(await source_of(site, text)).canonical() for text in body.uris]
     submitted = await site.api.submit(
@@ -83,9 +84,9 @@ def _real_file(site: Site, uri: FileUri) -> FileUri:
     return FileUri(path=str(real))
 
 
-def check_destination(site: Site, destination: str) -> None:
+def check_destination(settings: Settings, destination: str) -> None:
     """Raise UsageError for what is no absolute folder, Refused for one that `web.destinations` does not hold."""
-    allowed = site.settings.web.destinations
+    allowed = settings.web.destinations
     if destination in ("", HUB_CACHE):
         if allowed and HUB_CACHE not in allowed:
             raise Refused("destination", cause="the Hub's cache is not among web.destinations")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...common.errors import Conflict, ShoalError, UsageError
+from ...common.errors import ShoalError, UsageError
 from ...common.library.freshness import ref_of
 from ...common.library.library import Library
-from ...common.library.quantization import group_files
 from ...common.library.query import Query
 from ...common.library.records import Check, Freshness, Model, Place
-from ...common.records import Layout
-from ...common.uri import HubUri, parse_uri
+from ...common.library.update import update_request
+from ...common.uri import HubUri
 from ...common.views import SubmitRequest
-from ..inspecting import Found, look_at
+from ..inspecting import look_at
 from ..sources.base import SourceRequest
+from .jobs_api import HUB_CACHE, check_destination
 from .library_api import (
     DeleteBody,
     Deletion,
@@ -143,61 +142,24 @@ class SiteLibrary:
 
     async def _request_for(self, model: Model) -> SubmitRequest:
         """What brings a model's newest revision to where it lies. Raises ShoalError where nothing can."""
-        if not model.source:
-            raise Conflict(model.path, cause="nothing says where it came from", remedy="fetch it anew from its source")
-        into_cache = model.place is Place.HUB_CACHE
-        if into_cache and Path(model.path).parent != self._settings.hub.cache:
-            raise Conflict(model.path, cause=f"agents write to the cache {self._settings.hub.cache}, not to this one")
-        uri = parse_uri(model.source)
-        if isinstance(uri, HubUri):
-            named = ref_of(model)
-            if named is None:
-                raise Conflict(model.repo_id, cause="it was fetched by commit, so nothing newer is wanted")
-            uri = HubUri(kind=uri.kind, repo_id=uri.repo_id, revision=named[0])
-        include = await self._include_for(model, uri) if isinstance(uri, HubUri) else ()
-        root = self._settings.agent.root
-        folder = Path(model.path)
-        if not into_cache and not folder.is_relative_to(root):
-            raise Conflict(model.path, cause=f"agents write below agent.root {root} only")
-        return SubmitRequest(
-            uris=(uri.canonical(),),
-            destination="" if into_cache else f"/{folder.relative_to(root)}",
-            layout=Layout.HUB_CACHE if into_cache else Layout.FOLDER,
-            include=include,
-        )
+        named = ref_of(model)
+        commit = named[1].commit if named is not None else ""
+        files = await asyncio.to_thread(self._library.files, model)
+        have = [file.path for file in files if commit in file.commits or not file.commits]
+        request = await update_request(model, have, self._list_files, root=self._settings.agent.root)
+        is_cache = model.place is Place.HUB_CACHE and Path(model.path).parent == self._settings.hub.cache
+        check_destination(self._settings, HUB_CACHE if is_cache else request.destination)
+        return request
 
-    async def _include_for(self, model: Model, uri: HubUri) -> tuple[str, ...]:
-        """Globs for the files of the newest revision that are wanted: who fetched one quantization wants no others."""
+    async def _list_files(self, uri: HubUri) -> list[tuple[str, int | None]]:
         found = await look_at(SourceRequest(uri=uri), self._open_source)
-        there = {file.path for file in await asyncio.to_thread(self._library.files, model)}
-        wanted = wanted_files(found, there)
-        if not wanted or len(wanted) == len(found.files):
-            return ()
-        return tuple(escape(path) for path in wanted)
+        return [(file.path, file.size) for file in found.files]
 
     async def _newest(self, uri: HubUri) -> str:
         return (await self._open_source(SourceRequest(uri=uri)).resolve()).commit
 
     def _find_all(self, model_ids: Sequence[str]) -> list[Model]:
         return [self._library.find(model_id) for model_id in model_ids]
-
-
-def wanted_files(found: Found, there: set[str]) -> list[str]:
-    """Which files of a new revision belong to a copy that has these files of an older one.
-
-    Those that are there; all weights of a quantization of which some are there, by its label, as names of shards change with their
-    number; what is no weight, if any such file is there.
-    """
-    grouping = group_files(((file.path, file.size) for file in found.files), repo_id=found.repo_id)
-    before = group_files(((path, None) for path in there), repo_id=found.repo_id)
-    labels = {(row.kind, row.label) for row in (*before.variants, *before.sidecars)}
-    wanted = {file.path for file in found.files if file.path in there}
-    for row in (*grouping.variants, *grouping.sidecars):
-        if (row.kind, row.label) in labels:
-            wanted.update(row.files)
-    if before.rest:
-        wanted.update(grouping.rest)
-    return [file.path for file in found.files if file.path in wanted]
 
 
 def _shown(model: Model, checks: Mapping[str, Check]) -> ShownModel:

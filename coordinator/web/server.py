@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import os
 import secrets
 import socket
 import ssl
@@ -241,7 +242,7 @@ def _bind(listen: str) -> socket.socket:
     except OSError as error:
         raise UsageError(
             f"web.listen {listen}",
-            cause=f"it cannot be listened on: {error.strerror or error}",
+            cause=f"it cannot be listened on: {os.strerror(error.errno) if error.errno else error}",
             remedy="stop the other program, or choose another address",
         ) from None
 

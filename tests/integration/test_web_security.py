@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import io
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from shoal.common.views import Role
 from shoal.coordinator.web.routing import Route
 from shoal.coordinator.web.server import ROUTES
 from shoal.coordinator.web.sessions import TRIES_PER_ADDRESS
+from support.tls import make_certificate
 from support.web import PASSWORD, PASSWORD_HASH, WebSite, web_site
 
 ALWAYS = {"web.login": "always", "web.password_hash": PASSWORD_HASH}
@@ -362,6 +365,27 @@ async def test_a_site_that_would_let_anybody_in_does_not_start(
         error = error.exceptions[0]
     assert isinstance(error, UsageError) and cause in str(error)
     assert "hunter2" not in str(error)
+
+
+async def test_over_tls_the_cookie_is_for_tls_alone(tmp_path: Path) -> None:
+    pem = make_certificate(tmp_path, now=datetime.datetime.now(datetime.UTC))
+    overrides = {
+        "web.listen": "0.0.0.0:0",
+        "web.tls_cert": str(pem),
+        "web.tls_key": str(pem),
+        "web.password_hash": PASSWORD_HASH,
+    }
+    async with web_site(tmp_path, overrides) as site, site.client() as http:
+        url = f"https://127.0.0.1:{site.server.port}"
+        trust = ssl.create_default_context(cafile=str(pem))
+        async with http.get(f"{url}/api/status", ssl=trust) as answer:
+            assert answer.status == 401
+        body = {"user": "admin", "password": PASSWORD}
+        async with http.post(f"{url}/api/login", json=body, headers={"Origin": url}, ssl=trust) as answer:
+            assert answer.status == 200 and "Secure" in answer.headers["Set-Cookie"]
+            assert answer.headers["Strict-Transport-Security"]
+        async with http.get(f"{url}/api/status", ssl=trust) as answer:
+            assert answer.status == 200
 
 
 async def test_insecure_is_open_and_still_no_other_sites_tool(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class HubSite:
         match head.segments[self._prefix.count("/") :]:
             case ["api", "whoami-v2"]:
                 return Route(kind="whoami", respond=self._whoami)
+            case ["api", kind] if kind in KINDS:
+                return Route(kind="info", respond=self._list)
             case ["api", "resolve-cache", kind, *rest] if kind in KINDS and rest:
                 key, rest = self._repos.split(kind, rest)
                 return self._file_route("file", key, rest, self._small_file)
@@ -223,6 +225,9 @@ class HubSite:
             "X-Xet-Token-Expiration": str(expires),
         }
         return json_answer({"casUrl": self._xet_url, "accessToken": token, "exp": expires}, headers=headers)
+
+    def _list(self, head: RequestHead, faults: list[Fault]) -> Answer:
+        return json_answer([])
 
     def _whoami(self, head: RequestHead, faults: list[Fault]) -> Answer:
         if self._repos.token(head) is None:

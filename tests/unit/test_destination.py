@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from shoal.agent.storage import filesystems, room, roots
+from shoal.agent.storage import filesystems
 from shoal.agent.storage.cleaning import clean_folder
 from shoal.agent.storage.destination import Destination
-from shoal.agent.storage.filesystems import disk_error, filesystem_type, is_network
+from shoal.agent.storage.filesystems import disk_error
 from shoal.agent.storage.partial import Partial
+from shoal.common import room, roots
 from shoal.common.errors import (
     Busy,
     Conflict,
@@ -32,6 +33,7 @@ from shoal.common.errors import (
     VerificationFailed,
 )
 from shoal.common.manifest import ManifestEntry, read_manifest, verify_folder
+from shoal.common.mounts import filesystem_type, is_network
 from shoal.common.paths import SafeRoot
 from shoal.common.records import JobSpec, Layout, ObjectSpec, OriginKind
 

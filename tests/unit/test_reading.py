@@ -349,8 +349,9 @@ def test_the_fleet_in_one_look(bench: Bench) -> None:
     bench.running("j1", 2 * MIB, 2 * MIB, now=100.0)
     bench.running("j2", MIB, now=100.0)
     bench.core.cancel("j2")
-    view = bench.reader.fleet(100.0, 7.0)
+    view = bench.reader.fleet(100.0, 7.0, 1.7e9)
     assert (view.version, view.incarnation, view.uptime_s, view.rate_bytes_per_s) == ("1.2", 3, 0.0, 7.0)
+    assert view.epoch_s == 1.7e9
     assert (view.agents_alive, view.agents_late, view.agents_lost) == (1, 1, 1)
     assert (view.jobs_active, view.jobs_ended, view.units_leased) == (1, 1, 2)
     assert (view.objects_waiting, view.bytes_waiting) == (0, 4 * MIB)

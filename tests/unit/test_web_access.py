@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+import sys
 from itertools import count
 from typing import Any
 
@@ -276,3 +278,20 @@ def test_what_is_no_hash_is_refused_and_not_repeated(text: str) -> None:
 def test_passwords_that_are_none(password: str) -> None:
     with pytest.raises(UsageError):
         hash_password(password)
+
+
+def test_without_a_page_nothing_of_it_is_imported() -> None:
+    code = (
+        "import sys, shoal.coordinator.daemon, shoal.client.options; "
+        "print({'aiohttp', 'jinja2', 'prometheus_client', 'shoal.coordinator.web'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+def test_a_password_is_hashed_on_the_command_line() -> None:
+    run = [sys.executable, "-m", "shoal.client.main", "web", "password"]
+    made = subprocess.run(run, input="correct horse battery\n", capture_output=True, text=True, check=True)
+    assert PasswordHash(made.stdout).matches("correct horse battery") and "horse" not in made.stdout + made.stderr
+    short = subprocess.run(run, input="short\n", capture_output=True, text=True)
+    assert (short.returncode, short.stdout) == (2, "") and "8 to 1024 characters" in short.stderr

@@ -613,6 +613,7 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             bytes_waiting=counts,
             units_leased=counts,
             rate_bytes_per_s=amounts,
+            epoch_s=amounts,
         ),
     ),
     ("token", token_views),

@@ -161,7 +161,7 @@ class QueuedJob(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., status: _Optional[_Union[_job_service_pb2.JobStatus, str]] = ..., name: _Optional[str] = ..., paused: bool = ..., priority: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ...) -> None: ...
 
 class Fleet(_message.Message):
-    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s")
+    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "epoch_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class Fleet(_message.Message):
     BYTES_WAITING_FIELD_NUMBER: _ClassVar[int]
     UNITS_LEASED_FIELD_NUMBER: _ClassVar[int]
     RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_S_FIELD_NUMBER: _ClassVar[int]
     version: str
     incarnation: int
     uptime_s: float
@@ -186,7 +187,8 @@ class Fleet(_message.Message):
     bytes_waiting: int
     units_leased: int
     rate_bytes_per_s: float
-    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ...) -> None: ...
+    epoch_s: float
+    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., epoch_s: _Optional[float] = ...) -> None: ...
 
 class Token(_message.Message):
     __slots__ = ("token_id", "role", "name", "created_at", "expires_at")

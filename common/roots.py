@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...common.errors import Refused
-from ...common.paths import SafeRoot
+from .errors import Refused
+from .paths import SafeRoot
 
 
 def resolve_destination(destination: str, *, root: Path, allow: Sequence[Path]) -> Path:

@@ -1,22 +1,52 @@
-"""Is there room for a job, and how a file of known size takes its place."""
+"""Can a folder be written, is there room for a job, and how a file of known size takes its place."""
 
 from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...common.errors import NoSpace
+from .errors import NoSpace
+
+if TYPE_CHECKING:
+    from .safe_root import SafeRoot
 
 
-def check_room(folder: Path, *, total_bytes: int, total_objects: int, files_each: int) -> None:
+PROBE_BYTES = 4096  # a whole block: some file systems keep less than that in the inode, and a full disk would not show
+
+
+def prove_writable(root: SafeRoot, path: str, renamed: str) -> None:
+    """Do to a small file all that a download does to one: make it, write, sync, rename, remove. Nothing of it stays.
+
+    path and renamed are free names below root, in one folder. Raises OSError, UnsafeName.
+    """
+    fd = root.open_beneath(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    at = path
+    try:
+        os.write(fd, bytes(PROBE_BYTES))
+        os.fsync(fd)
+        root.replace_beneath(path, renamed)
+        at = renamed
+        root.unlink_beneath(renamed)
+    except BaseException:
+        with suppress(OSError):
+            root.unlink_beneath(at)
+        raise
+    finally:
+        os.close(fd)
+
+
+def check_room(folder: Path, *, total_bytes: int, total_objects: int, files_each: int, on: Path | None = None) -> None:
     """Raise NoSpace when a job certainly does not fit into folder.
 
-    files_each is how many files (inodes) one object makes. What of the job is there already is not known here, so when room
-    looks short, all that lies in the folder counts as the job's own: a folder that is complete is never refused, and a disk
-    that is too full for the rest is noticed again when each file takes its place.
+    files_each is how many files (inodes) one object makes. on is a folder of the same file system, where folder is yet to
+    be made. What of the job is there already is not known here, so when room looks short, all that lies in the folder counts
+    as the job's own: a folder that is complete is never refused, and a disk that is too full for the rest is noticed again
+    when each file takes its place.
     """
-    room = os.statvfs(folder)
+    room = os.statvfs(on or folder)
     short_bytes = total_bytes - room.f_bavail * room.f_frsize
     # File systems that make inodes as they need them report none at all.
     short_files = total_objects * files_each - room.f_favail if room.f_files else 0
