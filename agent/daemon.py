@@ -7,6 +7,7 @@ import os
 import random
 import socket
 from contextlib import AbstractAsyncContextManager, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.errors import ExitCode, UsageError
@@ -55,6 +56,7 @@ async def serve(settings: Settings, *, version: str) -> int:
             connect=open_link,
             rng=random.Random(),
             hub_cache=settings.hub.cache,
+            home=settings.agent.root if settings.agent.root != Path("/") else None,
             exchange=exchange,
         )
         worker = make_worker(

@@ -284,6 +284,7 @@ class Heartbeat:
     sent: int = 0  # bytes sent to peers since the process began
     budgets_version: int = 0  # of the last Budgets that the agent obeys in full
     lapsed_version: int = 0  # shares of Budgets up to this one ran out at the agent: it uses them no more
+    disk: tuple[int, int] = (0, 0)  # free and all bytes where it writes when nobody names another place; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,8 @@ def _encode_heartbeat(beat: Heartbeat) -> pb.Heartbeat:
         sent=beat.sent,
         budgets_version=beat.budgets_version,
         lapsed_version=beat.lapsed_version,
+        disk_free=beat.disk[0],
+        disk_total=beat.disk[1],
     )
 
 
@@ -223,6 +225,7 @@ def _decode_heartbeat(beat: pb.Heartbeat) -> Heartbeat:
         sent=count(beat.sent, "Heartbeat.sent"),
         budgets_version=count(beat.budgets_version, "Heartbeat.budgets_version"),
         lapsed_version=count(beat.lapsed_version, "Heartbeat.lapsed_version"),
+        disk=(count(beat.disk_free, "Heartbeat.disk_free"), count(beat.disk_total, "Heartbeat.disk_total")),
     )
 
 

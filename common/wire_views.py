@@ -216,6 +216,8 @@ def encode_agent(view: AgentView) -> admin.Agent:
         sent_bytes=view.sent_bytes,
         bad_chunks=view.bad_chunks,
         cut_off=view.cut_off,
+        disk_free_bytes=view.disk_free_bytes,
+        disk_total_bytes=view.disk_total_bytes,
     )
 
 
@@ -240,6 +242,8 @@ def decode_agent(agent: admin.Agent) -> AgentView:
         sent_bytes=count(agent.sent_bytes, "Agent.sent_bytes"),
         bad_chunks=count(agent.bad_chunks, "Agent.bad_chunks"),
         cut_off=agent.cut_off,
+        disk_free_bytes=count(agent.disk_free_bytes, "Agent.disk_free_bytes"),
+        disk_total_bytes=count(agent.disk_total_bytes, "Agent.disk_total_bytes"),
     )
 
 

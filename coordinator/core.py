@@ -314,7 +314,7 @@ class Core:
         if beat.capacity is not None:
             agent.capacity = beat.capacity
         agent.memory = beat.memory or agent.memory
-        agent.sent = beat.sent or agent.sent
+        agent.sent, agent.disk = beat.sent or agent.sent, beat.disk
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
             if lease is not None and progress.arrived > lease.arrived:

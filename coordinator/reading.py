@@ -291,6 +291,8 @@ class Reader:
             sent_bytes=agent.sent,
             bad_chunks=agent.bad_chunks,
             cut_off=agent.cut_off,
+            disk_free_bytes=agent.disk[0],
+            disk_total_bytes=agent.disk[1],
         )
 
     def _agent_status(self, agent: AgentState, now: float) -> AgentStatus:
