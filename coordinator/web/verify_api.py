@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ...common.manifest import ManifestEntry, ProblemKind
 from ...common.records import Layout
 from ...common.uri import HubUri, parse_uri
 from ...common.views import SubmitRequest
+from ..sources.base import SourceRequest
 from .models import Downloads, SubmittedJob, job_of
 from .routing import Routes
 from .schema import described
@@ -83,18 +84,42 @@ async def get_verification(site: Site, *, model_id: str) -> ModelVerification:
     return _shown(site.verifications.find(model_id))
 
 
-@routes.post("/api/models/repair", summary="Fetch again what a verification found wrong", status=202, errors=(404, 409))
+@routes.post(
+    "/api/models/repair",
+    summary="Fetch again what a verification found wrong",
+    status=202,
+    asks_origin=True,
+    errors=(403, 404, 409, 429, 502, 503),
+)
 async def repair_model(site: Site, *, body: ModelId) -> Downloads:
     """One job for each revision that wrong files are of. What is right is left alone."""
     turn = site.verifications.wrong(body.model_id)
-    requests = repair_requests(turn.model, [each.entry for each in turn.problems], root=site.settings.agent.root)
+    entries = [each.entry for each in turn.problems]
+    moved = frozenset(
+        [pair for pair in {(each.source, each.commit) for each in entries} if await _has_moved(site, *pair)]
+    )
+    requests = repair_requests(turn.model, entries, root=site.settings.agent.root, moved=moved)
     submitted = [each for request in requests for each in await site.api.submit(request)]
     return Downloads(jobs=tuple(SubmittedJob(created=each.created, job=job_of(each.job)) for each in submitted))
 
 
-def repair_requests(model: Model, entries: Iterable[ManifestEntry], *, root: Path) -> list[SubmitRequest]:
-    """What brings wrong files back, each from the revision that it is of. root: what agents take destinations below. Raises Conflict
-    for files of which nothing tells where they came from."""
+async def _has_moved(site: Site, source: str, commit: str) -> bool:
+    """Whether a source is at another commit by now. Raises ShoalError."""
+    if not source or not commit:
+        return False
+    resolved = await site.open_source(SourceRequest(uri=parse_uri(source))).resolve()
+    return resolved.commit != commit
+
+
+def repair_requests(
+    model: Model, entries: Iterable[ManifestEntry], *, root: Path, moved: Collection[tuple[str, str]] = ()
+) -> list[SubmitRequest]:
+    """What brings wrong files back, each from the revision that it is of.
+
+    Args: root is what agents take destinations below; moved are the sources, with the commit that was fetched, that are at another
+    one now. The others are asked for by the name that they were fetched by, so that the manifest goes on to call them that.
+    Raises Conflict for files of which nothing tells where they came from.
+    """
     folder = Path(model.path)
     is_cache = model.place is Place.HUB_CACHE
     if not folder.is_relative_to(root):
@@ -109,10 +134,10 @@ def repair_requests(model: Model, entries: Iterable[ManifestEntry], *, root: Pat
         wanted.setdefault((entry.source, entry.commit), []).append(path)
     return [
         SubmitRequest(
-            uris=(_unpinned(source),),
+            uris=(_unpinned(source) if (source, commit) in moved else source,),
             destination=f"/{(folder.parent if is_cache else folder).relative_to(root)}",
             layout=Layout.HUB_CACHE if is_cache else Layout.FOLDER,
-            revision=commit,
+            revision=commit if (source, commit) in moved else "",
             include=tuple(glob.escape(path) for path in paths),
             force=True,
         )

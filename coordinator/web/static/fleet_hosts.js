@@ -34,8 +34,9 @@ export function updateHost(row, host) {
   setBadge(said.firstElementChild.firstElementChild, CONDITIONS[host.condition] ?? ["unknown", "", host.condition]);
   const why = [MEANINGS[host.condition], host.blocked_s > 0 && `${format.duration(host.blocked_s)} more`].filter(Boolean).join(", ");
   setText(said.querySelector(".sub"), why);
-  const measured = host.rate_measured > 0 ? `${format.number(host.rate_measured)} of ` : "";
-  setText(requests.firstElementChild, `${measured}${format.limit(host.rate_now || host.requests_per_s, format.number)}`);
+  const most = host.rate_now || host.requests_per_s;
+  const measured = host.rate_measured > 0 ? `${format.number(host.rate_measured)}${most > 0 ? " of " : ", "}` : "";
+  setText(requests.firstElementChild, `${measured}${format.limit(most, format.number)}`);
   setText(bandwidth.firstElementChild, format.limit(host.bytes_per_s, format.rate));
   setText(connections.firstElementChild, format.limit(host.connections, format.count));
   const met = [

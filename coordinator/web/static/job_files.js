@@ -8,6 +8,7 @@ import { note } from "./shell.js";
 
 const STEP = 100;
 const STATES = { queued: ["waiting", "", "Waiting"], done: ["done", "ok", "Done"], failed: ["failed", "bad", "Failed"] };
+const NOT_FETCHED = ["cancelled", "", "Not fetched"];
 const REFRESH_MS = 3000;
 
 /** The card of a job's files. It asks again, now and then, while the job goes on and the card shows its first page. */
@@ -26,6 +27,7 @@ export class JobFiles {
   /** The job as it is now. */
   note(job) {
     if (this._status === null) this._build(job);
+    this._ended = Boolean(job.ended_at);
     const seen = `${job.objects_done} ${job.objects_failed} ${job.objects_total} ${job.status}`;
     if (seen === this._seen) return;
     const isFirst = this._seen === "";
@@ -54,7 +56,7 @@ export class JobFiles {
     this._box.replaceChildren(
       el("header", { class: "card-head" }, el("h2", { text: name }), el("div", { class: "segments", role: "group", "aria-label": "Which files" }, ...choices)),
       this._trouble,
-      el("div", { class: "table-box" }, el("table", { class: "rows stack" }, el("caption", { class: "sr", text: name }), el("thead", {}, el("tr", {}, ...head)), this._rows)),
+      el("div", { class: "table-box" }, el("table", { class: "rows stack tight" }, el("caption", { class: "sr", text: name }), el("thead", {}, el("tr", {}, ...head)), this._rows)),
       this._none,
       this._more,
     );
@@ -89,7 +91,7 @@ export class JobFiles {
   }
 
   _show() {
-    keep(this._rows, this._files, { key: (file) => file.object_id, make: row, update: updateRow });
+    keep(this._rows, this._files, { key: (file) => file.object_id, make: row, update: (box, file) => updateRow(box, file, this._ended) });
     this._more.hidden = this._cursor === null;
     this._none.hidden = this._files.length > 0;
     setText(this._none, { failed: "Nothing failed.", queued: "Nothing waits.", done: "Nothing is done yet." }[this._status] ?? "No files are known yet.");
@@ -100,12 +102,12 @@ function row(file) {
   return el("tr", {}, el("th", { scope: "row", class: "name" }, el("span", { text: file.path })), el("td", { "data-label": "State" }), el("td", { class: "num", "data-label": "Size" }, el("span")), el("td", { class: "muted", "data-label": "By" }, el("span")));
 }
 
-function updateRow(box, file) {
+function updateRow(box, file, ended) {
   const [, status, size, by] = box.children;
-  const said = `${file.status} ${file.skipped} ${file.failures}`;
+  const said = `${file.status} ${file.skipped} ${file.failures} ${ended}`;
   if (status.dataset.said !== said) {
     status.dataset.said = said;
-    status.replaceChildren(badge(file.skipped ? ["done", "ok", "There before"] : STATES[file.status]));
+    status.replaceChildren(badge(file.skipped ? ["done", "ok", "There before"] : ended && file.status === "queued" ? NOT_FETCHED : STATES[file.status]));
     box.querySelector(".why")?.remove();
     if (file.failure && file.status !== "done") {
       const tries = file.failures > 1 ? ` (tried ${format.count(file.failures)} times)` : "";

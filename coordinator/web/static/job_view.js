@@ -47,7 +47,9 @@ export class JobView {
       this._build(detail.job);
       this._take(detail);
       const { samples } = await get(`/api/jobs/${part(this._id)}/history`);
-      if (!this._closed) this._plot.set(samples);
+      if (this._closed) return;
+      this._plot.set(samples);
+      this._speedCard.hidden = Boolean(detail.job.ended_at) && samples.length < 2;
     } catch (error) {
       if (!this._closed) this._box.replaceChildren(backLink(), note(error, () => this._load()));
     }
@@ -63,9 +65,11 @@ export class JobView {
     this._figures = el("dl", { class: "job-figures" });
     this._note = el("div", { "aria-live": "polite" });
     const plotBox = el("div", { class: "plot" });
+    this._speedCard = card("Speed", plotBox);
     this._copies = el("section", { class: "card", "aria-label": "Copies by agent", hidden: true });
+    this._byAgent = el("p", { class: "hint" });
     this._active = el("ul", { "aria-label": "Files under way" });
-    this._activeCard = card("Under way", this._active);
+    this._activeCard = card("Under way", this._byAgent, this._active);
     this._facts = el("dl", { class: "facts" });
     const files = el("section", { class: "card" });
     this._box.replaceChildren(
@@ -73,7 +77,7 @@ export class JobView {
       el("div", { class: "job-top" }, el("div", {}, el("h1", { text: title(job) }), this._state), this._acts),
       el("section", { class: "card", "aria-label": "Progress" }, this._bar, this._figures),
       this._note,
-      card("Speed", plotBox),
+      this._speedCard,
       this._copies,
       this._activeCard,
       files,
@@ -96,7 +100,7 @@ export class JobView {
     this._showFigures(job);
     this._showNote(job);
     if (!job.ended_at) this._plot.add({ at: this._live.takenAt || Date.now() / 1000, rate: isTable(job) ? job.rows_per_s : job.rate_bytes_per_s });
-    this._showCopies(detail.replicas);
+    this._showCopies(detail.replicas, job);
     this._showActive(detail.active);
     this._showFacts(job);
     this._files.note(job);
@@ -151,7 +155,7 @@ export class JobView {
     else if (job.status === "done") this._note.append(el("div", { class: "note ok" }, icon("done"), el("strong", { text: "All of it is there, and verified" }), el("span", {}, "In ", el("code", { text: job.destination || "the Hub's cache" }))));
   }
 
-  _showCopies(replicas) {
+  _showCopies(replicas, job) {
     this._copies.hidden = replicas.length === 0;
     if (replicas.length === 0) return;
     if (!this._copies.firstElementChild) {
@@ -169,13 +173,15 @@ export class JobView {
           cells[1].dataset.status = copy.status;
           cells[1].replaceChildren(badge(COPIES[copy.status] ?? ["unknown", "", copy.status]), copy.failure ? el("span", { class: "sub", text: copy.failure.text }) : "");
         }
-        [copy.bytes_done, copy.from_origin, copy.from_peers].forEach((bytes, index) => setText(cells[index + 2].firstElementChild, format.size(bytes)));
+        const share = job.bytes_total ? ` (${format.percent(copy.bytes_done, job.bytes_total)} %)` : "";
+        [format.size(copy.bytes_done) + share, format.size(copy.from_origin), format.size(copy.from_peers)].forEach((text, index) => setText(cells[index + 2].firstElementChild, text));
       },
     });
   }
 
   _showActive(active) {
     this._activeCard.hidden = active.length === 0;
+    setText(this._byAgent, this._saidByAgent(active));
     keep(this._active, active.slice(0, ACTIVE_SHOWN), {
       key: (file) => file.object_id,
       make: (file) => el("li", { class: "active-file" }, el("div", { class: "head" }, el("span", { class: "path", text: file.path }), el("span", { class: "muted num" })), el("canvas", { class: "chunk-map", role: "img" }), el("span", { class: "sub" })),
@@ -186,6 +192,14 @@ export class JobView {
         setText(row.querySelector(".sub"), `${PHASES[file.phase] ?? file.phase}${file.agents.length ? ` by ${file.agents.join(", ")}` : ""}`);
       },
     });
+  }
+
+  /** What each agent has in hand, and how fast it is. */
+  _saidByAgent(active) {
+    const files = new Map();
+    for (const name of active.flatMap((file) => file.agents)) files.set(name, (files.get(name) ?? 0) + 1);
+    const rates = new Map([...this._live.agents.values()].map((agent) => [agent.name, agent.rate_bytes_per_s]));
+    return [...files].sort().map(([name, count]) => `${name}: ${format.counted(count, "file")}${rates.has(name) ? `, ${format.rate(rates.get(name))}` : ""}`).join(" · ");
   }
 
   _showFacts(job) {

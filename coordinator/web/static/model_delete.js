@@ -14,7 +14,7 @@ export async function askAndDelete(model, name, revision = "") {
   const plan = await post("/api/models/delete", { ...wanted, dry_run: true });
   const yes = await ask({
     title: revision ? `Delete revision ${name}?` : `Delete ${name}?`,
-    body: [frees(plan), el("p", {}, "From ", el("code", { text: model.path })), ...stays(plan)],
+    body: [frees(plan, revision ? 0 : model.files), el("p", {}, "From ", el("code", { text: model.path })), ...stays(plan)],
     yes: `Delete, free ${format.size(plan.frees_bytes)}`,
     danger: true,
     picture: "delete",
@@ -29,9 +29,9 @@ export async function askAndDelete(model, name, revision = "") {
   return true;
 }
 
-function frees(plan) {
+function frees(plan, files) {
   if (plan.files === 0) return el("p", { text: "There is nothing here that Shoal knows to be its own, so it deletes nothing." });
-  return el("p", {}, el("span", { class: "figure", text: format.size(plan.frees_bytes) }), el("br"), el("span", { class: "muted", text: `become free; ${format.counted(plan.files, "file")} go for good` }));
+  return el("p", {}, el("span", { class: "figure", text: format.size(plan.frees_bytes) }), el("br"), el("span", { class: "muted", text: `become free; ${format.counted(files || plan.files, "file")} go for good` }));
 }
 
 function stays(plan) {

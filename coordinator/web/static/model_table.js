@@ -106,7 +106,7 @@ export class ModelTable {
 
   _actions(id, name) {
     const button = (action, picture, word, run) =>
-      el("button", { type: "button", class: "quiet", "data-action": action, title: word, "aria-label": `${word} ${name}`, onclick: (event) => run(event.currentTarget, this._model(id)) }, icon(picture), action === "update" ? word : null);
+      el("button", { type: "button", class: "quiet", "data-action": action, title: word, "aria-label": `${word} ${name}`, onclick: (event) => run(event.currentTarget, this._model(id)) }, icon(picture), action === "update" ? word : el("span", { class: "word", text: word }));
     return [
       button("update", "update", "Update", (own, model) => act(own, () => this._with.update([model]))),
       button("verify", "verify", "Verify", (own, model) => act(own, () => verify(model, nameOf(model)))),

@@ -148,7 +148,7 @@ export function split(parts, show) {
     const fill = el("span", { class: kind });
     fill.style.flexGrow = whole ? value / whole : 0;
     bar.append(fill);
-    const share = whole ? ` (${format.percent(value, whole)} %)` : "";
+    const share = whole ? ` (${Math.round((100 * value) / whole)} %)` : "";
     legend.append(el("div", {}, el("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), el("span", { text: name }), el("span", { class: "num", text: show(value) + share })));
   }
   return [bar, legend];
