@@ -30,7 +30,7 @@ FILES: dict[str, Any] = {
     HOSTILE: b"harmless",
     "README.md": b"# tiny",
 }
-SLOWLY = {"SHOAL_FETCH_RATE_LIMIT": "4MiB"}  # so that there is something to watch
+SLOWLY = {"SHOAL_FETCH_RATE_LIMIT": "2MiB"}  # so that there is something to watch
 
 
 @pytest.fixture

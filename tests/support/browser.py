@@ -35,13 +35,15 @@ WIDE, NARROW = (1280, 900), (360, 780)
 
 _NAMELESS = """
 const named = (element) => {
-  const labelled = (element.getAttribute('aria-labelledby') || '').split(' ').map((id) => document.getElementById(id)?.textContent || '').join('');
+  const ids = (element.getAttribute('aria-labelledby') || '').split(' ');
+  const labelled = ids.map((id) => document.getElementById(id)?.textContent || '').join('');
   const labels = [...(element.labels || [])].map((label) => label.textContent).join('');
   const text = element.matches('button, a, summary, [role=img], [role=progressbar]') ? element.textContent : '';
   return [element.getAttribute('aria-label'), labelled, labels, text, element.alt].some((each) => (each || '').trim());
 };
 const shown = (element) => element.checkVisibility();
-return [...document.querySelectorAll('a, button, input, select, textarea, summary, img, dialog, canvas, [role=img], [role=progressbar]')]
+const wanted = 'a, button, input, select, textarea, summary, img, dialog, canvas, [role=img], [role=progressbar]';
+return [...document.querySelectorAll(wanted)]
   .filter((element) => shown(element) && !named(element)).map((element) => element.outerHTML.slice(0, 200));
 """
 _UNTOLD_TABLES = """

@@ -1,0 +1,206 @@
+"""Every page in a real browser: without anything, with much, with hostile names, by keyboard alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from shoal.common.records import Capacity, Hello
+from shoal.common.views import JobStatus, SubmitRequest
+from support.browser import Browser, chromium
+from support.contents import SyntheticFile
+from support.hub import StandInHub, hub_in_thread
+from support.hub_repo import HubRepo
+from support.web import WebSite, web_site
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("browser")]
+
+PAGES = ("/", "/activity", "/library", "/fleet", "/collections")
+HOSTILE = "<img src=x onerror=window.hacked=1>\"'&<script>window.hacked=1</script>"
+JOBS = 1000
+MODELS = 10_000
+ENDED_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as made:
+        yield made
+
+
+@pytest.fixture
+def hub() -> Iterator[StandInHub]:
+    files: dict[str, Any] = {
+        "tiny-Q4_K_M.gguf": SyntheticFile(1 << 20, seed=1),
+        f"{HOSTILE}.txt".replace("/", "_"): b"x",
+    }
+    with hub_in_thread([HubRepo("acme/tiny-GGUF", files)]) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+async def site(tmp_path: Path, hub: StandInHub) -> AsyncIterator[WebSite]:
+    overrides = {"hub.endpoint": [hub.url], "library.roots": [str(tmp_path / "models")], "library.refresh": "60s"}
+    async with web_site(tmp_path, overrides) as made:
+        yield made
+
+
+async def test_pages_without_anything_say_what_to_do(browser: Browser, site: WebSite) -> None:
+    words = {
+        "/": "Bring something home",
+        "/activity": "Nothing is under way",
+        "/library": "Nothing is on disk yet",
+        "/fleet": "No agent has come yet",
+        "/collections": "No table was collected yet",
+    }
+
+    def look() -> None:
+        for path in PAGES:
+            browser.open(site.url + path)
+            browser.says("main", words[path])
+            browser.check_page()
+        browser.open(f"{site.url}/login")  # nobody needs it here: on to the first page
+        browser.until("the first page", lambda: browser.driver.current_url == f"{site.url}/")
+        browser.open(f"{site.url}/activity?job=none-such")
+        browser.says("#job", "There is no job with this id")
+        browser.open(f"{site.url}/?uri=acme/none-such")
+        browser.says("#look-state", "has no such model")
+        browser.says("#look-state", "What helps: ")
+
+    await asyncio.to_thread(look)
+
+
+async def test_everything_by_keyboard(browser: Browser, site: WebSite) -> None:
+    def drive() -> None:
+        browser.open(f"{site.url}/activity")
+        browser.keys(Keys.TAB)
+        assert browser.run("return document.activeElement.className") == "skip"
+        browser.keys(Keys.ENTER)
+        assert browser.run("return document.activeElement.id") == "main"
+        browser.tab_to("[data-state=active]", most=1)
+        browser.open(f"{site.url}/")
+        assert browser.run("return document.activeElement.id") == "uri"
+        browser.keys("acme/tiny-GGUF", Keys.ENTER)
+        browser.says("#found-name", "acme/tiny-GGUF")
+        browser.tab_to("#group-rows input")
+        browser.keys(Keys.SPACE)
+        browser.says("#sum-picked", "Nothing is picked")
+        assert not browser.one("#start").is_enabled()
+        browser.keys(Keys.SPACE)
+        browser.tab_to("input[name=place]")
+        browser.keys(Keys.ARROW_DOWN)
+        browser.until("the folder to be next", lambda: browser.run("return document.activeElement.id") == "folder")
+        browser.keys("/data/tiny")
+        browser.says("#sum-space", "free in")
+        browser.tab_to("#start")
+        browser.keys(Keys.ENTER)
+        browser.until("the job's page", lambda: "/activity?job=" in browser.driver.current_url)
+        browser.ready()
+        browser.says("#job h1", "acme/tiny-GGUF")
+        browser.tab_to("[data-action=cancel]")
+        browser.keys(Keys.ENTER)
+        browser.one("dialog")
+        browser.keys(Keys.ESCAPE)
+        browser.until("the dialog to close", lambda: not browser.all("dialog"))
+        assert browser.run("return document.activeElement.dataset.action") == "cancel", "the focus went astray"
+        browser.keys(Keys.ENTER)
+        browser.one("dialog")
+        browser.tab_to("dialog button[value=yes]")
+        browser.keys(Keys.ENTER)
+        browser.says("#job .state", "Cancelled")
+        browser.check_page()
+
+    await asyncio.to_thread(drive)
+
+
+async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite, hub: StandInHub) -> None:
+    async with site.client() as http:
+        headers = await site.csrf(http)
+        body = {"uris": ["acme/tiny-GGUF"], "destination": "/data/x", "name": HOSTILE}
+        async with http.post(f"{site.url}/download", json=body, headers=headers) as answer:
+            job_id = (await answer.json())["jobs"][0]["job"]["job_id"]
+    capacity = Capacity(slots=1, units_max=1, bytes_max=1)
+    hello = Hello(agent_id="a1", name=HOSTILE[:60], version=HOSTILE, capacity=capacity)
+    await site.coordinator.open_session(hello, lambda _message: None, lambda _reason: None)
+
+    def look() -> None:
+        browser.open(f"{site.url}/?uri=acme/tiny-GGUF")
+        browser.click("input[value=files]")
+        browser.says("#file-rows", "<img src=x onerror=")
+        browser.open(f"{site.url}/activity")
+        browser.says("#jobs", HOSTILE)
+        browser.open(f"{site.url}/activity?job={job_id}")
+        browser.says("#job h1", HOSTILE)
+        browser.says("#job .tight", "<img src=x onerror=")
+        browser.check_page()
+        browser.open(f"{site.url}/fleet")
+        browser.says("#agents", "<img src=x")
+        browser.says("#queue", HOSTILE)
+        browser.check_page()
+        for path in (
+            "/?uri=%3Cscript%3Ewindow.hacked=1%3C/script%3E",
+            "/activity?job=%3Cscript%3E",
+            "/library?search=%3Cscript%3E",
+        ):
+            browser.open(site.url + path)
+        assert not browser.run("return window.hacked")
+        browser.check_console()
+
+    await asyncio.to_thread(look)
+
+
+async def test_pages_stay_small_with_a_thousand_jobs_and_ten_thousand_models(
+    browser: Browser, site: WebSite, tmp_path: Path
+) -> None:
+    uris = tuple(f"hf://acme/none-{number}" for number in range(JOBS))
+    submitted = await site.coordinator.submit(SubmitRequest(uris=uris, destination="/data/x"))
+    assert len(submitted) == JOBS
+    await asyncio.to_thread(_make_models, tmp_path / "models")
+    async with asyncio.timeout(ENDED_S):
+        while site.coordinator.fleet().jobs_active:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert site.coordinator.get_job(submitted[0].job.job_id).status is JobStatus.FAILED
+
+    def look() -> None:
+        browser.open(f"{site.url}/activity")
+        browser.button("Failed", within="#list")
+        browser.until("a page of jobs", lambda: len(browser.all("#jobs > li")) == 50)
+        browser.click("#jobs-more")
+        browser.until("two pages of jobs", lambda: len(browser.all("#jobs > li")) == 100)
+        browser.check_page()
+        browser.open(f"{site.url}/library")
+        browser.says("#library-line", "10,000 models")
+        assert len(browser.all("tr[data-model]")) == 100
+        browser.button("Show more of 10,000 models")
+        browser.until("two pages of models", lambda: len(browser.all("tr[data-model]")) == 200)
+        browser.one("#search").send_keys("o7/m0042")
+        browser.says("#library-line", "1 model,")
+        browser.check_page()
+        browser.open(f"{site.url}/library?group=owner&sort=-size")
+        browser.until("groups", lambda: len(browser.all(".group")) == 10)
+        browser.click(".group:nth-child(3) summary")
+        browser.until("the models of one", lambda: len(browser.all("tr[data-model]")) == 100)
+        browser.check_page()
+
+    await asyncio.to_thread(look)
+
+
+def _make_models(cache: Path) -> None:
+    """A Hub cache of many repos, each of one small file."""
+    commit = "c" * 40
+    for number in range(MODELS):
+        repo = cache / f"models--o{number % 10}--m{number:05}"
+        snapshot = repo / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text(commit)
+        (repo / "blobs").mkdir()
+        (repo / "blobs" / "b1").write_bytes(b"x")
+        (snapshot / "config.json").symlink_to("../../blobs/b1")
+    (cache / "CACHEDIR.TAG").write_text(json.dumps({}))
