@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("browser")]
 PAGES = ("/", "/activity", "/library", "/fleet", "/collections")
 HOSTILE = "<img src=x onerror=window.hacked=1>\"'&<script>window.hacked=1</script>"
 JOBS = 1000
-MODELS = 10_000
+MODELS = 1000
 ENDED_S = 60.0
 
 
@@ -155,7 +155,7 @@ async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite
     await asyncio.to_thread(look)
 
 
-async def test_pages_stay_small_with_a_thousand_jobs_and_ten_thousand_models(
+async def test_pages_stay_small_with_a_thousand_jobs_and_models(
     browser: Browser, site: WebSite, tmp_path: Path
 ) -> None:
     uris = tuple(f"hf://acme/none-{number}" for number in range(JOBS))
@@ -175,11 +175,11 @@ async def test_pages_stay_small_with_a_thousand_jobs_and_ten_thousand_models(
         browser.until("two pages of jobs", lambda: len(browser.all("#jobs > li")) == 100)
         browser.check_page()
         browser.open(f"{site.url}/library")
-        browser.says("#library-line", "10,000 models")
+        browser.says("#library-line", "1,000 models")
         assert len(browser.all("tr[data-model]")) == 100
-        browser.button("Show more of 10,000 models")
+        browser.button("Show more of 1,000 models")
         browser.until("two pages of models", lambda: len(browser.all("tr[data-model]")) == 200)
-        browser.one("#search").send_keys("o7/m0042")
+        browser.one("#search").send_keys("o7/m0427")
         browser.says("#library-line", "1 model,")
         browser.check_page()
         browser.open(f"{site.url}/library?group=owner&sort=-size")
@@ -195,7 +195,7 @@ def _make_models(cache: Path) -> None:
     """A Hub cache of many repos, each of one small file."""
     commit = "c" * 40
     for number in range(MODELS):
-        repo = cache / f"models--o{number % 10}--m{number:05}"
+        repo = cache / f"models--o{number % 10}--m{number:04}"
         snapshot = repo / "snapshots" / commit
         snapshot.mkdir(parents=True)
         (repo / "refs").mkdir()
