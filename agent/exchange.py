@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import ssl
 
     from ..common.settings import Settings
+    from .peer.certificate import PeerCertificate
     from .peer.server import PeerServer
     from .peer.stretch import Shelf
 
@@ -39,6 +40,7 @@ class PeerExchange:
         self._key: bytes | None = None
         self._ahead_s = 0.0  # of this machine's clock, the coordinator's
         self._server: PeerServer | None = None
+        self._certificate: PeerCertificate | None = None
         agent = settings.agent
         self.offer = PeerOffer(
             upload_slots=agent.upload_slots, download_slots=agent.download_slots, tls=settings.swarm.tls
@@ -53,6 +55,16 @@ class PeerExchange:
         """A session stands: capabilities are signed with this key, and expire by a clock that shows epoch_s now."""
         self._key = key or None
         self._ahead_s = epoch_s - self._wall_clock() if epoch_s else 0.0
+
+    def set_upload_rate(self, rate: float) -> None:
+        """Bytes/s that are sent to peers from now on, 0 for no limit."""
+        if self._server is not None:
+            self._server.set_upload_rate(rate)
+
+    def renew_certificate(self) -> None:
+        """Show new connections the certificate that the files hold now. Cheap: the files are read only when they changed."""
+        if self._certificate is not None:
+            self._certificate.renew()
 
     @asynccontextmanager
     async def serving(self, shelf: Shelf) -> AsyncGenerator[None]:
@@ -95,7 +107,7 @@ class PeerExchange:
     def _tls(self) -> ssl.SSLContext | None:
         if not self._settings.swarm.tls:
             return None
-        import ssl
+        from .peer.certificate import PeerCertificate
 
         security = self._settings.security
         if security.tls_cert is None or security.tls_key is None:
@@ -103,12 +115,8 @@ class PeerExchange:
             raise UsageError(
                 "security.tls_cert and security.tls_key", cause=cause, remedy="set both, or swarm.tls=false"
             )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(security.tls_cert, security.tls_key, password="")
-        except (ssl.SSLError, OSError) as error:
-            raise UsageError(f"security.tls_cert {security.tls_cert}", cause=f"it cannot be used: {error}") from None
-        return context
+        self._certificate = PeerCertificate(security.tls_cert, security.tls_key)
+        return self._certificate.context
 
     async def _listen(self, server: PeerServer) -> tuple[str, int] | None:
         """Where the server listens; None when nothing tells where it could."""

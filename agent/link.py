@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -16,11 +17,12 @@ import grpc.aio
 from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 
-from ..common.channel import ADMITTED, call_error, call_metadata, open_channel
-from ..common.errors import ShoalError, Unreachable
-from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, ObjectSpec
+from ..common.channel import ADMITTED, CHALLENGE_KEY, call_error, call_metadata, open_channel
+from ..common.errors import ShoalError, Unauthenticated, Unreachable
+from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, Hello, ObjectSpec
 from ..common.s3_signing import SignedUrl
 from ..common.settings_table import SecuritySettings
+from ..common.tls_probe import explained
 from ..common.wire import decode_coordinator_message, encode_agent_message
 from ..common.wire_signing import decode_signed_url
 from ..common.wire_values import each
@@ -39,7 +41,19 @@ INCOMING_MAX = 64
 class GrpcLink:
     """An open session. Iterate over it for what the coordinator says; `connect` makes and closes it."""
 
-    def __init__(self, address: str, security: SecuritySettings, stub: Any, call: Any) -> None:
+    def __init__(
+        self,
+        address: str,
+        security: SecuritySettings,
+        stub: Any,
+        call: Any,
+        *,
+        shown: tuple[tuple[str, str], ...] = (),
+        challenge: str = "",
+    ) -> None:
+        """shown: the credential that the session was opened with; challenge: what its Hello must repeat."""
+        self._shown = shown
+        self._challenge = challenge
         self._address = address
         self._security = security
         self._stub = stub
@@ -53,6 +67,8 @@ class GrpcLink:
 
     async def send(self, message: AgentMessage) -> None:
         """Send a message. A Goodbye is the last one. Raises ShoalError if the session has ended."""
+        if isinstance(message, Hello):
+            message = replace(message, challenge=self._challenge)
         request = encode_agent_message(message)
         async with self._sending:
             if self._ended.is_set():
@@ -139,12 +155,24 @@ class GrpcLink:
             async for response in self._call:
                 await self._incoming.put(decode_coordinator_message(response))
         except grpc.aio.AioRpcError as error:
-            self._error = call_error(error, self._address)
+            self._error = self._renewable(call_error(error, self._address))
         except ShoalError as error:
             self._error = error
         finally:
             self._ended.set()
         await self._incoming.put(None)
+
+    def _renewable(self, error: ShoalError) -> ShoalError:
+        """A credential that ended is no reason to give up when there is a new one in its place."""
+        if isinstance(error, Unauthenticated):
+            try:
+                if call_metadata(self._security) != self._shown:
+                    return Unreachable(error.thing, cause=f"{error.cause}; there is a new one in its place")
+            except (
+                ShoalError
+            ):  # it is being replaced at this moment, or is gone: then the error says why the session ended
+                pass
+        return error
 
     def _failure(self) -> ShoalError:
         return self._error or Unreachable(f"coordinator {self._address}", cause="the session has ended")
@@ -159,18 +187,21 @@ async def connect(address: str, security: SecuritySettings) -> AsyncGenerator[Gr
     channel = open_channel(address, security)
     try:
         stub: Any = FleetServiceStub(channel)
-        call: Any = stub.Session(metadata=call_metadata(security))
+        shown = call_metadata(security)
+        call: Any = stub.Session(metadata=shown)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                if ADMITTED not in tuple(await call.initial_metadata()):
+                metadata = tuple(await call.initial_metadata())
+                if ADMITTED not in metadata:
                     await call.read()  # raises why it was refused
                     raise Unreachable(f"coordinator {address}", cause="what answers there is no Shoal coordinator")
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, address) from None
+            raise await explained(call_error(error, address), address, security) from None
         except TimeoutError:
             cause = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
             raise Unreachable(f"coordinator {address}", cause=cause, remedy="see whether it runs") from None
-        link = GrpcLink(address, security, stub, call)
+        challenge = next((str(value) for key, value in metadata if key == CHALLENGE_KEY), "")
+        link = GrpcLink(address, security, stub, call, shown=shown, challenge=challenge)
         try:
             yield link
         finally:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from ..common.errors import AccessDenied, Conflict, NotFound, ShoalError, Unauthenticated, Unreachable, UsageError
 from ..common.logs import get_logger
+from ..common.nas_records import NasReport
 from ..common.records import (
     AgentMessage,
     Capacity,
@@ -153,12 +154,14 @@ class Agent:
         home: Path | None = None,
         clock: Callable[[], float] | None = None,
         exchange: Exchange | None = None,
+        copies: Callable[[], NasReport | None] | None = None,
     ) -> None:
         """Args: connect opens a session with the coordinator; hub_cache is this agent's Hub cache, for jobs that name no other;
-        home is the folder whose file system the fleet is shown, the Hub cache unless given;
-        clock is the running loop's unless given, in seconds; exchange is this agent's part in the exchange between peers."""
+        home is the folder whose file system the fleet is shown, the Hub cache unless given; clock is the running loop's unless
+        given, in seconds; exchange is this agent's part in the exchange between peers; copies tells how copies on a NAS are doing."""
         self._clock = clock or asyncio.get_running_loop().time
         self._exchange = exchange
+        self._copies = copies
         self._session = SessionCore(identity, capacity, unreported=dict(journal.pending))
         self._journal = journal
         self._connect = connect
@@ -244,7 +247,7 @@ class Agent:
     # ---- connection -------------------------------------------------------------------------------------------------
 
     async def _keep_connected(self) -> None:
-        failures = 0
+        failures, said = 0, ""
         while True:
             try:
                 async with self._connect() as link:
@@ -253,7 +256,8 @@ class Agent:
                     failures = 0
             except ShoalError as error:
                 failures = 1 if self.connected.is_set() else failures + 1
-                if failures == 1:
+                if failures == 1 or str(error) != said:
+                    said = str(error)
                     log.warning("agent.disconnected", error=str(error))
                 if isinstance(error, FATAL):
                     raise
@@ -334,6 +338,7 @@ class Agent:
                 disk=self._disk,
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 sent=self._exchange.sent_bytes if self._exchange is not None else 0,
+                nas=self._copies() if self._copies is not None else None,
             )
         self._perform(self._session.tick(now, outlook))
 

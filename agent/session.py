@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..common.nas_records import NasReport
 from ..common.records import (
     Acks,
     AgentMessage,
@@ -165,6 +166,7 @@ class Outlook:
     lapsed_version: int = 0  # shares of Budgets up to this one ran out
     disk: tuple[int, int] = (0, 0)  # free and all bytes where it writes
     capacity: Capacity | None = None
+    nas: NasReport | None = None
 
 
 @dataclass(slots=True)
@@ -352,6 +354,7 @@ class SessionCore:
                         sent=outlook.sent,
                         budgets_version=outlook.budgets_version,
                         lapsed_version=outlook.lapsed_version,
+                        nas=outlook.nas,
                         disk=outlook.disk,
                     )
                 )

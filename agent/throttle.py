@@ -135,6 +135,10 @@ class Throttle:
         if delay_s > 0:
             await self._pause(asyncio.Event(), delay_s)
 
+    def set_rate_limit(self, rate_limit: float) -> None:
+        """Bytes/s of the whole agent from now on, 0 for none."""
+        self._line.set_rate(rate_limit, self._clock())
+
     # -- shares
 
     def set_budgets(self, budgets: Iterable[HostBudget], now: float, version: int = 0) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..common.policy import policy_of
 from ..common.records import AgentMessage, Capacity, JobSpec, WorkReport
 from ..common.wiring import hub_token, s3_profiles, user_agent
 from .collect.documents import ReadDocument
 from .collect.options import CollectOptions
+from .engine.jobs import open_destination
 from .engine.options import EngineOptions
 from .engine.pieces import PiecePolicy
 from .engine.signatures import Sign
@@ -21,6 +21,7 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
+    from .nas.copier import Copier
 
 BUFFER_SHARE = 4
 """The buffers get this fraction (one in so many) of `agent.memory_limit`: the rest is for the interpreter and the bookkeeping."""
@@ -35,6 +36,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         is_alone=is_alone,
         root=settings.agent.root,
         allow_paths=settings.agent.allow_paths,
+        lock_expiry_s=settings.fetch.lock_expiry,
         sync=settings.fetch.sync,
         places=settings.library.state if settings.library.places else None,
         connections_per_host=connections,
@@ -47,7 +49,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         verify_tls=settings.fetch.verify_tls,
         ca_bundle=settings.fetch.ca_bundle,
         proxy=settings.fetch.proxy,
-        https_only=settings.security.https_only,
+        rules=policy_of(settings),
         hub_verify_tls=settings.hub.verify_tls,
         hub_ca_bundle=settings.hub.ca_bundle,
         s3_tls={
@@ -99,55 +101,31 @@ def make_worker(
     sign: Sign | None = None,
     read_document: ReadDocument | None = None,
     exclusive: bool = False,
+    live: Callable[[], Settings] | None = None,
+    copier: Copier | None = None,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
-    exclusive: this is the coordinator's only agent, and a destination is locked against other runs of the same source into it, as
-    long as the worker uses it.
+    exclusive: this is the coordinator's only agent, and both end with this process. live: the settings in force, for what can change
+    (`common.reloading`). copier: hears of every finished file.
     """
     options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
 
-    def locked(job: JobSpec) -> Destination:
-        return _LockedDestination(
-            job,
-            root=options.root,
-            allow=options.allow_paths,
-            sync=options.sync,
-            agent_id=agent_id,
-            places=options.places,
-        )
+    def make_destination(job: JobSpec) -> Destination:
+        destination = open_destination(options, job, placed=copier.placed if copier is not None else None)
+        if copier is not None:
+            copier.opened(job, destination.path)
+        return destination
 
     return Worker(
         options,
         report=report,
         tell=tell,
         list_objects=list_objects,
-        hub_token=hub_token(settings),
+        hub_token=hub_token(live or settings),
         rng=random.Random(),
-        make_destination=locked if exclusive else None,
+        make_destination=make_destination,
         sign=sign,
         read_document=read_document,
         collect=collect_options(settings, options, version=version, any_tool=exclusive),
     )
-
-
-class _LockedDestination(Destination):
-    """A destination that holds its run lock until it is closed. Raises Busy at once when another run holds it."""
-
-    def __init__(
-        self,
-        job: JobSpec,
-        *,
-        root: Path,
-        allow: Sequence[Path],
-        sync: bool,
-        agent_id: str,
-        places: Path | None = None,
-    ) -> None:
-        super().__init__(job, root=root, allow=allow, sync=sync, agent_id=agent_id, places=places)
-        self._held = ExitStack()
-        self._held.enter_context(self.run_lock())
-
-    def close(self) -> None:
-        self._held.close()
-        super().close()

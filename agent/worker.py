@@ -36,6 +36,7 @@ from .engine.memory import BufferPool
 from .engine.options import REPORT_S, TICK_S, EngineOptions
 from .engine.origins import Origins
 from .engine.reporting import failed, not_taken, released, report_grown, returned
+from .engine.rules import check_job
 from .engine.signatures import Sign
 from .engine.streams import Fetcher
 from .engine.turns import Turns
@@ -132,8 +133,8 @@ class Worker:
             self._options, tasks=self._tasks, clock=self._clock, fetch_web=fetcher.fetch, fetch_local=files.fetch
         )
         self._admission = Admission(
-            disk=self._disk, tasks=self._tasks, units=self._units, begin=self._begin, finished=self._finished
-        )
+            disk=self._disk, tasks=self._tasks, units=self._units, begin=self._begin, finished=self._finished, clock=self._clock
+        )  # fmt: skip
         self._replicas = Replicas(self._shop(), self._new_job)
         self.shelf = self._replicas.shelf
         self._collector = DatasetLeases(
@@ -317,6 +318,8 @@ class Worker:
         """Forget the lease. Nothing is written or reported for it any more."""
         holding.ended = True
         self._holdings.pop(holding.ref, None)
+        if holding.claimed:
+            holding.job.destination.let_go(holding.spec)
         if holding.lane is not None:
             holding.lane.remove(holding)
         if task_too and holding.task is not None:
@@ -375,6 +378,7 @@ class Worker:
     # -- what leases share
 
     def _new_job(self, spec: JobSpec) -> JobContext:
+        check_job(self._options.rules, spec)
         destination = self._make_destination(spec)
         return JobContext(
             spec,

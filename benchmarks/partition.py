@@ -29,8 +29,8 @@ from benchmarks.measure import measure
 from benchmarks.run import machine, save
 from benchmarks.table import markdown_table
 from shoal.common.collect_records import CollectSpec
+from shoal.common.policy import Policy
 from shoal.coordinator.collect import make_plan
-from shoal.coordinator.sources.policy import Policy
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000

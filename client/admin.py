@@ -6,12 +6,11 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.errors import ExitCode, UsageError
-from ..common.units import format_duration, format_rate, format_size, parse_duration, parse_rate
+from ..common.units import format_duration, format_rate, format_size, parse_rate
 from ..common.views import (
     AgentView,
     Control,
@@ -20,14 +19,12 @@ from ..common.views import (
     JobView,
     ObjectView,
     QueueView,
-    ReplicaView,
-    Role,
-    TokenView,
 )
+from .copies import nas_line
+from .describing import describe
 from .output import (
     agent_state,
     error_lines,
-    moment,
     percent,
     printable,
     progress_line,
@@ -42,7 +39,6 @@ from .running import run
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
-    from .daemons import OfflineTokens
 
 T = TypeVar("T")
 PAGE = 1000
@@ -68,19 +64,12 @@ AGENT_COLUMNS: Mapping[str, Callable[[AgentView], str]] = {
     "files>": lambda agent: str(agent.objects_done),
     "bytes>": lambda agent: format_size(agent.bytes_done),
     "sent>": lambda agent: format_size(agent.sent_bytes),
+    "NAS waiting>": lambda agent: "-" if agent.nas is None else str(agent.nas.files_waiting),
     "memory>": lambda agent: format_size(agent.memory_bytes),
     "silent>": lambda agent: format_duration(agent.silent_s),
     "version": lambda agent: agent.version,
     "peers at": lambda agent: agent.peer_address or "-",
     "id": lambda agent: agent.agent_id,
-}
-REPLICA_COLUMNS: Mapping[str, Callable[[ReplicaView], str]] = {
-    "agent": lambda replica: replica.name,
-    "copy": lambda replica: replica.status.value,
-    "bytes>": lambda replica: format_size(replica.bytes_done),
-    "from origin>": lambda replica: format_size(replica.from_origin),
-    "from peers>": lambda replica: format_size(replica.from_peers),
-    "failure": lambda replica: replica.failure.text if replica.failure else "",
 }
 QUEUE_COLUMNS: Mapping[str, Callable[[QueueView], str]] = {
     "job": lambda job: job.job_id,
@@ -121,13 +110,6 @@ ERROR_COLUMNS: Mapping[str, Callable[[ObjectView], str]] = {
     "attempts>": lambda obj: str(obj.failures),
     "code": lambda obj: obj.failure.code if obj.failure else "",
     "reason": lambda obj: obj.failure.text if obj.failure else "",
-}
-TOKEN_COLUMNS: Mapping[str, Callable[[TokenView], str]] = {
-    "id": lambda token: token.token_id,
-    "role": lambda token: token.role.value,
-    "name": lambda token: token.name,
-    "created": lambda token: moment(token.created_at),
-    "expires": lambda token: moment(token.expires_at) if token.expires_at else "never",
 }
 
 
@@ -191,6 +173,10 @@ def _show_fleet(options: argparse.Namespace, fleet: FleetView, jobs: Sequence[Jo
         f"agents: {fleet.agents_alive} alive, {fleet.agents_late} late, {fleet.agents_lost} lost; "
         f"{fleet.units_leased} leases; {format_rate(fleet.rate_bytes_per_s)}"
     )
+    for warning in fleet.warnings:
+        print(f"warning: {printable(warning)}")
+    if fleet.nas is not None:
+        print(f"NAS: {nas_line(fleet.nas)}")
     print()
     print(table([job for job in jobs if not job.ended] or jobs[:10], JOB_COLUMNS))
 
@@ -210,52 +196,6 @@ async def _job_status(remote: RemoteCoordinator, options: argparse.Namespace) ->
     if not options.json:
         print(summary_line(job))
     return ExitCode.OK
-
-
-def describe(job: JobView) -> str:
-    """One job for a person: its facts, its failure, the agents' copies, the files in work with their chunk maps."""
-    from_peers = f", {format_size(job.bytes_from_peers)} from peers" if job.bytes_from_peers else ""
-    lines = [
-        f"job          {job.job_id}" + (f" ({printable(job.name)})" if job.name else ""),
-        f"source       {printable(job.uri)}" + (f" at {job.commit}" if job.commit else ""),
-        f"destination  {printable(job.destination) or 'the Hub cache'}",
-        f"state        {state(job)}, priority {job.priority}",
-        f"{'batches' if job.rows_total else 'files  '}      {job.objects_done} of {job.objects_total} done "
-        f"({job.objects_skipped} were there), {job.objects_failed} failed",
-        f"rows         {job.rows_done:,} of {job.rows_total:,} ({percent(job)}), {job.rows_rejected:,} rejected"
-        if job.rows_total
-        else f"bytes        {format_size(job.bytes_arrived)} of {format_size(job.bytes_total)} ({percent(job)})"
-        f", {format_size(job.bytes_fetched)} from the origin{from_peers}",
-        f"submitted    {moment(job.created_at)}" + (f", ended {moment(job.ended_at)}" if job.ended_at else ""),
-    ]
-    if speed := speed_of(job):
-        left = "" if job.eta_s is None else f", {format_duration(job.eta_s)} left"
-        lines.append(f"speed        {speed}{left}")
-    lines += error_lines(job)
-    if job.failure:
-        lines.append(f"failure      {printable(job.failure.text)}")
-    for obj in job.active:
-        share = f"{100 * obj.done_bytes // obj.size:3d}%" if obj.size else "  ?%"
-        agents = ", ".join(obj.agents) or "nobody"
-        lines.append(
-            f"  {share} {chunk_map(obj.done, obj.size)} {obj.phase.value:9} {printable(obj.path)} ({printable(agents)})"
-        )
-    if job.replicas:
-        lines += ["", table(job.replicas, REPLICA_COLUMNS)]
-    return "\n".join(lines)
-
-
-def chunk_map(done: Sequence[tuple[int, int]], size: int | None, width: int = 24) -> str:
-    """Which parts of a file are on disk: ``#`` all of the cell, ``+`` some of it, ``.`` none."""
-    if not size:
-        return "." * width
-    cells = [0] * width
-    for start, stop in done:
-        for i in range(start * width // size, min(width, -(-stop * width // size))):
-            low, high = i * size // width, (i + 1) * size // width
-            cells[i] += max(0, min(stop, high) - max(start, low))
-    full = [(i + 1) * size // width - i * size // width for i in range(width)]
-    return "".join("#" if have >= want > 0 else "+" if have else "." for have, want in zip(cells, full, strict=True))
 
 
 # ---- lists --------------------------------------------------------------------------------------------------------------
@@ -356,49 +296,6 @@ def _control(action: Control) -> Callable[..., int]:
     return _command(body)
 
 
-# ---- credentials --------------------------------------------------------------------------------------------------------
-
-
-def _token(options: argparse.Namespace, settings: Settings) -> int:
-    """With --state on the state folder of a coordinator that does not run, else by asking the coordinator."""
-
-    async def main() -> None:
-        async with _token_api(options, settings) as api:
-            await _token_action(api, options)
-
-    run(main())
-    return ExitCode.OK
-
-
-@asynccontextmanager
-async def _token_api(
-    options: argparse.Namespace, settings: Settings
-) -> AsyncGenerator[RemoteCoordinator | OfflineTokens]:
-    if options.state:
-        from .daemons import offline_tokens
-
-        async with offline_tokens(settings) as book:
-            yield book
-    else:
-        async with connect(settings, default_address=DEFAULT_ADDRESS) as remote:
-            yield remote
-
-
-async def _token_action(api: RemoteCoordinator | OfflineTokens, options: argparse.Namespace) -> None:
-    if options.action == "create":
-        expires_s = parse_duration(options.expires) if options.expires else None
-        made = await api.create_token(Role(options.role), options.name, expires_s)
-        if options.json:
-            print(json.dumps({"token": made.token.reveal(), **to_document(made.view)}, indent=2))
-        else:
-            print(made.token.reveal())
-            print(f"{made.view.token_id}: keep it, it is not shown again", file=sys.stderr)
-    elif options.action == "list":
-        _print(options, await api.list_tokens(), TOKEN_COLUMNS, "tokens")
-    else:
-        await api.revoke_token(options.token)
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "status": _command(_status),
     "jobs": _command(_jobs),
@@ -411,5 +308,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "resume": _control(Control.RESUME),
     "cancel": _control(Control.CANCEL),
     "retry": _control(Control.RETRY),
-    "token": _token,
 }

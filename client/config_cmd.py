@@ -1,4 +1,4 @@
-"""``shoal config init | show | check | path``: what they print and how they end. The command line calls these functions."""
+"""``shoal config init | show | check | path | install-systemd``: what they print and how they end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from ..common.secrets import redact
 from ..common.settings import Settings, check_file, load_settings
 from ..common.settings_docs import sample, toml_value
 from ..common.settings_sources import find_file, search_list, unknown_variables
-
-if TYPE_CHECKING:
-    import argparse
 
 if TYPE_CHECKING:
     import argparse
@@ -42,6 +39,20 @@ def _outcome(options: argparse.Namespace, overrides: Mapping[str, object]) -> Ou
     if options.action == "check":
         file = Path(options.file) if options.file else None
         return config_check(file, config_file=config_file, environ=environ, cwd=cwd)
+    if options.action == "install-systemd":
+        from . import install_systemd
+
+        return Outcome(
+            install_systemd.run(
+                root=options.target_root,
+                user=options.user,
+                agents=options.agents,
+                dry_run=options.dry_run,
+                binary=options.binary,
+                writable=options.writable,
+                force=options.force,
+            )
+        )
     if options.action == "path":
         return config_path(config_file=config_file, environ=environ, cwd=cwd)
     settings = load_settings(environ=environ, cwd=cwd, overrides=overrides, config_file=config_file)

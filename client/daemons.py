@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..common.settings import Settings
     from ..common.views import NewToken, Role, TokenView
+    from ..coordinator.store.runner import StoreRunner
     from ..coordinator.tokens import TokenBook
 
 
@@ -24,7 +25,7 @@ def coordinator(options: argparse.Namespace, settings: Settings) -> int:
     from ..coordinator.daemon import serve
 
     _use_uvloop()
-    return run(serve(settings, version=VERSION))
+    return run(serve(settings, version=VERSION, load=lambda: _load(options)))
 
 
 def agent(options: argparse.Namespace, settings: Settings) -> int:
@@ -34,13 +35,21 @@ def agent(options: argparse.Namespace, settings: Settings) -> int:
     from ..agent.daemon import serve
 
     _use_uvloop()
-    return run(serve(settings, version=VERSION))
+    return run(serve(settings, version=VERSION, load=lambda: _load(options)))
 
 
-class OfflineTokens:
-    """The credentials in the state folder of a coordinator that is not running; answers as a running one would."""
+def _load(options: argparse.Namespace) -> Settings:
+    """The settings as they are now, from the same places. Raises UsageError."""
+    from .main import load
 
-    def __init__(self, book: TokenBook) -> None:
+    return load(options)
+
+
+class OfflineState:
+    """The state folder of a coordinator that is not running; answers as a running one would."""
+
+    def __init__(self, store: StoreRunner, book: TokenBook) -> None:
+        self._store = store
         self._book = book
 
     async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
@@ -51,14 +60,25 @@ class OfflineTokens:
         """All credentials."""
         return self._book.list()
 
+    async def rotate_token(self, token_id: str, grace_s: float, expires_s: float | None) -> NewToken:
+        """A credential in the place of one, which stays valid for a while. Raises NotFound, UsageError."""
+        return await self._book.rotate(token_id, grace_s=grace_s, expires_s=expires_s)
+
     async def revoke_token(self, token_id: str) -> None:
         """Make a credential worthless. Raises NotFound."""
         await self._book.revoke(token_id)
 
+    async def backup(self) -> AsyncIterator[bytes]:
+        """A consistent copy of the database, block by block. Raises NoSpace, NotWritable."""
+        from ..coordinator.backup import backup_blocks
+
+        async for block in backup_blocks(self._store):
+            yield block
+
 
 @asynccontextmanager
-async def offline_tokens(settings: Settings) -> AsyncGenerator[OfflineTokens]:
-    """The credentials in a state folder. Raises Busy if a coordinator runs on it."""
+async def offline_tokens(settings: Settings) -> AsyncGenerator[OfflineState]:
+    """A state folder. Raises Busy if a coordinator runs on it."""
     from ..coordinator.daemon import open_store
     from ..coordinator.tokens import TokenBook
 
@@ -67,7 +87,7 @@ async def offline_tokens(settings: Settings) -> AsyncGenerator[OfflineTokens]:
     try:
         book = TokenBook(store, time.time)
         await book.load()
-        yield OfflineTokens(book)
+        yield OfflineState(store, book)
     finally:
         await store.close()
 

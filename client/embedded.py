@@ -8,12 +8,13 @@ maps, and the manifest. This module alone imports both daemons.
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import random
 import secrets
 import socket
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from ..agent.service import Agent
 from ..agent.session import Identity
 from ..agent.wiring import capacity, make_worker
 from ..common.errors import ShoalError
+from ..common.nas_records import NasCounts
 from ..common.records import AgentMessage, CoordinatorMessage, Hello, ObjectSpec
 from ..common.s3_signing import SignedUrl
 from ..common.selection import Selection
@@ -35,8 +37,10 @@ from ..coordinator.sources import Resolved, Source, SourceRequest
 from ..coordinator.store.memory import MemoryStore
 from ..coordinator.store.runner import StoreRunner
 from ..coordinator.wiring import make_coordinator, sources
+from .copies import finish_quietly
 
 if TYPE_CHECKING:
+    from ..agent.nas.copier import Copier
     from ..common.settings import Settings
     from ..coordinator.api import AgentSession
     from ..coordinator.service import Coordinator
@@ -87,8 +91,13 @@ class LocalLink:
 
 
 @asynccontextmanager
-async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
-    """A coordinator with one agent at work, as long as the block runs. Leaving it gives back and stops all work."""
+async def embedded(
+    settings: Settings, *, finish: Callable[[Copier], Awaitable[None]] = finish_quietly
+) -> AsyncGenerator[Coordinator]:
+    """A coordinator with one agent at work, as long as the block runs. Leaving it gives back and stops all work.
+
+    finish: waits for the copies on a NAS, where one is configured and the block ended well.
+    """
     warn_of_open_tls(settings)
     async with sources(settings, version=VERSION) as open_source:
         store = StoreRunner(MemoryStore(), blocks=False)
@@ -98,14 +107,23 @@ async def embedded(settings: Settings) -> AsyncGenerator[Coordinator]:
             open_source,
             version=VERSION,
             heartbeat_s=HEARTBEAT_S,
+            user=_this_user(),
             work_folder=lambda to, profile: table_folder(settings, to, profile),
         )
         await coordinator.start()
         try:
-            async with _working(settings, coordinator):
+            async with _working(settings, coordinator, finish):
                 yield coordinator
         finally:
             await coordinator.close()
+
+
+def _this_user() -> str:
+    """The name of the user that the process runs as, or the number where it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def table_folder(settings: Settings, destination: str, profile: str) -> Path:
@@ -116,7 +134,9 @@ def table_folder(settings: Settings, destination: str, profile: str) -> Path:
 
 
 @asynccontextmanager
-async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerator[None]:
+async def _working(
+    settings: Settings, coordinator: Coordinator, finish: Callable[[Copier], Awaitable[None]]
+) -> AsyncGenerator[None]:
     @asynccontextmanager
     async def connect() -> AsyncGenerator[LocalLink]:
         yield LocalLink(coordinator)
@@ -124,6 +144,7 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
     # A name of its own for every run: two runs at once must not take each other for the same agent, and the chunk maps of
     # earlier runs are read whatever their name.
     agent_id = secrets.token_hex(16)
+    copier = _copier(settings, agent_id)
     agent = Agent(
         identity=Identity(agent_id=agent_id, name=settings.agent.name or socket.gethostname(), version=VERSION),
         capacity=capacity(settings),
@@ -131,6 +152,7 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
         connect=connect,
         rng=random.Random(),
         hub_cache=settings.hub.cache,
+        copies=None if copier is None else copier.report,
     )
     worker = make_worker(
         settings,
@@ -142,17 +164,29 @@ async def _working(settings: Settings, coordinator: Coordinator) -> AsyncGenerat
         sign=agent.sign_objects,
         read_document=agent.read_document,
         exclusive=True,
+        copier=copier,
     )
-    async with worker, asyncio.TaskGroup() as tasks:
+    async with copier or nullcontext(), worker, asyncio.TaskGroup() as tasks:
         deciding = tasks.create_task(coordinator.run())
         working = tasks.create_task(agent.run(worker))
         try:
             yield
+            if copier is not None:
+                await finish(copier)
         finally:
             agent.stop()
             await working
             coordinator.stop()
             await deciding
+
+
+def _copier(settings: Settings, agent_id: str) -> Copier | None:
+    """What copies to the NAS; None where there is none to copy to."""
+    if settings.nas.path is None or not settings.nas.enabled:
+        return None
+    from ..agent.nas.wiring import make_copier
+
+    return make_copier(settings, owner=agent_id)
 
 
 async def planned(settings: Settings, request: SubmitRequest) -> AsyncGenerator[tuple[Resolved, Source]]:
@@ -188,4 +222,25 @@ def clean_destination(folder: Path, *, older_than_s: float) -> list[str]:
     """Remove stale partial data, markers and temporary files below a destination. Returns what was removed."""
     from ..agent.storage.cleaning import clean_folder
 
-    return clean_folder(folder, older_than_s=older_than_s, now=time.time())
+    return clean_folder(folder, older_than_s=older_than_s)
+
+
+def nas_copier(settings: Settings) -> Copier:
+    """What copies finished files to the NAS, without any download. Not started yet: use it as an async context manager."""
+    from ..agent.nas.wiring import make_copier
+
+    return make_copier(settings, owner=secrets.token_hex(16))
+
+
+def queue_finished(copier: Copier, folder: Path, base: str) -> None:
+    """Let a copier copy what waits below a destination, and all that its manifest names."""
+    from ..agent.nas.finished import queue_finished as queue
+
+    queue(copier, folder, base)
+
+
+def waiting_copies(destination: Path) -> NasCounts:
+    """What waits to be copied from a destination, as its queue says."""
+    from ..agent.nas.finished import waiting_in
+
+    return waiting_in(destination)

@@ -41,6 +41,7 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
             remedy=f"shoal tools run image_verification --data {folder}",
         )
     problems: list[Problem] = []
+    on_nas = False
 
     def tell(problem: Problem) -> None:
         problems.append(problem)
@@ -48,19 +49,26 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
 
     seen = verify_folder(folder, on_problem=tell)
     code = ExitCode.VERIFICATION if problems else ExitCode.OK
-    if problems and options.repair:
+    if any(problem.entry.original for problem in problems):
+        on_nas = True  # its paths are not those of the sources
+        print(
+            "these are copies on a NAS: shoal nas copy DIR, where DIR has the files, copies them again", file=sys.stderr
+        )
+    if problems and options.repair and not on_nas:
         code = ExitCode(run(_repair(folder, [problem.entry for problem in problems], settings, options.profile)))
     if options.json:
         document = {
             "checked": seen.checked,
             "bytes": seen.bytes,
+            "moved": seen.moved,
             "repaired": bool(problems) and options.repair and code == ExitCode.OK,
             "problems": [{"kind": each.kind.value, "text": each.text, **to_document(each.entry)} for each in problems],
         }
         print(json.dumps(document, indent=2))
     else:
         wrong = f"{len(problems)} wrong" if problems else "all right"
-        print(f"{seen.checked} files checked ({format_size(seen.bytes)}), {wrong}", file=sys.stderr)
+        moved = f", {seen.moved} moved to a NAS" if seen.moved else ""
+        print(f"{seen.checked} files checked ({format_size(seen.bytes)}), {wrong}{moved}", file=sys.stderr)
     return code
 
 

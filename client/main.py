@@ -67,16 +67,21 @@ def run_command(options: argparse.Namespace) -> int:
         from .config_cmd import run as run_config
 
         return run_config(options, overrides(options))
+    settings = load(options)
+    configure_logs(options.command, settings)
+    return _command(options.command)(options, settings)
+
+
+def load(options: argparse.Namespace) -> Settings:
+    """The settings for a command line. Raises UsageError."""
     from ..common.settings import load_settings
 
-    settings = load_settings(
+    return load_settings(
         environ=os.environ,
         cwd=Path.cwd(),
         overrides=overrides(options),
         config_file=Path(options.config) if getattr(options, "config", None) else None,
     )
-    configure_logs(options.command, settings)
-    return _command(options.command)(options, settings)
 
 
 def configure_logs(command: str, settings: Settings) -> None:
@@ -126,6 +131,13 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
             given[name] = getattr(options, flag)
     if getattr(options, "insecure", False):
         given["security.insecure"] = True
+    if options.command == "nas" and options.action == "copy":
+        given.update({"nas.wait": options.wait} if options.wait else {})
+        given.update({"nas.recheck": True} if options.recheck else {})
+    if getattr(options, "nas", None):
+        given["nas.path"], given["nas.enabled"] = options.nas, True
+    if getattr(options, "no_nas", False):
+        given["nas.enabled"] = False
     if options.command == "agent" and options.name:
         given["agent.name"] = options.name
     if options.command == "collect" and options.rate is not None:
@@ -160,6 +172,10 @@ def _command(name: str) -> Command:
         from . import folders
 
         return folders.verify if name == "verify" else folders.clean
+    if name == "nas":
+        from . import nas_cmd
+
+        return nas_cmd.nas
     if name == "models":
         from . import models_cmd
 
@@ -172,6 +188,10 @@ def _command(name: str) -> Command:
         from . import tools_cmd
 
         return tools_cmd.tools
+    if name in ("token", "backup"):
+        from . import credentials
+
+        return credentials.token if name == "token" else credentials.backup
     from . import admin
 
     commands: dict[str, Any] = admin.COMMANDS

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 AGE_S = 60.0
 """One command takes what it has seen for what is there: it lives for moments."""
 FILES_SHOWN = 20
-LABELS_SHOWN = 2
+LABELS_SHOWN = 3
+WIDE = 100
 _DAY_S = 86400
 _WORDS = {Freshness.OUTDATED: "newer", Freshness.CURRENT: "current", Freshness.PINNED: "pinned"}
 
@@ -78,10 +79,10 @@ def age(then_s: float, now_s: float) -> str:
     return "now"
 
 
-def labels(found: Sequence[str]) -> str:
+def labels(found: Sequence[str], shown: int) -> str:
     """The first quantizations, and how many more there are."""
-    more = f" +{len(found) - LABELS_SHOWN}" if len(found) > LABELS_SHOWN else ""
-    return (", ".join(found[:LABELS_SHOWN]) + more) or "-"
+    more = f" +{len(found) - shown}" if len(found) > shown else ""
+    return (", ".join(found[:shown]) + more) or "-"
 
 
 # ---- list, show ---------------------------------------------------------------------------------------------------------
@@ -139,8 +140,9 @@ def _columns(found: Sequence[Model], checks: Mapping[str, Check], now: float) ->
         check = checks.get(model.model_id)
         return _WORDS.get(check.freshness, "-") if check else "-"
 
+    shown = LABELS_SHOWN if terminal_width() >= WIDE else 1
     rest: dict[str, Callable[[Model], str]] = {
-        "quant": lambda model: labels(model.quantizations),
+        "quant": lambda model: labels(model.quantizations, shown),
         "size>": lambda model: format_size(model.bytes),
         "age>": lambda model: age(model.fetched_at, now),
         "revision": lambda model: model.revisions[0].commit[:7] if model.revisions else "-",

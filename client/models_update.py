@@ -14,7 +14,7 @@ from ..common.library.deletion_folder import plan_folder
 from ..common.library.records import Check, Freshness, Model, Place
 from ..common.library.update import update_request
 from ..common.units import format_size
-from .models_cmd import describe_plan, full_name, model_document, terminal_width
+from .models_cmd import describe_plan, full_name, model_document, shortened, terminal_width
 from .output import printable, table, to_document
 from .running import run
 
@@ -50,7 +50,7 @@ def outdated(options: argparse.Namespace, settings: Settings, library: Library) 
 def _columns() -> dict[str, Callable[[tuple[Model, Check]], str]]:
     width = max(20, terminal_width() - 40)
     return {
-        "name": lambda pair: full_name(pair[0])[-width:],
+        "name": lambda pair: shortened(full_name(pair[0]), width),
         "ref": lambda pair: pair[1].ref,
         "here": lambda pair: pair[1].commit[:12],
         "hub": lambda pair: pair[1].latest[:12],

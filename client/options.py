@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from .options_datasets import add_dataset_commands
+from .options_fleet import add_backup, add_install_systemd, add_rotate
 from .options_models import add_model_commands
 
 EXAMPLES = """\
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lists(command)
     _add_control(command)
     _add_local(command)
+    _add_nas(command, common)
     add_model_commands(command, common)
     _add_tools(command, common)
     _add_daemons(command)
@@ -163,6 +165,11 @@ def _add_transfer(command: Any) -> None:
             help="unpack archives, where they lie or into DIR",
         )
         parser.add_argument("--unpack-format", metavar="F", default="", help="tar.gz, zip, … (default: by name)")
+        nas = parser.add_mutually_exclusive_group()
+        nas.add_argument(
+            "--nas", metavar="DIR", default="", help="copy every finished file to this folder on a NAS, too"
+        )
+        nas.add_argument("--no-nas", action="store_true", help="copy nothing to a NAS, whatever nas.path says")
         parser.add_argument("--priority", metavar="N", type=int, default=0, help="larger is sooner")
         parser.add_argument("--name", default="", help="a name to find the job by")
         parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -223,6 +230,26 @@ def _add_local(command: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_nas(command: Any, common: argparse.ArgumentParser) -> None:
+    parser = command("nas", "Copies of finished files on a NAS: run down what waits, or show it.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, help in (
+        ("copy", "copy what waits below DIR, and all that its manifest names and that is not on the NAS"),
+        ("status", "show what waits below DIR, without asking the NAS"),
+    ):
+        action = actions.add_parser(name, parents=[common], help=help, description=help, formatter_class=_Formatter)
+        action.add_argument("dir", metavar="DIR", help="a destination, or the Hub cache")
+        action.add_argument("--json", action="store_true", help="print JSON")
+        if name == "copy":
+            action.add_argument("--nas", metavar="DIR", default="", help="the folder on the NAS (default nas.path)")
+            action.add_argument(
+                "--wait", metavar="TIME", help="how long to wait for a NAS that fails (default nas.wait)"
+            )
+            action.add_argument(
+                "--recheck", action="store_true", help="hash what is there already, instead of believing its record"
+            )
+
+
 def _add_tools(command: Any, common: argparse.ArgumentParser) -> None:
     parser = command(
         "tools", "Post-processing of collected data: resize, verify, remove duplicates, tools of your own."
@@ -275,6 +302,7 @@ def _add_daemons(command: Any) -> None:
     )
     parser.add_argument("--web", metavar="HOST:PORT", help="serve the web page and REST API (usual port: 7071)")
     parser.add_argument("--state", metavar="DIR", help="folder of its database, on a local disk")
+    add_backup(command)
     parser = command("agent", "Run an agent.")
     parser.add_argument("--name", help="its name in the fleet (default: the machine's)")
     parser.add_argument("--data", metavar="DIR", help="folder of its journal, one per agent")
@@ -335,6 +363,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", nargs="?", metavar="FILE")
     actions.add_parser("path", parents=[common], help="where configuration is looked for", formatter_class=_Formatter)
+    add_install_systemd(actions, common, _Formatter)
     parser = command("web", "Passwords of the web page that `shoal coordinator --web` serves.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser(
@@ -344,7 +373,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
         description="Print the hash of a password, for web.password_hash. Reads it from the terminal, or a line of input.",
         formatter_class=_Formatter,
     )
-    parser = command("token", "Create, list or revoke credentials of agents and administrators.")
+    parser = command("token", "Create, list, rotate or revoke credentials of agents and administrators.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser(
         "create", parents=[common], help="print a new credential, once", formatter_class=_Formatter
@@ -359,6 +388,7 @@ def _add_setup(command: Any, common: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--state", metavar="DIR")
     listing.add_argument("--json", action="store_true")
+    add_rotate(actions, common, _Formatter)
     revoke = actions.add_parser(
         "revoke", parents=[common], help="make a credential worthless", formatter_class=_Formatter
     )

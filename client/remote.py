@@ -15,9 +15,11 @@ from shoal.v1.fleet_admin_service_pb2_grpc import FleetAdminServiceStub
 from shoal.v1.job_service_pb2_grpc import JobServiceStub
 
 from ..common.channel import call_error, call_metadata, open_channel
-from ..common.errors import UsageError
+from ..common.errors import ShoalError, UsageError
+from ..common.secrets import Secret
 from ..common.settings import Settings
 from ..common.settings_table import SecuritySettings
+from ..common.tls_probe import explained
 from ..common.views import (
     AgentView,
     Control,
@@ -99,7 +101,7 @@ class RemoteCoordinator:
             async for response in call:
                 yield decode_job(response.job)
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._address) from None
+            raise await self._error(error) from None
         finally:
             call.cancel()  # of no effect after its end
 
@@ -189,10 +191,27 @@ class RemoteCoordinator:
         answer = await self._call(self._admin.ListTokens, admin.ListTokensRequest(), admin.ListTokensResponse)
         return list(each(decode_token, answer.tokens, "ListTokensResponse.tokens"))
 
+    async def rotate_token(self, token_id: str, grace_s: float, expires_s: float | None) -> NewToken:
+        """A credential in the place of one, which stays valid for so many seconds."""
+        request = admin.RotateTokenRequest(token_id=token_id, grace_s=grace_s, expires_s=expires_s)
+        made = await self._call(self._admin.RotateToken, request, admin.RotateTokenResponse)
+        return NewToken(token=Secret(made.secret), view=decode_token(made.token))
+
     async def revoke_token(self, token_id: str) -> None:
         """Make a credential worthless."""
         request = admin.RevokeTokenRequest(token_id=token_id)
         await self._call(self._admin.RevokeToken, request, admin.RevokeTokenResponse)
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        """A consistent copy of the coordinator's database, block by block."""
+        call = self._admin.BackupState(admin.BackupStateRequest(), metadata=call_metadata(self._security))
+        try:
+            async for response in call:
+                yield response.data
+        except grpc.aio.AioRpcError as error:
+            raise await self._error(error) from None
+        finally:
+            call.cancel()  # of no effect after its end
 
     async def _call(self, method: Any, request: Message, _answer: type[R], *, timeout_s: float = CALL_TIMEOUT_S) -> R:
         """Call a method; _answer tells the type checker what gRPC's stubs cannot."""
@@ -200,7 +219,10 @@ class RemoteCoordinator:
             call: Awaitable[R] = method(request, timeout=timeout_s, metadata=call_metadata(self._security))
             return await call
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._address) from None
+            raise await self._error(error) from None
+
+    async def _error(self, error: grpc.aio.AioRpcError) -> ShoalError:
+        return await explained(call_error(error, self._address), self._address, self._security)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common.errors import ShoalError, UsageError
+from ..common.nas_records import NAS_OFF
 from ..common.records import Delivery, Layout
 from ..common.uri import HubUri, S3Uri, check_revision, parse_uri
 from ..common.views import JobView, ReplicaStatus, ReplicaView, SubmitRequest
@@ -160,6 +161,7 @@ def submit_request(
     unpack_format: str = "",
     priority: int = 0,
     name: str = "",
+    nas: str | Path | None = None,
 ) -> SubmitRequest:
     """A request as programs make it, in the coordinator's words. Folders become absolute. Raises UsageError."""
     parsed = [parse_uri(uri, bare_hub=True, hub_endpoints=hub_endpoints) for uri in uris]
@@ -183,6 +185,7 @@ def submit_request(
         profile=profile,
         unpack="" if unpack is None else AUTO if unpack == AUTO else _absolute(unpack),
         unpack_format=unpack_format,
+        nas="" if nas is None else NAS_OFF if nas == NAS_OFF else _absolute(nas),
     )
 
 

@@ -54,6 +54,7 @@ class SubmitOptions(TypedDict, total=False):
     unpack_format: str
     priority: int
     name: str
+    nas: str | Path | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,6 +279,7 @@ class AsyncClient:
         cache. deliver is ``"spread"``, one copy in one place that all agents see, or ``"replicate"``, a copy on every agent.
         include and exclude are globs. force fetches again. sha256 is the digest in hex of a single file. profile names the
         credentials. unpack is None, ``"auto"`` or a folder, unpack_format the format of the archives. A larger priority is sooner.
+        nas is a folder on a NAS that finished files are copied to, ``"off"``, or None: as each agent is configured.
         Raises: UsageError, Refused.
         """
         uris = [uri] if isinstance(uri, str) else list(uri)

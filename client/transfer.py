@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..common.errors import ExitCode, Interrupted, UsageError, error_class
+from ..common.nas_records import NAS_OFF, NasReport, together
 from ..common.records import Delivery, Layout
 from ..common.uri import HubUri, SourceUri, parse_list_file, parse_uri
 from ..common.views import Control, JobView, ObjectView, SubmitRequest, Submitted
+from .copies import Copies, finish, nas_line
 from .output import job_document, reason_of, to_document
 from .running import run
 
@@ -86,6 +89,7 @@ def read_requests(options: argparse.Namespace, settings: Settings) -> list[Submi
         profile=options.profile,
         unpack=options.unpack if options.unpack in ("", "auto") else str(Path.cwd() / options.unpack),
         unpack_format=options.unpack_format,
+        nas=NAS_OFF if options.no_nas else str(Path.cwd() / Path(options.nas).expanduser()) if options.nas else "",
     )
     into_cache = options.to == "hf-cache"
     hub = tuple(uri.canonical() for uri in uris if isinstance(uri, HubUri))
@@ -121,15 +125,20 @@ def _from_file(name: str, endpoints: Sequence[str]) -> Sequence[SourceUri]:
 async def _get(options: argparse.Namespace, settings: Settings, requests: list[SubmitRequest]) -> int:
     remote = bool(settings.coordinator.address)
     if not remote:  # every agent is this one
-        requests = [replace(request, delivery=Delivery.SPREAD) for request in requests]
-    async with transfers(settings) as coordinator:
+        # The settings say which NAS: the command line's is among them.
+        requests = [replace(request, delivery=Delivery.SPREAD, nas="") for request in requests]
+    copies = NasEnd(settings)
+    async with transfers(settings, finish=copies.wait) as coordinator:
         submitted = [job for request in requests for job in await coordinator.submit(request)]
         jobs = await follow(coordinator, [each.job.job_id for each in submitted], detach=remote)
         failed = [await failed_objects(coordinator, job) for job in jobs]
-    report(jobs, failed, sys.stderr)
+        for job, objects in zip(jobs, failed, strict=True):
+            report([job], [objects], sys.stderr)
+    jobs = [copies.seen_by(job) for job in jobs]
+    copies.tell(jobs, sys.stderr)
     if options.json:
         documents = [job_document(job, objects) for job, objects in zip(jobs, failed, strict=True)]
-        print(json.dumps({"jobs": documents}, indent=2))
+        print(json.dumps({"jobs": documents, **copies.document()}, indent=2))
     else:
         for job in jobs:
             if job.objects_done:
@@ -138,8 +147,10 @@ async def _get(options: argparse.Namespace, settings: Settings, requests: list[S
 
 
 @asynccontextmanager
-async def transfers(settings: Settings) -> AsyncGenerator[Transfers]:
-    """The configured coordinator, or one in this process."""
+async def transfers(
+    settings: Settings, *, finish: Callable[[Copies], Awaitable[None]] | None = None
+) -> AsyncGenerator[Transfers]:
+    """The configured coordinator, or one in this process; finish waits for the latter's copies on a NAS."""
     if settings.coordinator.address:
         from .remote import connect
 
@@ -148,7 +159,7 @@ async def transfers(settings: Settings) -> AsyncGenerator[Transfers]:
     else:
         from .embedded import embedded
 
-        async with embedded(settings) as coordinator:
+        async with embedded(settings, **({"finish": finish} if finish is not None else {})) as coordinator:
             yield coordinator
 
 
@@ -182,6 +193,54 @@ async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) 
         )
         raise Interrupted("", cause="interrupted", remedy=remedy)
     return [latest[job_id] for job_id in dict.fromkeys(job_ids)]
+
+
+class NasEnd:
+    """The copies on a NAS at the end of a run: waited for, a bounded time, and told of."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._wait_s = settings.nas.wait
+        self._remote = bool(settings.coordinator.address)
+        self._report: NasReport | None = None
+        self._interrupted = False
+
+    async def wait(self, copies: Copies) -> None:
+        """Wait for the copies of a run on one machine. A signal ends the wait; raises Interrupted."""
+        waiting = asyncio.ensure_future(
+            finish(copies, wait_s=self._wait_s, tell=lambda text: print(text, file=sys.stderr, flush=True))
+        )
+        with _on_signals(waiting.cancel) as signalled:
+            try:
+                self._report = await waiting
+            except asyncio.CancelledError:
+                if not signalled:
+                    raise
+                remedy = "all is downloaded; run it again, or shoal nas copy DIR, to copy the rest"
+                raise Interrupted("", cause="interrupted while copying to the NAS", remedy=remedy) from None
+
+    def seen_by(self, job: JobView) -> JobView:
+        """A job with its copies as they stand at the end."""
+        found = [each.counts for each in self._report.jobs if each.job_id == job.job_id] if self._report else []
+        return replace(job, nas=found[0]) if found else job
+
+    def tell(self, jobs: Sequence[JobView], out: TextIO) -> None:
+        """Tell a person what was copied, and what waits and how to go on."""
+        total = self._report.total if self._report else together(job.nas for job in jobs)
+        if total is None:
+            return
+        print(f"NAS: {nas_line(total)}", file=out)
+        if total.unfinished and self._remote:
+            print(f"  the agents go on with the copies: shoal status {jobs[0].job_id}", file=out)
+        elif total.unfinished:
+            where = next((job.destination for job in jobs if job.destination), "DIR")
+            print(
+                "  warning: what is not copied stays in the queue. To go on, run the same command again, or", file=out
+            )
+            print(f"  shoal nas copy {shlex.quote(where)}", file=out)
+
+    def document(self) -> dict[str, object]:
+        """The copies for a program; empty where there are none."""
+        return {"nas": to_document(self._report.total)} if self._report else {}
 
 
 class _on_signals:  # reads as a statement

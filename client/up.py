@@ -99,7 +99,7 @@ def _agents_token(settings: Settings) -> str:
     """A credential for this run's agents where they need one and none is configured; those of earlier runs become worthless."""
     from .daemons import needs_credential, offline_tokens
 
-    if not needs_credential(settings) or settings.security.token or settings.security.client_ca:
+    if not needs_credential(settings) or settings.security.token.resolve() or settings.security.client_ca:
         return ""
     from ..common.views import Role
 

@@ -34,6 +34,9 @@ PING_TIMEOUT_S = 5
 ADMITTED = ("shoal-session", "open")
 """Initial metadata of a session that is let in, before anything was said. A refusal comes with initial metadata too, but not this."""
 
+CHALLENGE_KEY = "shoal-challenge"
+"""Initial metadata of a session: a number that its Hello must repeat, so that a Hello of another session is worth nothing."""
+
 Options = list[tuple[str, int]]
 
 _COMMON: Options = [
@@ -120,6 +123,7 @@ def call_metadata(security: SecuritySettings) -> tuple[tuple[str, str], ...]:
 # shown as it is.
 _CAUSES = (
     ("connection refused", "nothing listens there", "start it with shoal coordinator, or check the address"),
+    ("certificate has expired", "its TLS certificate has expired", "renew it on the coordinator's machine"),
     ("certificate_verify_failed", "its TLS certificate is not trusted", "set security.tls_ca to the authority's file"),
     ("hostname verification", "its TLS certificate is for another name", "use a name that the certificate holds"),
     ("is not verified", "its TLS certificate is for another name", "use a name that the certificate holds"),

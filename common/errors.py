@@ -107,6 +107,12 @@ class Refused(ShoalError):
     code, exit_code, grpc_status = "refused", ExitCode.POLICY, "PERMISSION_DENIED"
 
 
+class OverQuota(Refused):
+    """The user has asked for as much as the quota allows."""
+
+    code, grpc_status = "over-quota", "RESOURCE_EXHAUSTED"
+
+
 class UnsafeName(Refused):
     """A name from outside could leave the destination or cannot be written safely."""
 

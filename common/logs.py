@@ -10,6 +10,7 @@ quiet command is never.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -21,6 +22,7 @@ from .secrets import REDACTED, Secret, SecretRef, names_secret, redact
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}  # the numbers of the standard library
 NESTING_MAX = 6  # deeper values are written as their text
 TEXT_CHARACTERS_MAX = 8192  # of one value; a hostile server must not fill the disk with one error text
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # of syslog(3)
 _RESERVED = frozenset({"action", "event", "level", "logger", "timestamp", "exc_info"})
 
 
@@ -53,6 +55,30 @@ def configure(
     with _State.lock:
         _State.output = _Output(LEVELS[level], format, stream, color)
         _State.write = None
+
+
+def use_stream(stream: TextIO) -> None:
+    """Write to another stream from now on, as `configure` with the rest as it is."""
+    with _State.lock:
+        _State.output = _State.output._replace(stream=stream)
+        _State.write = None
+
+
+def reconfigure(level: str, format: str) -> None:
+    """Another level and format from now on, to the same stream."""
+    configure(level, format, _State.output.stream, color=_State.output.color)
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream leads into systemd's journal: ``$JOURNAL_STREAM`` names its device and inode (systemd.exec(5))."""
+    named = environ.get("JOURNAL_STREAM", "")
+    if not named:
+        return False
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no file: an io.StringIO, or closed
+        return False
+    return named == f"{stat.st_dev}:{stat.st_ino}"
 
 
 def is_enabled(level: str) -> bool:
@@ -111,6 +137,23 @@ class Logger:
             pass
 
 
+class Seldom:
+    """Lets through at most so many events in so long: for what others can cause as often as they like."""
+
+    def __init__(self, events_max: int, period_s: float) -> None:
+        self._events_max = events_max
+        self._period_s = period_s
+        self._began = float("-inf")
+        self._events = 0
+
+    def take(self, now: float) -> bool:
+        """Whether an event at this time, in seconds, may be written."""
+        if now - self._began >= self._period_s:
+            self._began, self._events = now, 0
+        self._events += 1
+        return self._events <= self._events_max
+
+
 def get_logger(name: str) -> Logger:
     """A logger for a part of the system (``"agent"``, ``"coordinator.scheduler"``)."""
     return Logger(name)
@@ -154,14 +197,15 @@ def _writer(output: _Output) -> Callable[[str, str, str, dict[str, object]], Non
             ),
         ]
     )
+    stream = output.stream or sys.stderr
+    in_journal = is_journal(stream, os.environ)
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if in_journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]),  # the journal has its own
         structlog.processors.format_exc_info,
         _redact,  # after the traceback became text, before anything is written
         *render,
     ]
-    stream = output.stream or sys.stderr
     lock = threading.Lock()
 
     def write(level: str, name: str, action: str, fields: dict[str, object]) -> None:
@@ -172,15 +216,18 @@ def _writer(output: _Output) -> Callable[[str, str, str, dict[str, object]], Non
         event = {"event": action, "logger": name, **event}
         for processor in processors:
             event = cast("MutableMapping[str, Any]", processor(None, level, event))
+        text = f"{event}\n"
+        if in_journal:  # the prefix of sd-daemon(3) is the priority of a line, and a traceback has several
+            text = "".join(f"<{_PRIORITIES[level]}>{line}\n" for line in str(event).split("\n"))
         with lock:
-            stream.write(f"{event}\n")
+            stream.write(text)
             stream.flush()
 
     return write
 
 
 def _action_first(_logger: object, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
-    head = {name: event.pop(name) for name in ("timestamp", "level", "action", "logger")}
+    head = {name: event.pop(name) for name in ("timestamp", "level", "action", "logger") if name in event}
     return {**head, **event}
 
 

@@ -44,13 +44,19 @@ _TAIL_BYTES = len(_TAIL % ("0" * 64))
 _REPO_FOLDER = re.compile(r"(?:models|datasets|spaces)--.+")
 _SHARED_BLOB = re.compile(r"blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
+_RARE = frozenset({"original", "moved_to"})  # written where they say something
+
 Sources = Mapping[str, Mapping[str, str]]
 """Canonical source URI to what is known of it, such as revision and commit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ManifestEntry:
-    """A finished file. path is relative to the folder that holds ``.shoal``; size in bytes; mtime_ns as lstat(2) gives it."""
+    """A finished file. path is relative to the folder that holds ``.shoal``; size in bytes; mtime_ns as lstat(2) gives it.
+
+    original is its path within its source, where path is another one: on a NAS. moved_to is where its copy lies when the file
+    itself was removed after a verified copy.
+    """
 
     path: str
     size: int
@@ -60,10 +66,13 @@ class ManifestEntry:
     source: str = ""
     revision: str = ""
     commit: str = ""
+    original: str = ""
+    moved_to: str = ""
 
     def to_json(self) -> str:
         """One line of JSON, without a line end."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+        names = (name for name in self.__slots__ if name not in _RARE or getattr(self, name))
+        return json.dumps({name: getattr(self, name) for name in names})
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Self:
@@ -228,10 +237,12 @@ class Problem:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What `verify_folder` saw. checked counts files, bytes those that were hashed; problems counts by kind."""
+    """What `verify_folder` saw. checked counts files, bytes those that were hashed, moved files that were removed after a
+    verified copy; problems counts by kind."""
 
     checked: int = 0
     bytes: int = 0
+    moved: int = 0
     problems: dict[ProblemKind, int] = field(default_factory=dict[ProblemKind, int])
 
     @property
@@ -295,6 +306,9 @@ def _problem(root: SafeRoot, base: str, path: str, entry: ManifestEntry, report:
     try:
         fd = open_finished(root, path, base=base)
     except (FileNotFoundError, NotADirectoryError):
+        if entry.moved_to:
+            report.moved += 1
+            return None
         return problem(ProblemKind.MISSING, "it is not there")
     except UnsafeName as error:
         return problem(ProblemKind.UNSAFE, error.cause)

@@ -27,13 +27,18 @@ def filesystem_type(path: Path, mounts: Iterable[str] | None = None) -> str:
     path need not exist. mounts stands in for the lines of ``/proc/self/mountinfo`` (proc(5)); of several mounts over one
     point the last is the one seen.
     """
+    return mount_of(path, mounts)[1]
+
+
+def mount_of(path: Path, mounts: Iterable[str] | None = None) -> tuple[str, str]:
+    """Where the file system that holds path is mounted, and its type, as `filesystem_type`; empty where that is not known."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
         except OSError:
-            return ""
+            return "", ""
     real = os.path.realpath(path)
-    best, found = -1, ""
+    best, where, found = -1, "", ""
     for line in mounts:
         fields = line.split(" ")
         try:
@@ -42,8 +47,8 @@ def filesystem_type(path: Path, mounts: Iterable[str] | None = None) -> str:
             continue
         point = _unescape(fields[4])
         if len(point) >= best and (real == point or real.startswith(point.rstrip("/") + "/")):
-            best, found = len(point), kind
-    return found
+            best, where, found = len(point), point, kind
+    return where, found
 
 
 def _unescape(text: str) -> str:

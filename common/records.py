@@ -16,6 +16,7 @@ from .intervals import Interval
 
 if TYPE_CHECKING:
     from .collect_records import CollectSpec, HostProfile, ToolSpec
+    from .nas_records import NasReport
     from .swarm_records import PeerOffer, SwarmInventory, SwarmOrders, SwarmReport
 
 
@@ -112,6 +113,7 @@ class JobSpec:
     verify_everywhere: bool = False  # every agent computes the publisher's digest itself
     collect: CollectSpec | None = None  # of a dataset job that collects a URL table
     tool: ToolSpec | None = None  # of a dataset job that runs a tool
+    nas: str = ""  # "": as each agent is configured; "off": no copies; otherwise the folder on the NAS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,6 +271,7 @@ class Hello:
     zone: str = ""
     peer: PeerOffer | None = None  # None: it takes no part in the exchange between peers
     budgets_version: int = 0  # of the last Budgets that this process obeys; 0: it never had any
+    challenge: str = ""  # what the coordinator sent at the beginning of this very session
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,6 +287,7 @@ class Heartbeat:
     sent: int = 0  # bytes sent to peers since the process began
     budgets_version: int = 0  # of the last Budgets that the agent obeys in full
     lapsed_version: int = 0  # shares of Budgets up to this one ran out at the agent: it uses them no more
+    nas: NasReport | None = None  # how its copies on a NAS are doing; None: it makes none
     disk: tuple[int, int] = (0, 0)  # free and all bytes where it writes when nobody names another place; 0: not known
 
 

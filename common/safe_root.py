@@ -127,6 +127,17 @@ class SafeRoot:
             self._forget(source)
             self._forget(destination)
 
+    def link_beneath(self, source: str, destination: str) -> None:
+        """Give a file another name (link(2)). Raises FileExistsError when something has it."""
+
+        def in_source(source_fd: int, source_name: str) -> None:
+            def in_destination(destination_fd: int, name: str) -> None:
+                os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=destination_fd, follow_symlinks=False)
+
+            self._in_folder(destination, in_destination)
+
+        self._in_folder(source, in_source)
+
     def stat_beneath(self, path: str) -> os.stat_result:
         """The status of the name itself: of a symlink, not of its target."""
         return self._in_folder(path, lambda fd, name: os.stat(name, dir_fd=fd, follow_symlinks=False))

@@ -17,6 +17,7 @@ from .settings_collect import CollectSettings, ToolsSettings
 from .settings_fields import Key, Section
 from .settings_kinds import BadValue, Context, expand_path
 from .settings_library import LibrarySettings
+from .settings_nas import NasSettings
 from .settings_sources import ConfigFile, Given, Origin, Rank, find_file, from_environment, read_file
 from .settings_table import (
     SECTIONS,
@@ -26,6 +27,7 @@ from .settings_table import (
     HostSettings,
     HubSettings,
     LogSettings,
+    QuotaSettings,
     S3Settings,
     SecuritySettings,
     SwarmSettings,
@@ -46,12 +48,14 @@ class Settings:
     s3: Mapping[str, S3Settings] = field(default_factory=dict[str, S3Settings])  # by profile in lower case
     fetch: FetchSettings = field(default_factory=FetchSettings)
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
+    nas: NasSettings = field(default_factory=NasSettings)
     collect: CollectSettings = field(default_factory=CollectSettings)
     tools: ToolsSettings = field(default_factory=ToolsSettings)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict[str, HostSettings])  # by host name in lower case
     library: LibrarySettings = field(default_factory=LibrarySettings)
     web: WebSettings = field(default_factory=WebSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    quota: QuotaSettings = field(default_factory=QuotaSettings)
     log: LogSettings = field(default_factory=LogSettings)
     config_file: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin], repr=False)
@@ -349,6 +353,9 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
     for name in ("fetch.connect_timeout", "fetch.read_timeout"):
         if getattr(settings.fetch, name.partition(".")[2]) <= 0:
             yield Problem(name=name, origin=settings.origin_of(name), cause="must be above 0")
+    if not 1.0 <= settings.fetch.lock_expiry <= 3600.0:
+        name = "fetch.lock_expiry"
+        yield Problem(name=name, origin=settings.origin_of(name), cause="must be from 1s to 1h")
     if settings.fetch.chunk_size is not None and settings.fetch.chunk_size < CHUNK_SIZE_BYTES_MIN:
         name = "fetch.chunk_size"
         yield Problem(name=name, origin=settings.origin_of(name), cause='must be at least 64KiB, or "auto"')

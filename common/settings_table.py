@@ -36,6 +36,8 @@ from .settings_kinds import (
     url,
 )
 from .settings_library import LibrarySettings
+from .settings_nas import NasSettings
+from .settings_quota import QuotaSettings
 from .settings_web import WebSettings
 
 
@@ -174,6 +176,11 @@ class FetchSettings:
         integer(0, 1000), 8, "Retries after 5xx, resets and timeouts, with backoff, within one attempt."
     )
     sync: bool = setting(BOOLEAN, True, "Sync a file to disk before it gets its final name.")
+    lock_expiry: float = setting(
+        DURATION,
+        "90s",
+        "Silence after which other runs into the same folder take over what a run was fetching. Above NFS's caches (60s).",
+    )
     unpack_bytes_max: int = setting(SIZE, "1TiB", "An archive whose files are larger than this together is refused.")
     unpack_ratio_max: int = setting(
         integer(1, 1_000_000),
@@ -234,6 +241,17 @@ class SecuritySettings:
     )
     deny: tuple[str, ...] = setting(list_of(TEXT), [], "Repos and hosts that are refused, as globs. Wins over allow.")
     https_only: bool = setting(BOOLEAN, False, "Refuse every source and redirect that is not https.")
+    max_object_size: int = setting(SIZE, "0", "Files that are larger are refused. 0: no limit.")
+    max_job_size: int = setting(SIZE, "0", "Jobs whose files are larger together are refused. 0: no limit.")
+    allow_licenses: tuple[str, ...] = setting(
+        list_of(TEXT), [], 'Licences of Hub repos that may be fetched, as globs ("apache-2.0", "cc-by-*"). Empty: all.'
+    )
+    deny_licenses: tuple[str, ...] = setting(
+        list_of(TEXT), [], "Licences of Hub repos that are refused, as globs. Wins over allow_licenses."
+    )
+    unknown_license: Literal["allow", "refuse"] = setting(
+        choice("allow", "refuse"), "refuse", "A Hub repo that names no licence, where licences are ruled."
+    )
     insecure: bool = setting(BOOLEAN, False, "Allow a non-loopback address without TLS and credentials.")
     tls_cert: Path | None = setting(OPTIONAL_PATH, "", "PEM certificate of this coordinator, agent or client.")
     tls_key: Path | None = setting(OPTIONAL_PATH, "", "PEM private key of tls_cert.")
@@ -283,11 +301,13 @@ SECTIONS: tuple[Section, ...] = (
     Section(name="s3", cls=S3Settings, help="S3-compatible stores: one table per profile.", named=True),
     Section(name="fetch", cls=FetchSettings, help="How bytes are fetched, whatever the source."),
     Section(name="swarm", cls=SwarmSettings, help="Copies for every agent: how chunks travel from agent to agent."),
+    Section(name="nas", cls=NasSettings, help="Copies of finished files on a NAS, beside the downloads."),
     Section(name="collect", cls=CollectSettings, help="URL tables that become datasets: shoal collect."),
     Section(name="tools", cls=ToolsSettings, help="Post-processing of collected data: shoal tools."),
     Section(name="hosts", cls=HostSettings, help="Budgets of single hosts, for the whole fleet.", named=True),
     Section(name="library", cls=LibrarySettings, help="What is on disk: shoal models, and the web page's library."),
     Section(name="web", cls=WebSettings, help="The web page and the REST API: shoal coordinator --web."),
     Section(name="security", cls=SecuritySettings, help="What is allowed, TLS, and credentials of the fleet."),
+    Section(name="quota", cls=QuotaSettings, help="How much each user of a coordinator may fetch."),
     Section(name="log", cls=LogSettings, help="Logs."),
 )

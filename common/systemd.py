@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from .errors import UsageError
 
 STATUS_CHARACTERS_MAX = 500  # a line for `systemctl status`
 
@@ -34,6 +38,10 @@ class Notifier:
         """Start-up is done."""
         self._send("READY=1", f"STATUS={_line(status)}" if status else "")
 
+    def reloading(self) -> None:
+        """Settings are being taken up again; `ready` says when that is done. The time tells systemd that it is this reload."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
     def status(self, text: str) -> None:
         """One line for ``systemctl status``."""
         self._send(f"STATUS={_line(text)}")
@@ -60,6 +68,36 @@ class Notifier:
             self._socket.sendto(message.encode(errors="replace"), self._address)
         except OSError:
             pass  # systemd is restarting or its queue is full: the next notification tells
+
+
+LISTEN_FDS_START = 3
+
+
+@contextmanager
+def listen_sockets(environ: Mapping[str, str], *, pid: int | None = None) -> Generator[list[socket.socket]]:
+    """The sockets that systemd listens on for this process, closed in the end: ``LISTEN_FDS``, ``LISTEN_PID`` (sd_listen_fds(3)).
+
+    They are not inherited by children. Raises UsageError for one that is no listening stream socket.
+    """
+    text = environ.get("LISTEN_FDS", "")
+    is_ours = environ.get("LISTEN_PID") == str(pid or os.getpid()) and text.isascii() and text.isdigit()
+    with ExitStack() as stack:
+        count = int(text) if is_ours else 0
+        yield [stack.enter_context(_listener(number)) for number in range(LISTEN_FDS_START, LISTEN_FDS_START + count)]
+
+
+def _listener(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        cause = f"descriptor {descriptor} is no socket: {error.strerror}"
+        raise UsageError("LISTEN_FDS", cause=cause, remedy="see ListenStream= of the .socket unit") from None
+    if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.close()
+        cause = f"descriptor {descriptor} is no stream socket that listens"
+        raise UsageError("LISTEN_FDS", cause=cause, remedy="set ListenStream= and Accept=no in the .socket unit")
+    return listener
 
 
 def _watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:

@@ -17,6 +17,7 @@ from .secrets import Secret
 
 if TYPE_CHECKING:
     from .collect_records import CollectSpec, ToolSpec
+    from .nas_records import NasCounts
 
 
 class JobStatus(enum.StrEnum):
@@ -102,6 +103,7 @@ class SubmitRequest:
     unpack_format: str = ""  # "": by name
     collect: CollectSpec | None = None  # with delivery by dataset: the table, which takes the place of uris
     tool: ToolSpec | None = None  # with delivery by dataset: what to run over the dataset at the destination
+    nas: str = ""  # "": as each agent is configured; "off": no copies; otherwise the folder on the NAS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +178,7 @@ class JobView:
     rows_done: int = 0  # that have ended, those of unfinished batches included
     rows_per_s: float = 0.0
     tally: Tally = ()  # of a dataset job: rows that have ended, by code (`collect_records.py`)
+    nas: NasCounts | None = None  # copies on a NAS, of all agents together; None: there are none
 
     @property
     def ended(self) -> bool:
@@ -228,6 +231,7 @@ class AgentView:
     sent_bytes: int = 0  # to peers, since its process began
     bad_chunks: int = 0  # that it sent and that were not right
     cut_off: bool = False  # it sent bad bytes repeatedly: nobody is sent to it any more
+    nas: NasCounts | None = None  # its copies on a NAS; None: it makes none
     disk_free_bytes: int = 0  # of the file system that it writes to when nobody names another; 0: not known
     disk_total_bytes: int = 0
 
@@ -306,6 +310,8 @@ class FleetView:
     bytes_waiting: int = 0
     units_leased: int = 0
     rate_bytes_per_s: float = 0.0
+    warnings: tuple[str, ...] = ()  # what needs somebody's attention, for people
+    nas: NasCounts | None = None  # copies on a NAS, of all agents together; None: there are none
     epoch_s: float = 0.0  # what the coordinator's clock shows, seconds since 1970; 0: it does not tell
 
 

@@ -28,6 +28,7 @@ from .records import (
 )
 from .swarm_records import SwarmInventory, SwarmOrders, SwarmReport
 from .wire_hosts import decode_host_budget, decode_host_observation, encode_host_budget, encode_host_observation
+from .wire_nas import decode_nas_report, encode_nas_report
 from .wire_swarm import (
     decode_peer_offer,
     decode_swarm_inventory,
@@ -179,6 +180,7 @@ def _encode_hello(hello: Hello) -> pb.Hello:
         zone=hello.zone,
         peer=encode_peer_offer(hello.peer),
         budgets_version=hello.budgets_version,
+        challenge=hello.challenge,
     )
 
 
@@ -195,6 +197,7 @@ def _decode_hello(hello: pb.Hello) -> Hello:
         zone=hello.zone,
         peer=decode_peer_offer(hello.peer) if hello.HasField("peer") else None,
         budgets_version=count(hello.budgets_version, "Hello.budgets_version"),
+        challenge=hello.challenge,
     )
 
 
@@ -209,6 +212,7 @@ def _encode_heartbeat(beat: Heartbeat) -> pb.Heartbeat:
         sent=beat.sent,
         budgets_version=beat.budgets_version,
         lapsed_version=beat.lapsed_version,
+        nas=encode_nas_report(beat.nas),
         disk_free=beat.disk[0],
         disk_total=beat.disk[1],
     )
@@ -225,6 +229,7 @@ def _decode_heartbeat(beat: pb.Heartbeat) -> Heartbeat:
         sent=count(beat.sent, "Heartbeat.sent"),
         budgets_version=count(beat.budgets_version, "Heartbeat.budgets_version"),
         lapsed_version=count(beat.lapsed_version, "Heartbeat.lapsed_version"),
+        nas=decode_nas_report(beat.nas) if beat.HasField("nas") else None,
         disk=(count(beat.disk_free, "Heartbeat.disk_free"), count(beat.disk_total, "Heartbeat.disk_total")),
     )
 

@@ -39,6 +39,7 @@ def encode_submit_request(request: SubmitRequest) -> jobs.SubmitJobRequest:
             unpack_format=request.unpack_format,
             collect=encode_collect_spec(request.collect),
             tool=encode_tool_spec(request.tool),
+            nas=request.nas,
         )
     except ValueError as error:
         raise UsageError("request", cause=f"it cannot be sent: {error}") from error
@@ -66,4 +67,5 @@ def decode_submit_request(request: jobs.SubmitJobRequest) -> SubmitRequest:
         unpack_format=request.unpack_format,
         collect=decode_collect_spec(request.collect) if request.HasField("collect") else None,
         tool=decode_tool_spec(request.tool) if request.HasField("tool") else None,
+        nas=request.nas,
     )

@@ -31,6 +31,7 @@ from .wire_collect import (
     decode_tally,
     encode_tally,
 )
+from .wire_nas import decode_nas_counts, encode_nas_counts
 from .wire_replicas import decode_replica, encode_replica
 from .wire_values import EnumCodec, amount, count, each, name, prose, texts
 from .wire_work import (
@@ -88,6 +89,7 @@ def encode_job(view: JobView) -> jobs.Job:
         rows_done=view.rows_done,
         rows_per_s=view.rows_per_s,
         tally=encode_tally(view.tally),
+        nas=encode_nas_counts(view.nas),
     )
 
 
@@ -125,6 +127,7 @@ def decode_job(job: jobs.Job) -> JobView:
         rows_done=count(job.rows_done, "Job.rows_done"),
         rows_per_s=amount(job.rows_per_s, "Job.rows_per_s"),
         tally=decode_tally(job.tally, "Job.tally"),
+        nas=decode_nas_counts(job.nas) if job.HasField("nas") else None,
     )
 
 
@@ -216,6 +219,7 @@ def encode_agent(view: AgentView) -> admin.Agent:
         sent_bytes=view.sent_bytes,
         bad_chunks=view.bad_chunks,
         cut_off=view.cut_off,
+        nas=encode_nas_counts(view.nas),
         disk_free_bytes=view.disk_free_bytes,
         disk_total_bytes=view.disk_total_bytes,
     )
@@ -242,6 +246,7 @@ def decode_agent(agent: admin.Agent) -> AgentView:
         sent_bytes=count(agent.sent_bytes, "Agent.sent_bytes"),
         bad_chunks=count(agent.bad_chunks, "Agent.bad_chunks"),
         cut_off=agent.cut_off,
+        nas=decode_nas_counts(agent.nas) if agent.HasField("nas") else None,
         disk_free_bytes=count(agent.disk_free_bytes, "Agent.disk_free_bytes"),
         disk_total_bytes=count(agent.disk_total_bytes, "Agent.disk_total_bytes"),
     )
@@ -292,6 +297,8 @@ def encode_fleet(view: FleetView) -> admin.Fleet:
         bytes_waiting=view.bytes_waiting,
         units_leased=view.units_leased,
         rate_bytes_per_s=view.rate_bytes_per_s,
+        warnings=view.warnings,
+        nas=encode_nas_counts(view.nas),
         epoch_s=view.epoch_s,
     )
 
@@ -311,6 +318,8 @@ def decode_fleet(fleet: admin.Fleet) -> FleetView:
         bytes_waiting=count(fleet.bytes_waiting, "Fleet.bytes_waiting"),
         units_leased=count(fleet.units_leased, "Fleet.units_leased"),
         rate_bytes_per_s=amount(fleet.rate_bytes_per_s, "Fleet.rate_bytes_per_s"),
+        warnings=tuple(fleet.warnings),
+        nas=decode_nas_counts(fleet.nas) if fleet.HasField("nas") else None,
         epoch_s=amount(fleet.epoch_s, "Fleet.epoch_s"),
     )
 

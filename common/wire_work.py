@@ -107,6 +107,7 @@ def encode_job_spec(spec: JobSpec) -> work.JobSpec:
         verify_everywhere=spec.verify_everywhere,
         collect=encode_collect_spec(spec.collect),
         tool=encode_tool_spec(spec.tool),
+        nas=spec.nas,
     )
 
 
@@ -134,6 +135,7 @@ def decode_job_spec(spec: work.JobSpec) -> JobSpec:
         verify_everywhere=spec.verify_everywhere,
         collect=decode_collect_spec(spec.collect) if spec.HasField("collect") else None,
         tool=decode_tool_spec(spec.tool) if spec.HasField("tool") else None,
+        nas=spec.nas,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
 from .logs import get_logger
+from .policy import policy_of
 
 if TYPE_CHECKING:
     from .s3_profiles import S3Profiles
@@ -50,6 +51,7 @@ def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, ve
         tls=tls_options(settings, hub=hub),
         proxies=proxies(settings, environ),
         https_only=settings.security.https_only,
+        check_host=policy_of(settings).check_denied_host if settings.security.deny else None,
     )
 
 
@@ -63,10 +65,12 @@ def s3_profiles(settings: Settings, *, version: str) -> S3Profiles:
     )
 
 
-def hub_token(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Callable[[], Secret | None]:
+def hub_token(
+    settings: Settings | Callable[[], Settings], clock: Callable[[], float] = time.monotonic
+) -> Callable[[], Secret | None]:
     """Where the Hub token is asked for, again and again: files and credentials rotate. It is read anew every few seconds.
 
-    clock: seconds.
+    settings: what gives them, where they can change; clock: seconds.
     """
     read_at = float("-inf")
     token: Secret | None = None
@@ -74,7 +78,8 @@ def hub_token(settings: Settings, clock: Callable[[], float] = time.monotonic) -
     def current() -> Secret | None:
         nonlocal read_at, token
         if clock() - read_at >= TOKEN_REREAD_S:
-            token, read_at = settings.hub.token.resolve(), clock()
+            in_force = settings() if callable(settings) else settings
+            token, read_at = in_force.hub.token.resolve(), clock()
         return token
 
     return current

@@ -17,14 +17,17 @@ from ..common.wire_views import (
     encode_token,
 )
 from .api import CoordinatorApi
+from .calls import Context
 from .requests import reading, said
+from .tokens import TokenBook
 
 
 class FleetAdminService(FleetAdminServiceServicer):
     """Raises ShoalErrors: `calls.py` makes statuses of them."""
 
-    def __init__(self, api: CoordinatorApi) -> None:
+    def __init__(self, api: CoordinatorApi, tokens: TokenBook) -> None:
         self._api = api
+        self._tokens = tokens
 
     async def GetFleet(self, request: pb.GetFleetRequest, context: object) -> pb.GetFleetResponse:
         return pb.GetFleetResponse(fleet=encode_fleet(self._api.fleet()))
@@ -55,11 +58,23 @@ class FleetAdminService(FleetAdminServiceServicer):
         with reading():
             role = ROLE.member(request.role, "CreateTokenRequest.role")
         expires_s = request.expires_s if request.HasField("expires_s") else None
-        return encode_new_token(await self._api.create_token(role, request.name, expires_s))
+        return encode_new_token(await self._tokens.create(role, request.name, expires_s))
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: object) -> pb.ListTokensResponse:
-        return pb.ListTokensResponse(tokens=map(encode_token, await self._api.list_tokens()))
+        return pb.ListTokensResponse(tokens=map(encode_token, self._tokens.list()))
+
+    async def RotateToken(self, request: pb.RotateTokenRequest, context: object) -> pb.RotateTokenResponse:
+        made = await self._tokens.rotate(
+            said(request.token_id, "token_id"),
+            grace_s=request.grace_s,
+            expires_s=request.expires_s if request.HasField("expires_s") else None,
+        )
+        return pb.RotateTokenResponse(secret=made.token.reveal(), token=encode_token(made.view))
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: object) -> pb.RevokeTokenResponse:
-        await self._api.revoke_token(said(request.token_id, "token_id"))
+        await self._tokens.revoke(said(request.token_id, "token_id"))
         return pb.RevokeTokenResponse()
+
+    async def BackupState(self, request: pb.BackupStateRequest, context: Context) -> None:
+        async for block in self._api.backup():
+            await context.write(pb.BackupStateResponse(data=block))

@@ -19,13 +19,10 @@ from ..common.views import (
     HostView,
     JobStatus,
     JobView,
-    NewToken,
     ObjectView,
     QueueView,
-    Role,
     SubmitRequest,
     Submitted,
-    TokenView,
     TotalsView,
 )
 
@@ -59,8 +56,9 @@ class CoordinatorApi(Protocol):
 
     # ---- jobs
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
-        """Make a job of each URI, in their order. On return the jobs survive a restart. Raises UsageError, Refused."""
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
+        """Make a job of each URI, in their order, for a user: the name of the credential that asks. On return the jobs survive a
+        restart. Raises UsageError, Refused, OverQuota."""
         ...
 
     def get_job(self, job_id_or_uri: str, *, active: bool = True) -> JobView:
@@ -150,16 +148,8 @@ class CoordinatorApi(Protocol):
         "profiles.csv", "overview.json". Raises NotFound."""
         ...
 
-    # ---- credentials
+    # ---- state
 
-    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
-        """Make a credential that is valid for so long, for ever with None. Raises UsageError."""
-        ...
-
-    async def list_tokens(self) -> list[TokenView]:
-        """All credentials, expired ones too."""
-        ...
-
-    async def revoke_token(self, token_id: str) -> None:
-        """Make a credential worthless. Raises NotFound."""
+    def backup(self) -> AsyncIterator[bytes]:
+        """A consistent copy of the database, in blocks of at most 1 MiB. Raises UsageError where there is none, NoSpace."""
         ...

@@ -9,7 +9,7 @@ A token that comes with it wins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,9 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "/shoal.v1.FleetAdminService/SetHostPolicy": ADMINS,
     "/shoal.v1.FleetAdminService/CreateToken": ADMINS,
     "/shoal.v1.FleetAdminService/ListTokens": ADMINS,
+    "/shoal.v1.FleetAdminService/RotateToken": ADMINS,
     "/shoal.v1.FleetAdminService/RevokeToken": ADMINS,
+    "/shoal.v1.FleetAdminService/BackupState": ADMINS,
     "/grpc.health.v1.Health/Check": ALL,
     "/grpc.health.v1.Health/List": ALL,
     "/grpc.health.v1.Health/Watch": ALL,
@@ -57,16 +59,23 @@ class Tokens(Protocol):
 
     def check(self, presented: str) -> TokenView: ...
 
-    def valid(self, token_id: str) -> bool: ...
+    def lapse(self, token_id: str) -> str: ...
+
+    def watch(self, callback: Callable[[], None]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who calls. token_id is empty for loopback and for a client certificate."""
+    """Who calls. token_id is empty for loopback and for a client certificate.
+
+    principal is what an agent's identity is bound to: the token's name (its id where it has none) or the NAME of a certificate; so
+    both may be renewed under the same name. Empty on loopback, where everybody is this machine.
+    """
 
     name: str
     roles: frozenset[Role]
     token_id: str = ""
+    principal: str = ""
 
 
 LOCAL = Caller(name="this machine", roles=ALL)
@@ -115,9 +124,9 @@ class Gate:
             )
         return caller
 
-    def holds(self, caller: Caller) -> bool:
-        """Whether the caller's credential still holds; asked again and again while a stream is open."""
-        return not caller.token_id or self._tokens.valid(caller.token_id)
+    def lapse(self, caller: Caller) -> str:
+        """Why the caller's credential holds no more; empty while it does. Asked again and again while a stream is open."""
+        return self._tokens.lapse(caller.token_id) if caller.token_id else ""
 
     def _identify(self, authorization: str, common_name: str) -> Caller:
         if authorization:
@@ -125,10 +134,11 @@ class Gate:
             if scheme.lower() != "bearer":
                 raise Unauthenticated("authorization", cause="it is not a Bearer token")
             token = self._tokens.check(presented.strip())
-            return Caller(name=token.name or token.token_id, roles=frozenset({token.role}), token_id=token.token_id)
+            name = token.name or token.token_id
+            return Caller(name=name, roles=frozenset({token.role}), token_id=token.token_id, principal=name)
         role, colon, name = common_name.partition(":")
         if colon and name and role in set(Role):
-            return Caller(name=common_name, roles=frozenset({Role(role)}))
+            return Caller(name=common_name, roles=frozenset({Role(role)}), principal=name)
         if common_name:
             cause = f"the common name {common_name!r} is neither agent:NAME nor admin:NAME"
             raise Unauthenticated("client certificate", cause=cause, remedy="set security.token, or use another one")

@@ -6,18 +6,25 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
 
 from ..common.errors import ProtocolViolation, ShoalError, Unauthenticated
-from ..common.logs import get_logger
+from ..common.logs import Seldom, get_logger
 from ..common.wire_errors import DETAILS_KEY, encode_error
-from .auth import Caller, Gate
+from .auth import LOCAL, Caller, Gate
 
 RECHECK_S = 5.0
 """How often the credentials of open streams are checked again: as often as agents send heartbeats by default."""
+
+REFUSALS_LOGGED_MAX, REFUSALS_LOGGED_S = 20, 60.0
+"""So many refused calls are written to the log in so long: a stranger must not fill the disk."""
+
+CALLER: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
+"""Who makes the call that the present task answers."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,6 +45,7 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
         self._gate = gate
         self._streams: dict[asyncio.Task[Any], Caller] = {}
         self._revoked: set[asyncio.Task[Any]] = set()
+        self._refusals = Seldom(REFUSALS_LOGGED_MAX, REFUSALS_LOGGED_S)
 
     async def recheck(self) -> None:
         """End, again and again, the streams whose credential was revoked or has expired. Runs until it is cancelled."""
@@ -48,7 +56,7 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
     def recheck_now(self) -> None:
         """End the streams whose credential was revoked or has expired."""
         for task, caller in self._streams.items():
-            if task not in self._revoked and not self._gate.holds(caller):
+            if task not in self._revoked and self._gate.lapse(caller):
                 self._revoked.add(task)
                 task.cancel()
 
@@ -68,7 +76,8 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
 
     def _single(self, method: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Callable[..., Any]:
         async def answer(request: Any, context: Context) -> Any:
-            async with self._guarded(method, context):
+            async with self._guarded(method, context) as caller:
+                _caller.set(caller.name)  # of this call's task alone
                 return await behavior(request, context)
 
         return answer
@@ -92,9 +101,9 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
     async def _guarded(self, method: str, context: Context) -> AsyncGenerator[Caller]:
         """Admits the call, and turns what it raises into a status."""
         try:
-            yield self._gate.admit(
-                method, authorization=_metadatum(context, "authorization"), common_name=_common_name(context)
-            )
+            caller = self._admit(method, context)
+            CALLER.set(caller)
+            yield caller
         except ShoalError as error:
             await refuse(context, error)
         except grpc.aio.AbortError:
@@ -102,6 +111,17 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
         except Exception:
             log.exception("call.failed", method=method)
             await refuse(context, ShoalError(method, cause="the coordinator has a defect; its log says more"))
+
+    def _admit(self, method: str, context: Context) -> Caller:
+        """Who calls, if they may. A refusal is told in the log as well, a few times a minute: who is refused comes again."""
+        try:
+            return self._gate.admit(
+                method, authorization=_metadatum(context, "authorization"), common_name=_common_name(context)
+            )
+        except ShoalError as error:
+            if self._refusals.take(asyncio.get_running_loop().time()):
+                log.warning("call.refused", method=method, peer=context.peer(), error=str(error))
+            raise
 
     @contextmanager
     def _watched(self, caller: Caller) -> Generator[None]:
@@ -115,11 +135,20 @@ class Calls(grpc.aio.ServerInterceptor):  # pyright: ignore[reportMissingTypeArg
             if task not in self._revoked:
                 raise
             task.uncancel()
-            cause = f"the credential of {caller.name!r} was revoked or has expired"
+            cause = f"the credential {caller.name!r} {self._gate.lapse(caller)}"
+            log.warning("stream.ended", caller=caller.name, reason=cause)
             raise Unauthenticated("stream", cause=cause, remedy="connect with a new one") from None
         finally:
             del self._streams[task]
             self._revoked.discard(task)
+
+
+_caller: ContextVar[str] = ContextVar("caller", default=LOCAL.name)
+
+
+def caller_name() -> str:
+    """Who makes the call that is being answered: the credential's name."""
+    return _caller.get()
 
 
 async def refuse(context: Context, error: ShoalError) -> NoReturn:

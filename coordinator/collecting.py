@@ -23,6 +23,7 @@ from ..common.dataset_schema import IGNORED, OVERVIEW, PROFILES, REJECTS
 from ..common.errors import Conflict, NotFound
 from ..common.ignored_hosts import REREAD_S
 from ..common.logs import get_logger
+from ..common.policy import Policy
 from ..common.records import Delivery, JobSpec, Layout, ObjectSpec, OriginKind
 from ..common.views import ObjectStatus
 from .dataset_model import BatchRow
@@ -30,7 +31,6 @@ from .documents import blocks_of
 from .effects import ForgetHostProfiles
 from .model import JobRow, JobState
 from .overview import overview_document
-from .sources.policy import Policy
 from .store.runner import StoreRunner
 from .tables import PAGE_OBJECTS
 
@@ -90,7 +90,7 @@ class Collections:
         self._dataset_of = dataset_of
         self._store = store
         self._work_folder = work_folder
-        self._policy = policy
+        self.policy = policy
         self._wall_clock = wall_clock
         self._plans: dict[str, Plan] = {}
 
@@ -145,7 +145,7 @@ class Collections:
                 make_plan,
                 spec,
                 work=work,
-                policy=self._policy,
+                policy=self.policy,
                 should_stop=stop.is_set,
                 progress=progress,
                 dataset=dataset,

@@ -275,8 +275,7 @@ class Core:
         self._replicas.absent(agent.agent_id)
         before = self.agents.get(hello.agent_id)
         if before is not None:
-            agent.objects_done, agent.bytes_done = before.objects_done, before.bytes_done
-            agent.bad_chunks, agent.cut_off = before.bad_chunks, before.cut_off
+            agent.inherit(before)
         self.agents[agent.agent_id] = agent
         for lease in self.leases.of_agent(agent.agent_id):
             agent.units += 1
@@ -311,10 +310,7 @@ class Core:
     def _heartbeat(self, agent: AgentState, beat: Heartbeat, now: float) -> None:
         if fenced := self.leases.renew(agent.agent_id, beat.held, now):
             self._effects.sends.append(Send(agent.agent_id, Revoke(tuple(fenced))))
-        if beat.capacity is not None:
-            agent.capacity = beat.capacity
-        agent.memory = beat.memory or agent.memory
-        agent.sent, agent.disk = beat.sent or agent.sent, beat.disk
+        agent.tell(beat, self.jobs)
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
             if lease is not None and progress.arrived > lease.arrived:

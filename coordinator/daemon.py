@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING
 
+from ..common.certificates import CertificateWatch, watched_files
 from ..common.errors import ExitCode, NotWritable
+from ..common.grpc_log import translated
 from ..common.logs import capture_library_logs, get_logger
+from ..common.reloading import LIVE_COORDINATOR, Reloader, on_reload
 from ..common.stopping import on_stop
-from ..common.systemd import Notifier
+from ..common.systemd import Notifier, listen_sockets
+from ..common.units import format_rate
 from ..common.wiring import warn_of_open_tls
+from .backup import remove_stale_copies
 from .server import CoordinatorServer
 from .store.runner import StoreRunner
 from .store.sqlite import SqliteStore
-from .wiring import make_coordinator, sources
+from .wiring import host_policies_of, make_coordinator, policy_of, sources
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
@@ -38,42 +45,72 @@ def open_store(settings: Settings) -> StoreRunner:
     return StoreRunner(SqliteStore(state / DATABASE), blocks=True)
 
 
-async def serve(settings: Settings, *, version: str) -> int:
-    """Run until a signal. Returns the exit code.
+async def serve(settings: Settings, *, version: str, load: Callable[[], Settings]) -> int:
+    """Run until a signal. load: the settings anew, for a reload. Returns the exit code.
 
     Raises UsageError for an address that may not be opened like this, Busy if another coordinator has the state, StateDamaged.
     """
     capture_library_logs()
     warn_of_open_tls(settings)
-    stop = asyncio.Event()
-    async with sources(settings, version=version) as open_source:
-        coordinator = make_coordinator(settings, open_store(settings), open_source, version=version)
-        await coordinator.start()
-        try:
-            server = CoordinatorServer(
-                coordinator,
-                listen=settings.coordinator.listen,
-                security=settings.security,
-                tokens=coordinator.tokens,
-            )
-            with closing(Notifier.from_environ(os.environ)) as notifier, on_stop(stop.set):
-                async with asyncio.TaskGroup() as tasks, AsyncExitStack() as web:
-                    deciding = tasks.create_task(coordinator.run())
-                    try:
-                        await server.start()
-                        shown = await _show(tasks, web, coordinator, settings, open_source, version)
-                        telling = tasks.create_task(_tell(coordinator, notifier, f"{server.address}{shown}"))
-                        await stop.wait()
-                        notifier.stopping("agents are asked to come back later")
-                        telling.cancel()
-                    finally:
-                        await web.aclose()
-                        await server.stop(settings.coordinator.drain_timeout)
-                        coordinator.stop()
-                        await deciding
-        finally:
-            await coordinator.close()
+    with (
+        translated(is_server=True),
+        closing(Notifier.from_environ(os.environ)) as notifier,
+        listen_sockets(os.environ) as listeners,
+    ):
+
+        async def take_up(new: Settings) -> None:
+            await coordinator.configure(host_policies_of(new), policy_of(new))
+
+        reloader = Reloader(settings, load, take_up, notifier, live=LIVE_COORDINATOR)
+        async with sources(settings, version=version, live=lambda: reloader.settings) as open_source:
+            coordinator = make_coordinator(settings, open_store(settings), open_source, version=version)
+            await coordinator.start()
+            try:
+                remove_stale_copies(settings.coordinator.state)
+                server = CoordinatorServer(
+                    coordinator,
+                    listen=settings.coordinator.listen,
+                    security=settings.security,
+                    tokens=coordinator.tokens,
+                    identities=coordinator.identities,
+                    listeners=listeners,
+                )
+
+                async def show(tasks: asyncio.TaskGroup, stack: AsyncExitStack) -> str:
+                    return await _show(tasks, stack, coordinator, settings, open_source, version)
+
+                await _run(coordinator, server, reloader, notifier, show)
+            finally:
+                await coordinator.close()
     return ExitCode.OK
+
+
+async def _run(
+    coordinator: Coordinator,
+    server: CoordinatorServer,
+    reloader: Reloader,
+    notifier: Notifier,
+    show: Callable[[asyncio.TaskGroup, AsyncExitStack], Awaitable[str]],
+) -> None:
+    """Serve from the first to the last call. show: serves the web page, and returns where."""
+    settings = reloader.settings
+    stop = asyncio.Event()
+    with on_stop(stop.set):
+        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as web:
+            deciding = tasks.create_task(coordinator.run())
+            try:
+                await server.start()
+                address = f"{server.address}{await show(tasks, web)}"
+                telling = tasks.create_task(_tell(coordinator, notifier, address, settings))
+                with on_reload(reloader, tasks):
+                    await stop.wait()
+                notifier.stopping("agents are asked to come back later")
+                telling.cancel()
+            finally:
+                await web.aclose()
+                await server.stop(settings.coordinator.drain_timeout)
+                coordinator.stop()
+                await deciding
 
 
 async def _show(
@@ -96,12 +133,18 @@ async def _show(
     return f", page {web.url}"
 
 
-async def _tell(coordinator: Coordinator, notifier: Notifier, address: str) -> None:
+async def _tell(coordinator: Coordinator, notifier: Notifier, address: str, settings: Settings) -> None:
     """Keep the service manager informed, from the loop that decides: a loop that is stuck feeds no watchdog."""
+    watch = CertificateWatch(watched_files(settings.security))
     notifier.ready(f"listening on {address}")
     interval_s = min(STATUS_S, notifier.watchdog_interval_s or STATUS_S)
     while True:
         notifier.watchdog()
+        coordinator.warnings = watch.check(time.time())
         fleet = coordinator.fleet()
-        notifier.status(f"{fleet.agents_alive} agents, {fleet.jobs_active} jobs, {fleet.units_leased} leases")
+        words = (
+            f"{fleet.agents_alive} agents, {fleet.jobs_active} jobs, {fleet.units_leased} leases, "
+            f"{format_rate(fleet.rate_bytes_per_s)}"
+        )
+        notifier.status("; ".join((words, *fleet.warnings)))
         await asyncio.sleep(interval_s)

@@ -13,21 +13,27 @@ that ends without a Goodbye is lost.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from shoal.v1 import fleet_service_pb2 as pb
 from shoal.v1.fleet_service_pb2_grpc import FleetServiceServicer
 
-from ..common.channel import ADMITTED
-from ..common.errors import Busy, Conflict, ProtocolViolation, RateLimited, ShoalError, UsageError
+from ..common.channel import ADMITTED, CHALLENGE_KEY
+from ..common.errors import AccessDenied, Busy, Conflict, ProtocolViolation, RateLimited, ShoalError, UsageError
+from ..common.logs import get_logger
 from ..common.records import Acks, CoordinatorMessage, Drain, Goodbye, Grants, Hello, Revoke
 from ..common.wire import decode_agent_message, encode_coordinator_message
 from ..common.wire_signing import SIGN_MAX, encode_signed_url
 from ..common.wire_work import encode_object_spec
 from .api import AgentSession, CoordinatorApi
-from .calls import Context
+from .calls import CALLER, Context
+from .identities import IdentityBook
 from .requests import id_token, page_size, said
+
+CHALLENGE_BYTES = 16
 
 HELLO_TIMEOUT_S = 30.0
 """A stream that says nothing holds memory for nobody."""
@@ -38,19 +44,23 @@ OUTGOING_MAX = 1000
 BATCH_MAX = 1000
 """Items that messages of one kind are merged up to, while they wait. A stream carries 3,400 messages/s, of whatever size."""
 
+log = get_logger("coordinator.fleet")
+
 
 class FleetService(FleetServiceServicer):
     """Raises ShoalErrors: `calls.py` makes statuses of them."""
 
-    def __init__(self, api: CoordinatorApi) -> None:
+    def __init__(self, api: CoordinatorApi, identities: IdentityBook | None = None) -> None:
         self._api = api
+        self._identities = identities
         self._open: dict[str, _Outgoing] = {}
         self._draining = False
         self._changed = asyncio.Event()
 
     async def Session(self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context) -> None:
-        await context.send_initial_metadata((ADMITTED,))
-        hello = await _hello(request_iterator)
+        challenge = secrets.token_hex(CHALLENGE_BYTES)
+        await context.send_initial_metadata((ADMITTED, (CHALLENGE_KEY, challenge)))
+        hello = await self._introduced(await _hello(request_iterator), challenge)
         if self._draining:
             raise Busy("coordinator", cause="it is stopping", remedy="come back in a moment")
         outgoing = _Outgoing(f"session of agent {hello.name}")
@@ -72,6 +82,21 @@ class FleetService(FleetServiceServicer):
             if self._open.get(hello.agent_id) is outgoing:
                 del self._open[hello.agent_id]
             self._changed.set()
+
+    async def _introduced(self, hello: Hello, challenge: str) -> Hello:
+        """The Hello, if it is of this session and its identity is the caller's. Raises AccessDenied.
+
+        A Hello that was overheard or found somewhere answers another session's challenge. Where calls need no credential, one made
+        by hand may do without.
+        """
+        caller = CALLER.get()
+        if hello.challenge != challenge and (hello.challenge or caller.principal):
+            cause = "it is of another session: it was replayed" if hello.challenge else "it answers no challenge"
+            log.warning("hello.refused", agent=hello.name, caller=caller.name, reason=cause)
+            raise AccessDenied(f"hello of agent {hello.name}", cause=cause, remedy="let the agent connect anew")
+        if self._identities is not None:
+            await self._identities.claim(hello.agent_id, hello.name, caller)
+        return replace(hello, challenge="")
 
     async def ListManifest(self, request: pb.ListManifestRequest, context: Context) -> pb.ListManifestResponse:
         size, after_id = page_size(request.page_size), id_token(request.page_token)

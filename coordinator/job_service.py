@@ -13,6 +13,7 @@ from ..common.views import Control
 from ..common.wire_requests import decode_submit_request
 from ..common.wire_views import OBJECT_STATUS, encode_job, encode_object, encode_submitted
 from .api import CoordinatorApi
+from .calls import caller_name
 from .requests import id_token, next_token, page_size, reading, said
 
 
@@ -25,7 +26,7 @@ class JobService(JobServiceServicer):
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: object) -> pb.SubmitJobResponse:
         with reading():
             wanted = decode_submit_request(request)
-        return pb.SubmitJobResponse(jobs=map(encode_submitted, await self._api.submit(wanted)))
+        return pb.SubmitJobResponse(jobs=map(encode_submitted, await self._api.submit(wanted, user=caller_name())))
 
     async def GetJob(self, request: pb.GetJobRequest, context: object) -> pb.GetJobResponse:
         return pb.GetJobResponse(job=encode_job(self._api.get_job(_job_id(request.job_id))))

@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import enum
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..common.intervals import IntervalSet
-from ..common.records import Capacity, Failure, JobSpec, ObjectSpec, Tally
+from ..common.records import Capacity, Failure, Heartbeat, JobSpec, ObjectSpec, Tally
 from ..common.swarm_records import PeerOffer
 from ..common.views import JobStatus
 
 if TYPE_CHECKING:
+    from ..common.nas_records import NasCounts, NasReport
     from .dataset_model import DatasetState
     from .replica_model import Replication
 
@@ -70,6 +72,7 @@ class JobRow:
     rows_total: int = 0  # of a dataset job's table, without those that were rejected
     rows_rejected: int = 0
     tally: Tally = ()  # of a dataset job: rows that have ended, by code
+    user: str = ""  # who submitted it: the credential's name
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,6 +137,7 @@ class JobState:
     unit_failures: int = 0
     changed: bool = False  # its counters differ from the stored row
     replication: Replication | None = None  # of a replicated job
+    nas: dict[str, NasCounts] = field(default_factory=dict[str, "NasCounts"])  # agent -> its copies of the job on a NAS
     dataset: DatasetState | None = None  # of a job that collects a table, once its batches are loaded
 
     @property
@@ -294,6 +298,24 @@ class AgentState:
     cut_off: bool = False  # nobody is sent to it any more
     strikes: int = 0  # times in a row that it did not answer a peer
     rests_until: float = 0.0
+    nas: NasReport | None = None  # its copies on a NAS; None: it makes none
+
+    def inherit(self, before: AgentState) -> None:
+        """A new session of the same agent: what was counted goes on, and it is not trusted more than before."""
+        self.objects_done, self.bytes_done = before.objects_done, before.bytes_done
+        self.bad_chunks, self.cut_off = before.bad_chunks, before.cut_off
+        self.nas = before.nas
+
+    def tell(self, beat: Heartbeat, jobs: Mapping[str, JobState]) -> None:
+        """What a heartbeat says of the agent itself, and of its copies of jobs on a NAS."""
+        if beat.capacity is not None:
+            self.capacity = beat.capacity
+        self.memory = beat.memory or self.memory
+        self.sent = beat.sent or self.sent
+        self.nas, self.disk = beat.nas, beat.disk
+        for copies in beat.nas.jobs if beat.nas is not None else ():
+            if copies.job_id in jobs:
+                jobs[copies.job_id].nas[self.agent_id] = copies.counts
 
     def measure(self, now: float) -> None:
         """Bring the rate up to date, if its window is over."""

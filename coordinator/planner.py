@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from ..common.views import SubmitRequest
 from .collecting import Collections
 from .core import Core
 from .model import JobRow
+from .quotas import SiteRules
 from .sources.base import Source, SourceRequest
 from .store.runner import StoreRunner
 
@@ -62,6 +64,7 @@ def job_rows(
             "profile": request.profile,
             "unpack": request.unpack,
             "unpack_format": request.unpack_format,
+            "nas": request.nas,
         }
         fingerprint = json.dumps(asked, sort_keys=True)
         rows.setdefault(
@@ -141,6 +144,8 @@ class Planner:
         collections: Collections,
         chunk_bytes: int | None = None,
         verify_everywhere: bool = False,
+        site: SiteRules | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """chunk_bytes: of replicated jobs, None for what fits them; verify_everywhere: every agent computes the digests."""
         self._collections = collections
@@ -150,6 +155,8 @@ class Planner:
         self._store = store
         self._open_source = open_source
         self._clock = clock
+        self._site = site or SiteRules()
+        self._wall_clock = wall_clock
 
     async def plan(self, job_id: str) -> None:
         """List the job's source into the store. Failures end the job; they never escape."""
@@ -192,6 +199,8 @@ class Planner:
         async with aclosing(source.pages()) as pages:
             async for page in pages:
                 largest = max(largest, max(spec.size or 0 for spec in page))
+                for spec in page:
+                    self._site.policy.check_object_size(spec.path, spec.size)
                 await self._store.run(self._store.store.add_objects, row.job_id, page)
         refused = [(name, _unsafe(name, reason)) for name, reason in source.refused]
         if refused:
@@ -201,6 +210,9 @@ class Planner:
         for warning in source.warnings:
             log.warning("job.listing_warning", job=row.job_id, warning=warning)
         objects, total_bytes = await self._store.run(self._store.store.counts, row.job_id)
+        self._site.policy.check_job_size(row.uri, total_bytes)
+        others = (job.row for job in self._core.jobs.values() if job.row is not row)
+        self._site.quotas.check_bytes(row.user, others, self._wall_clock(), more=total_bytes)
         delivery = Delivery(asked.get("delivery", Delivery.SPREAD))
         chunks = None
         if delivery is Delivery.REPLICATE:
@@ -214,6 +226,7 @@ class Planner:
             profile=asked.get("profile", ""),
             unpack=asked.get("unpack", ""),
             unpack_format=asked.get("unpack_format", ""),
+            nas=asked.get("nas", ""),
             layout=Layout(asked["layout"]),
             destination=asked["destination"],
             force=asked["force"],

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from ..common.errors import Conflict, NotFound, ShoalError
+from ..common.nas_records import together
 from ..common.records import Delivery, UnitKind
 from ..common.uri import parse_uri
 from ..common.views import (
@@ -175,6 +176,7 @@ class Reader:
             rows_done=arrived if rows else 0,
             rows_per_s=rate if rows else 0.0,
             tally=row.tally,
+            nas=together(job.nas.values()),
         )
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
@@ -291,6 +293,7 @@ class Reader:
             sent_bytes=agent.sent,
             bad_chunks=agent.bad_chunks,
             cut_off=agent.cut_off,
+            nas=agent.nas.total if agent.nas is not None else None,
             disk_free_bytes=agent.disk[0],
             disk_total_bytes=agent.disk[1],
         )
@@ -360,5 +363,6 @@ class Reader:
             bytes_waiting=sum(view.bytes_waiting for view in queue),
             units_leased=len(self._core.leases),
             rate_bytes_per_s=rate,
+            nas=together(agent.nas.total for agent in self._core.agents.values() if agent.nas is not None),
             epoch_s=epoch_s,
         )

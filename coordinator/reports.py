@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..common.errors import Changed, NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
+from ..common.errors import Busy, Changed, NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
 from ..common.records import Failure, Outcome, Result, UnitKind
 from .effects import AddUnits, Effects, ObjectDone, ObjectFailed, ObjectRetried
 from .leases import HeldLease, LeaseTable
@@ -265,6 +265,11 @@ class ReportBook:
             return
         if issubclass(kind, (NoSpace, NotWritable)):
             self.end_with(job, failure)
+            return
+        if failure.code == Busy.code:  # another run fetches it, or has taken it over: it is looked at again
+            if obj.phase is not Phase.QUEUED:
+                self._begin_anew(job, obj)
+            job.delay(obj, now + RETRY_FIRST_S)
             return
         obj.failures += 1
         obj.failed_at = now

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,12 +33,15 @@ from ..common.channel import SERVER_OPTIONS, read_pem, split_host
 from ..common.errors import UsageError
 from ..common.logs import get_logger
 from ..common.settings_table import SecuritySettings
+from .activation import Relay, address_of
 from .admin_service import FleetAdminService
 from .api import CoordinatorApi
-from .auth import Gate, Tokens, must_authenticate
+from .auth import Gate, must_authenticate
 from .calls import Calls
 from .fleet_service import FleetService
+from .identities import IdentityBook
 from .job_service import JobService
+from .tokens import TokenBook
 
 CUT_OFF_S = 1.0
 """What calls get to end by themselves after the grace."""
@@ -53,14 +58,31 @@ log = get_logger("coordinator.server")
 class CoordinatorServer:
     """Serves a coordinator on one address. Use: ``await start()``, then ``await stop(...)``, each once, on one event loop."""
 
-    def __init__(self, api: CoordinatorApi, *, listen: str, security: SecuritySettings, tokens: Tokens) -> None:
-        """Args: listen (HOST:PORT, where port 0 is a free one). Raises UsageError if this address may not be opened like this."""
-        self._listen = listen
+    def __init__(
+        self,
+        api: CoordinatorApi,
+        *,
+        listen: str,
+        security: SecuritySettings,
+        tokens: TokenBook,
+        identities: IdentityBook | None = None,
+        listeners: Sequence[socket.socket] = (),
+    ) -> None:
+        """Args: listen (HOST:PORT, where port 0 is a free one); identities of agents, none unless given;
+        listeners, sockets of systemd's that are served instead of listen, and closed in the end.
+
+        Raises UsageError if this address may not be opened like this."""
         self._security = security
-        self._calls = Calls(Gate(closed=must_authenticate(listen, security), tokens=tokens))
-        self._fleet = FleetService(api)
+        self._relay: Relay | None = None
+        self._listeners = listeners
+        addresses = [address_of(listener) for listener in listeners] if listeners else [listen]
+        self._listen = next(filter(None, addresses), "localhost:0")
+        closed = [must_authenticate(address, security) for address in addresses if address]
+        self._calls = Calls(Gate(closed=any(closed), tokens=tokens))
+        tokens.watch(self._calls.recheck_now)
+        self._fleet = FleetService(api, identities)
         self._jobs = JobService(api)
-        self._admin = FleetAdminService(api)
+        self._admin = FleetAdminService(api, tokens)
         self._health = cast("Any", health).aio.HealthServicer()  # the stubs lack it
         self._server: grpc.aio.Server | None = None
         self._recheck: asyncio.Task[None] | None = None
@@ -81,13 +103,23 @@ class CoordinatorServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        self.port = self._bind(server)
+        if self._listeners:
+            self._relay = Relay(self._listeners, os.environ)
+        self.port = self._bind(server, f"unix:{self._relay.path}" if self._relay else self._listen)
         await server.start()
         self._server = server
+        if self._relay is not None:
+            self.port = split_host(self._listen)[1]
+            await self._relay.start()
         self._recheck = asyncio.create_task(self._calls.recheck())
         for name in ("", *SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        log.info("server.started", address=self.address, tls=self._security.tls_cert is not None)
+        log.info(
+            "server.started",
+            address=self.address,
+            tls=self._security.tls_cert is not None,
+            activated=len(self._listeners),
+        )
 
     def recheck_credentials(self) -> None:
         """End the streams whose credential was revoked or has expired, now instead of within RECHECK_S."""
@@ -98,6 +130,8 @@ class CoordinatorServer:
         `start` failed."""
         server, self._server = self._server, None
         if server is None:
+            if self._relay is not None:
+                await self._relay.stop()
             return
         await self._health.enter_graceful_shutdown()
         with contextlib.suppress(TimeoutError):
@@ -107,13 +141,15 @@ class CoordinatorServer:
             self._recheck.cancel()
             await asyncio.gather(self._recheck, return_exceptions=True)
         await server.stop(CUT_OFF_S)
+        if self._relay is not None:
+            await self._relay.stop()
         log.info("server.stopped", address=self.address)
 
-    def _bind(self, server: grpc.aio.Server) -> int:
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
         try:
             if self._security.tls_cert is None:
-                return server.add_insecure_port(self._listen)
-            return server.add_secure_port(self._listen, server_credentials(self._security))
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, server_credentials(self._security))
         except RuntimeError:
             raise UsageError(
                 f"coordinator.listen {self._listen}",

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import replace
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
+from ..common.policy import Policy
 from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
     AgentView,
@@ -21,24 +22,25 @@ from ..common.views import (
     FleetView,
     HostView,
     JobView,
-    NewToken,
     ObjectStatus,
     ObjectView,
     QueueView,
-    Role,
     SubmitRequest,
     Submitted,
-    TokenView,
     TotalsView,
 )
 from .api import AgentSession, Close, JobFilter, Send
+from .backup import backup_blocks
 from .collecting import Collections, refuse_second
 from .core import Core, CoreLimits
 from .effects import Effects, LoadBatches, LoadTable, PutAgent, PutJob
+from .host_policies import HostPolicy, set_policies
+from .identities import IdentityBook
 from .model import JobStatus
 from .notices import tell_of_hosts, warn_of_bad_chunks, warn_of_unshared
 from .peering import Peering
 from .planner import OpenSource, Planner, job_rows
+from .quotas import SiteRules
 from .reading import Meter, Reader
 from .restoring import held_again
 from .sessions import OpenSession, Session
@@ -46,7 +48,7 @@ from .signing import SignedUrl, UrlSigner
 from .store.base import Cursor
 from .store.order import cursor_after
 from .store.runner import StoreRunner
-from .tables import load_table, refused
+from .tables import load_table, manifest_page, object_rows
 from .tokens import TokenBook
 
 LOAD_MAX = 4096
@@ -54,9 +56,6 @@ LOAD_MAX = 4096
 WATCH_S = 0.5
 TURN_S = 1.0
 """Longest pause between turns: objects that wait for their next attempt have no event of their own."""
-
-HostPolicy: TypeAlias = tuple[float, float, int]
-"""Requests/s, bytes/s and connections of the whole fleet; 0 is unlimited."""
 
 log = get_logger("coordinator")
 
@@ -79,6 +78,7 @@ class Coordinator:
         verify_everywhere: bool = False,
         signer: UrlSigner | None = None,
         collections: Collections,
+        site: SiteRules | None = None,
     ) -> None:
         """Args: store is not opened yet; new_id makes job ids; wall_clock gives seconds since the epoch, for people;
         host_policies are limits by host, as the configuration has them: an administrator's word replaces them."""
@@ -94,6 +94,7 @@ class Coordinator:
         self._verify_everywhere = verify_everywhere
         self._signer = signer or UrlSigner()
         self._collections = collections
+        self._site = site or SiteRules()
         self._sessions: dict[str, Session] = {}
         self._cursors: dict[str, Cursor] = {}
         self._wake = asyncio.Event()
@@ -102,6 +103,7 @@ class Coordinator:
         self._to_plan: list[str] = []
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+        self.warnings: tuple[str, ...] = ()  # what needs somebody's attention, for people
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -120,11 +122,7 @@ class Coordinator:
             found = await run(store.get_object, lease.object_id) if lease.object_id else None
             spec = found.spec if found and found.status is ObjectStatus.QUEUED else None
             core.restore_lease(held_again(lease, now=now, ttl_s=self._limits.lease_ttl_s), spec)
-        for host, limits in self._host_policies.items():
-            if any(limits):
-                core.hosts.set_policy(host, *limits)
-        for policy in await run(store.host_policies):
-            core.hosts.set_policy(policy.host, policy.requests_per_s, policy.bytes_per_s, policy.connections)
+        await set_policies(core, self._store, self._host_policies, before={})
         known: list[PutAgent] = await run(store.agents)
         self._reader = Reader(core, known, version=self._version, started_at=now)
         self._meter = Meter()
@@ -137,9 +135,13 @@ class Coordinator:
             collections=self._collections,
             chunk_bytes=self._chunk_bytes,
             verify_everywhere=self._verify_everywhere,
+            site=self._site,
+            wall_clock=self._wall_clock,
         )
         self.tokens = TokenBook(self._store, self._wall_clock)
         await self.tokens.load()
+        self.identities = IdentityBook(self._store, self.tokens)
+        await self.identities.load()
         log.info("coordinator.started", incarnation=incarnation, jobs=len(core.jobs))
 
     async def run(self) -> None:
@@ -240,11 +242,15 @@ class Coordinator:
 
     # ---- API: jobs --------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
         rows = job_rows(request, created_at=self._wall_clock(), new_id=self._new_id, endpoints=self._endpoints)
         active = {job.row.fingerprint: job.row for job in self.core.jobs.values() if not job.row.status.ended}
         submitted: list[tuple[str, bool]] = []
+        fresh = sum(row.fingerprint not in active for row in rows)
+        known = (job.row for job in self.core.jobs.values())
+        self._site.quotas.check_jobs(user or self._site.user, known, self._wall_clock(), more=fresh)
         for row in rows:
+            row.user = user or self._site.user
             before = active.get(row.fingerprint)
             if before is None:
                 refuse_second(row, active.values())
@@ -279,13 +285,7 @@ class Coordinator:
 
     async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]:
         job_id = self._reader.find_job(job_id)
-        try:
-            wanted = ObjectStatus(status) if status else None
-        except ValueError:
-            raise UsageError(f"status {status!r}", cause="it is none of queued, done, failed") from None
-        rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=wanted, after_id=after_id, limit=limit
-        )
+        rows = await object_rows(self._store, job_id, status=status, after_id=after_id, limit=limit)
         return [self._reader.object(row) for row in rows]
 
     async def control(self, job_id: str, action: Control) -> JobView:
@@ -347,8 +347,16 @@ class Coordinator:
         await self._durable()
         return next(view for view in self.hosts() if view.host == host.lower())
 
+    async def configure(self, host_policies: Mapping[str, HostPolicy], policy: Policy) -> None:
+        """Take up another configuration: limits of hosts, and what may be fetched."""
+        before, self._host_policies = self._host_policies, host_policies
+        await set_policies(self.core, self._store, host_policies, before=before)
+        self._collections.policy = policy
+        self._wake.set()
+
     def fleet(self) -> FleetView:
-        return self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+        view = self._reader.fleet(self._now(), self._meter.total_rate(), self._wall_clock())
+        return replace(view, warnings=self.warnings)
 
     def totals(self) -> TotalsView:
         return self._reader.totals()
@@ -389,12 +397,7 @@ class Coordinator:
         self, job_id: str, after_id: int, limit: int, *, unfinished_too: bool = False
     ) -> tuple[list[ObjectSpec], int | None]:
         job_id = self._reader.find_job(job_id)
-        status = None if unfinished_too else ObjectStatus.DONE
-        rows = await self._store.run(
-            self._store.store.list_objects, job_id, status=status, after_id=after_id, limit=limit
-        )
-        more = rows[-1].spec.object_id if len(rows) == limit else None
-        return [row.spec for row in rows if not refused(row)], more
+        return await manifest_page(self._store, job_id, after_id, limit, unfinished_too=unfinished_too)
 
     async def read_document(self, job_id: str, name: str) -> AsyncIterator[bytes]:
         job = self.core.jobs[self._reader.find_job(job_id)]
@@ -404,16 +407,9 @@ class Coordinator:
     async def sign_objects(self, job_id: str, object_ids: Sequence[int]) -> list[SignedUrl]:
         return await self._signer.sign_objects(self._store, self.core.jobs[self._reader.find_job(job_id)], object_ids)
 
-    # ---- API: credentials -------------------------------------------------------------------------------------------
-
-    async def create_token(self, role: Role, name: str, expires_s: float | None) -> NewToken:
-        return await self.tokens.create(role, name, expires_s)
-
-    async def list_tokens(self) -> list[TokenView]:
-        return self.tokens.list()
-
-    async def revoke_token(self, token_id: str) -> None:
-        await self.tokens.revoke(token_id)
+    async def backup(self) -> AsyncIterator[bytes]:
+        async for block in backup_blocks(self._store):
+            yield block
 
     def _view(self, job_id: str) -> JobView:
         return self._reader.job(job_id, self._meter.rate(job_id), active=False)

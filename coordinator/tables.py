@@ -1,8 +1,9 @@
-"""What a replicated job's table of chunks is made of, read from the store page by page."""
+"""What is read of a job from the store, page by page: its objects, and what a replicated job's table of chunks is made of."""
 
 from __future__ import annotations
 
-from ..common.errors import UnsafeName
+from ..common.errors import UnsafeName, UsageError
+from ..common.records import ObjectSpec
 from .replica_model import TableRow
 from .store.base import ObjectRow, ObjectStatus
 from .store.runner import StoreRunner
@@ -34,3 +35,22 @@ async def load_table(store: StoreRunner, job_id: str) -> list[TableRow]:
         ]
         count, after_id = len(found), found[-1].spec.object_id if found else 0
     return rows
+
+
+async def object_rows(store: StoreRunner, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectRow]:
+    """A job's objects by ascending id; status "" is any. Raises UsageError for a status that there is not."""
+    try:
+        wanted = ObjectStatus(status) if status else None
+    except ValueError:
+        raise UsageError(f"status {status!r}", cause="it is none of queued, done, failed") from None
+    return await store.run(store.store.list_objects, job_id, status=wanted, after_id=after_id, limit=limit)
+
+
+async def manifest_page(
+    store: StoreRunner, job_id: str, after_id: int, limit: int, *, unfinished_too: bool
+) -> tuple[list[ObjectSpec], int | None]:
+    """A page of a job's finished objects (unfinished ones as well if asked for), and after which id to ask for more."""
+    status = None if unfinished_too else ObjectStatus.DONE
+    rows = await store.run(store.store.list_objects, job_id, status=status, after_id=after_id, limit=limit)
+    more = rows[-1].spec.object_id if len(rows) == limit else None
+    return [row.spec for row in rows if not refused(row)], more

@@ -7,32 +7,39 @@ import os
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..common.errors import Refused
+from ..common.policy import policy_of
 from ..common.uri import HubUri
 from ..common.wiring import http_client, hub_token, s3_profiles
 from .collecting import Collections, work_folder_of
 from .core import CoreLimits
+from .quotas import Quotas, SiteRules
 from .scheduler.hosts import EVERY_HOST
 from .scheduler.spread import SpreadLimits
 from .scheduler.swarm import SwarmLimits
 from .service import Coordinator
 from .signing import UrlSigner
-from .sources import Policy, Source, SourceContext, SourceRequest, open_source
+from .sources import Source, SourceContext, SourceRequest, open_source
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
     from .collecting import WorkFolder
+    from .host_policies import HostPolicy
     from .planner import OpenSource
     from .store.runner import StoreRunner
 
 
 @asynccontextmanager
-async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSource]:
-    """What opens sources, with the HTTP clients behind it."""
+async def sources(
+    settings: Settings, *, version: str, live: Callable[[], Settings] | None = None
+) -> AsyncGenerator[OpenSource]:
+    """What opens sources, with the HTTP clients behind it. live: the settings in force, for what can change (`common.reloading`)."""
+    current = live or (lambda: settings)
     async with AsyncExitStack() as stack:
         contexts: dict[bool, SourceContext] = {}
         stores = s3_profiles(settings, version=version)
@@ -44,11 +51,10 @@ async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSou
                 contexts[hub] = SourceContext(
                     http=http,
                     hub_endpoints=tuple(endpoint.rstrip("/") for endpoint in settings.hub.endpoint),
-                    hub_token=hub_token(settings),
+                    hub_token=hub_token(current),
                     clock=time.time,
                     sleep=asyncio.sleep,
                     rng=random.Random(),
-                    policy=policy_of(settings),
                     s3=stores,
                 )
             return contexts[hub]
@@ -57,7 +63,7 @@ async def sources(settings: Settings, *, version: str) -> AsyncGenerator[OpenSou
             hub = isinstance(request.uri, HubUri)
             if hub and settings.hub.offline:
                 raise Refused(request.uri.canonical(), cause="hub.offline is set", remedy="unset HF_HUB_OFFLINE")
-            return open_source(request, context(hub=hub))
+            return open_source(request, replace(context(hub=hub), policy=policy_of(current())))
 
         yield open_one
 
@@ -76,10 +82,12 @@ def core_limits(settings: Settings, *, heartbeat_s: float | None = None) -> Core
     )
 
 
-def policy_of(settings: Settings) -> Policy:
-    """What may be fetched."""
-    security = settings.security
-    return Policy(allow=security.allow, deny=security.deny, https_only=security.https_only)
+def host_policies_of(settings: Settings) -> dict[str, HostPolicy]:
+    """Limits of hosts, as the configuration has them."""
+    return {
+        EVERY_HOST: (settings.fetch.request_rate, 0.0, 0),
+        **{name: (host.rate, 0.0, host.connections) for name, host in settings.hosts.items()},
+    }
 
 
 def make_coordinator(
@@ -90,6 +98,7 @@ def make_coordinator(
     version: str,
     heartbeat_s: float | None = None,
     work_folder: WorkFolder | None = None,
+    user: str = "",
 ) -> Coordinator:
     """A coordinator that is not started yet. work_folder: of partitioned tables; the state folder's unless given."""
     tables = settings.coordinator.state / "collect"
@@ -102,10 +111,7 @@ def make_coordinator(
         version=version,
         signer=UrlSigner(s3_profiles(settings, version=version)),
         limits=core_limits(settings, heartbeat_s=heartbeat_s),
-        host_policies={
-            EVERY_HOST: (settings.fetch.request_rate, 0.0, 0),
-            **{name: (host.rate, 0.0, host.connections) for name, host in settings.hosts.items()},
-        },
+        host_policies=host_policies_of(settings),
         chunk_bytes=settings.swarm.chunk_size,
         verify_everywhere=settings.swarm.verify == "every-agent",
         collections=Collections(
@@ -114,5 +120,10 @@ def make_coordinator(
             dataset_of=lambda to: None if "://" in to else settings.agent.root / to.lstrip("/"),
             policy=policy_of(settings),
             wall_clock=time.time,
+        ),
+        site=SiteRules(
+            user=user,
+            policy=policy_of(settings),
+            quotas=Quotas(bytes=settings.quota.bytes, jobs=settings.quota.jobs, period_s=settings.quota.period),
         ),
     )

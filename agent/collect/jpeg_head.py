@@ -15,6 +15,7 @@ _SOI: Final = b"\xff\xd8\xff"
 _EOI: Final = b"\xff\xd9"
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what Pillow decodes
 _SCAN: Final = 0xDA
+_TABLES: Final = 0xDB  # of quantization
 _SIMPLE: Final = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))  # tables, comments, applications' own
 _TELLING: Final = {0xE1: b"Exif\0", 0xE2: b"MPF\0"}  # may turn the picture; several pictures in one file
 _NEVER: Final[tuple[bytes, ...]] = ()
@@ -47,7 +48,18 @@ def plain_jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
             size = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
             if not all(size):
                 return None
-        elif marker not in _SIMPLE or data.startswith(_TELLING.get(marker, _NEVER), at + 4):
+        elif (
+            (marker == _TABLES and not _whole_tables(data, at + 4, follows))
+            or marker not in _SIMPLE
+            or data.startswith(_TELLING.get(marker, _NEVER), at + 4)
+        ):
             return None
         at = follows
     return None
+
+
+def _whole_tables(data: bytes | bytearray, at: int, end: int) -> bool:
+    """Whether a segment holds nothing but whole quantization tables of 64 numbers, of 8 or of 16 bits."""
+    while at < end:
+        at += 65 if data[at] < 0x10 else 129
+    return at == end

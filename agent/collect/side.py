@@ -114,5 +114,6 @@ def _client(spec: CollectSpec, options: EngineOptions, agent: str) -> HttpClient
         tls=TlsOptions(verify=options.verify_tls, ca_bundle=str(options.ca_bundle or "")),
         proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
         https_only=options.https_only,
+        check_host=options.rules.check_denied_host if options.rules.deny else None,
         refuse_address=None if spec.allow_private_addresses else inward_reason,
     )

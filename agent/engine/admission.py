@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ...common.records import ObjectSpec, WorkReport
 from .crew import Crew
+from .elsewhere import claimed
 from .holding import Holding
 from .jobs import JobContext
 from .units import Units
 
 if TYPE_CHECKING:
+    from ..storage.claims import HeldElsewhere
     from ..storage.destination import Destination, Published
 
 _LOOK_BATCH: Final = (
@@ -32,6 +34,7 @@ class Admission:
         units: Units,
         begin: Callable[[Holding], None],
         finished: Callable[[Holding, WorkReport | BaseException], None],
+        clock: Callable[[], float],
     ) -> None:
         """begin: works on a large object in a task of its own; finished: hears of those that end here."""
         self._disk = disk
@@ -39,6 +42,7 @@ class Admission:
         self._units = units
         self._begin = begin
         self._finished = finished
+        self._clock = clock
         self._arrivals: list[Holding] = []
 
     def add(self, holding: Holding) -> None:
@@ -60,30 +64,32 @@ class Admission:
     async def _look(self, job: JobContext, batch: list[Holding]) -> None:
         try:
             await job.check_shared()
-            looking = self._disk.run(partial(_find_present, job.destination, [holding.spec for holding in batch]))
-            found = await looking.wait()
+            await claimed(batch, partial(self._claim, job), self._settle, self._clock)
         except Exception as error:
             for holding in batch:
                 self._finished(holding, error)
-            return
-        for holding, present in zip(batch, found, strict=True):
-            if holding.ended:
-                continue
-            if isinstance(present, Exception):
-                self._finished(holding, present)
-            elif present is not None:
-                self._finished(holding, self._units.done(holding, present, ""))
-            elif self._units.is_small(holding.spec):
-                self._units.fetch_small(holding)
-            else:
-                self._begin(holding)
+
+    async def _claim(
+        self, job: JobContext, batch: Sequence[Holding]
+    ) -> Sequence[Published | HeldElsewhere | Exception | None]:
+        return await self._disk.run(partial(_claim, job.destination, [holding.spec for holding in batch])).wait()
+
+    def _settle(self, holding: Holding, found: Published | Exception | None) -> None:
+        if isinstance(found, Exception):
+            self._finished(holding, found)
+        elif found is not None:
+            self._finished(holding, self._units.done(holding, found, ""))
+        elif self._units.is_small(holding.spec):
+            self._units.fetch_small(holding)
+        else:
+            self._begin(holding)
 
 
-def _find_present(destination: Destination, specs: Iterable[ObjectSpec]) -> list[Published | Exception | None]:
-    found: list[Published | Exception | None] = []
+def _claim(destination: Destination, specs: Iterable[ObjectSpec]) -> list[Published | HeldElsewhere | Exception | None]:
+    found: list[Published | HeldElsewhere | Exception | None] = []
     for spec in specs:
         try:
-            found.append(destination.find_present(spec))
+            found.append(destination.claim(spec))
         except Exception as error:
             found.append(error)
     return found

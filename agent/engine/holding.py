@@ -29,8 +29,8 @@ class Holding:
     """One lease. Lives in the event loop."""
 
     __slots__ = (
-        "_complete", "_deadline", "arrived", "committing", "ended", "error", "fetched", "gave_up", "heard", "job", "lane", "lease",
-        "ref", "task", "transfer", "unreported", "want",
+        "_complete", "_deadline", "arrived", "claimed", "committing", "ended", "error", "fetched", "gave_up", "heard", "job", "lane",
+        "lease", "ref", "task", "transfer", "unreported", "want",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, job: JobContext, deadline: Callable[[], float]) -> None:
@@ -45,6 +45,7 @@ class Holding:
         self.unreported = IntervalSet()  # bytes on disk that no report has named
         self.arrived = 0  # bytes of it that have come, for people
         self.fetched = 0  # bytes taken from the origin since the last report
+        self.claimed = False  # no other run fetches the object meanwhile
         self.committing = False  # a thread gives the file its name: too late to turn back
         self.ended = False
         self.error: BaseException | None = None

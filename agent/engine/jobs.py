@@ -19,7 +19,7 @@ from .transfer import Transfer
 if TYPE_CHECKING:
     from ...common.http import HttpClient
     from ...common.secrets import Secret
-    from ..storage.destination import Destination
+    from ..storage.destination import Destination, Placed
     from .archive_streams import ArchiveStreams
 
 
@@ -50,6 +50,7 @@ class JobContext:
         self.busy_s = now  # when a lease on it was last held
         self.transfers: dict[int, Transfer] = {}  # by object id
         self.streams = streams
+        self.waited_for: set[str] = set()  # other runs that objects were waited for, so that each is told of once
         self._disk = disk
         self.hub_token = hub_token
         self.signatures: Signatures | None = None  # of a store's objects
@@ -107,7 +108,7 @@ class JobContext:
         await self._disk.run(self.destination.close).wait()
 
 
-def open_destination(options: EngineOptions, job: JobSpec) -> Destination:
+def open_destination(options: EngineOptions, job: JobSpec, placed: Placed | None = None) -> Destination:
     """Where a job goes on this machine. Raises Refused."""
     from ..storage.destination import Destination
 
@@ -117,7 +118,10 @@ def open_destination(options: EngineOptions, job: JobSpec) -> Destination:
         allow=options.allow_paths,
         sync=options.sync,
         agent_id=options.agent_id,
+        expiry_s=options.lock_expiry_s,
+        is_alone=options.is_alone,
         places=options.places,
+        placed=placed,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from ...common.policy import Policy
 from .pieces import MIB, PiecePolicy
 
 Backend = Literal["native", "hf_transfer", "hub"]
@@ -29,6 +30,7 @@ class EngineOptions:
     is_alone: bool = False  # no other agent works on this one's jobs
     root: Path = Path("/")
     allow_paths: tuple[Path, ...] = ()
+    lock_expiry_s: float = 90.0  # after so long a silence other runs take over what this one has claimed
     sync: bool = True  # fsync files before they get their final name
     places: Path | None = None  # the library's state folder, where folders that jobs went to are noted
     connections_per_host: int = 16
@@ -44,7 +46,7 @@ class EngineOptions:
     verify_tls: bool = True
     ca_bundle: Path | None = None
     proxy: str = ""
-    https_only: bool = False
+    rules: Policy = field(default_factory=Policy)  # this agent's own; its coordinator has asked by its
     hub_verify_tls: bool = True
     hub_ca_bundle: Path | None = None
     s3_tls: Mapping[str, tuple[bool, Path | None]] = field(default_factory=dict[str, tuple[bool, Path | None]])
@@ -59,6 +61,11 @@ class EngineOptions:
     unpack_ratio_max: int = 200  # of them over the archive's own size
     unpack_files_max: int = 2_000_000
     pieces: PiecePolicy = field(default_factory=PiecePolicy)
+
+    @property
+    def https_only(self) -> bool:
+        """Whether every http URL is refused."""
+        return self.rules.https_only
 
     @property
     def policy(self) -> PiecePolicy:

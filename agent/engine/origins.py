@@ -99,4 +99,5 @@ def _make_client(options: EngineOptions, verify: bool, bundle: Path | None) -> H
         tls=TlsOptions(verify=verify, ca_bundle=str(bundle or "")),
         proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
         https_only=options.https_only,
+        check_host=options.rules.check_denied_host if options.rules.deny else None,
     )

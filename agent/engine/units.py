@@ -23,15 +23,18 @@ from ...common.digests import matches, new_hasher
 from ...common.errors import Changed, ShoalError, VerificationFailed
 from ...common.records import Delivery, ObjectSpec, OriginKind, Outcome, UnitKind, WorkReport
 from .crew import Crew, Job
+from .elsewhere import claimed
 from .holding import Holding
 from .jobs import JobContext
 from .locations import Location
 from .memory import BufferPool
 from .options import CHANGES_MAX, EngineOptions
+from .rules import check_object
 from .transfer import Transfer
 from .validation import PAGE_BYTES_MAX, page_error
 
 if TYPE_CHECKING:
+    from ..storage.claims import HeldElsewhere
     from ..storage.destination import Destination, Published
     from .lanes import Lane
 
@@ -165,7 +168,7 @@ class Units:
     # -- parts of objects
 
     async def _open(self, holding: Holding) -> WorkReport:
-        present = await self._disk.run(partial(holding.job.destination.find_present, holding.spec)).wait()
+        present = await self._claim(holding)
         if present is not None:
             return self.done(holding, present, "")
         transfer = self.attach(holding)
@@ -178,8 +181,29 @@ class Units:
         transfer.follow(all_of_it=True)
         return self._report(holding, done=tuple(transfer.have))
 
+    async def _claim(self, holding: Holding) -> Published | None:
+        """The object when it is there; otherwise it is ours to fetch. Raises Busy when another run has it all the time."""
+        found: list[Published | Exception | None] = []
+
+        async def ask(holdings: Sequence[Holding]) -> list[Published | HeldElsewhere | None]:
+            return [await self._disk.run(partial(holding.job.destination.claim, holding.spec)).wait()]
+
+        await claimed([holding], ask, lambda _, answer: found.append(answer), self._clock)
+        if not found:
+            raise Lapsed
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    async def _hold(self, holding: Holding) -> None:
+        """Be one of those who keep other runs from the object. Raises Busy when one has taken it over."""
+        destination = holding.job.destination
+        if holding.job.spec.delivery is Delivery.SPREAD and not destination.holds(holding.spec):
+            await self._disk.run(partial(destination.hold, holding.spec)).wait()
+
     async def _range(self, holding: Holding) -> WorkReport:
         lease = holding.lease
+        await self._hold(holding)
         transfer = self.attach(holding)
         await transfer.open(create=False)
         transfer.follow(all_of_it=False)
@@ -212,6 +236,7 @@ class Units:
             raise Lapsed
 
     async def _publish(self, holding: Holding) -> WorkReport:
+        await self._hold(holding)
         transfer = self.attach(holding)
         await transfer.open(create=False)
         size = transfer.spec.size
@@ -286,6 +311,7 @@ class Units:
         """The transfer of an object, as `attach` makes it."""
         transfer = job.transfers.pop(spec.object_id, None)
         if transfer is None:
+            check_object(self._options.rules, job.spec, spec)
             local = job.spec.origin is OriginKind.FILE
             transfer = Transfer(
                 spec,

@@ -82,6 +82,10 @@ class PeerServer:
         """A copy of what was counted so far."""
         return replace(self._counters)
 
+    def set_upload_rate(self, rate: float) -> None:
+        """Bytes/s that are sent from now on, 0 for no limit."""
+        self._service.rate.set_rate(rate)
+
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address, whose port is a free one for 0. Raises UsageError (host), Conflict (the port is taken)."""
         if self._task is not None:

@@ -84,6 +84,10 @@ class UploadRate:
         self._clock = clock
         self._sleep = sleep
 
+    def set_rate(self, rate: float) -> None:
+        """Bytes/s from now on, 0 for no limit."""
+        self._bucket.set_rate(rate, self._clock())
+
     async def turn(self, count: int) -> int:
         """Return when bytes may be sent: how many, at most ``count``."""
         if not self._bucket.rate:

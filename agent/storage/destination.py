@@ -12,26 +12,36 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeAlias
 
-from ...common.digests import digest_of_file, matches
-from ...common.errors import Conflict, NotShared, NotWritable, VerificationFailed
-from ...common.library.state import remember_place
+from ...common.digests import matches
+from ...common.errors import Busy, Conflict, NotShared, NotWritable, VerificationFailed
 from ...common.manifest import ManifestEntry
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
 from ...common.room import check_room, prove_writable
 from ...common.roots import find_twin, resolve_destination
 from . import workfolder as names
+from .claims import SMALL_BYTES_MAX, TAKEN_OVER, HeldElsewhere, claim_key
 from .filesystems import disk_error
-from .finishing import finish_job, tidy
+from .finishing import finish_job
 from .layouts import work_folder
 from .opened import OpenDestination
 from .partial import Partial
-from .runlock import run_lock
+from .present import digest_of_moved, digest_of_present
+
+EXPIRY_S: Final = 90.0
+"""NFS clients cache attributes for up to 60 s (nfs(5), acregmax), and a holder touches its lease every 15 s."""
+
+_UNSEEN: Final = object()
+
+Placed: TypeAlias = Callable[[JobSpec, Path, str, str, ManifestEntry], None]
+"""Hears of a file under its final name: its job, the destination on this machine, the folder of the layout below it, the file's
+path within the source, and its manifest entry, whose path is below that folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,10 +73,15 @@ class Destination:
         allow: Sequence[Path],
         sync: bool,
         agent_id: str,
+        expiry_s: float = EXPIRY_S,
+        is_alone: bool = False,
         places: Path | None = None,
+        placed: Placed | None = None,
     ) -> None:
-        """Touches nothing yet. sync: fsync files before they get their final name. places: the library's state folder, in which the
-        destination is noted when the job is whole.
+        """Touches nothing yet. sync: fsync files before they get their final name. expiry_s: after so many seconds of silence other
+        runs take over what this one has claimed. is_alone: the job ends with this process. places: the library's state folder, in
+        which the destination is noted when the job is whole. placed: hears of every file that has its final name, in the thread
+        that gave it or found it there; it must not raise.
 
         Raises Refused when the destination leaves root or is below none of the allowed folders (if there are any).
         """
@@ -74,12 +89,15 @@ class Destination:
         """The destination folder on this machine; for HUB_CACHE the cache folder that holds ``models--…``."""
         self._job = job
         self._sync = sync
+        self._placed = placed
         self._places = places
         self._agent = names.plain_name(agent_id)
         self._work = work_folder(job)
         self._lock = threading.Lock()
         self._here: OpenDestination | None = None
-        self._is_alone = False  # a run lock says that no other job of this source is alive
+        self._is_alone = is_alone
+        self._expiry_s = expiry_s
+        self._waiting: dict[int, object] = {}  # by object: what lay under its name when another run had claimed it
 
     def prepare(self) -> None:
         """PREPARE unit: make the folder, prove that it can be written and has room, write the shared marker."""
@@ -95,7 +113,7 @@ class Destination:
             for is_last_try in (False, True):
                 here.make_folders()
                 try:
-                    here.hold_marker(create=True)
+                    here.join(create=True)
                 except FileNotFoundError:
                     if is_last_try:
                         raise
@@ -109,36 +127,80 @@ class Destination:
         with self._errors(str(self.path)):
             here = self._open()
             try:
-                here.hold_marker(create=False)
+                here.join(create=False)
             except FileNotFoundError:
                 raise self._not_shared(str(self.path)) from None
 
-    @contextmanager
-    def run_lock(self) -> Generator[None]:
-        """Hold the lock of this source in this folder, as embedded runs do. Raises also Busy, naming the holder.
-
-        It is released by ``kill -9``; between machines on a network file system it is best effort.
+    def claim(self, spec: ObjectSpec) -> Published | HeldElsewhere | None:
+        """Before an object is fetched: what is there already (as `find_present`), or who of another run fetches it; None when it is
+        for this run to fetch now. From a thread; `let_go` is called once for every None.
         """
-        was_open = self._here is not None
-        with ExitStack() as stack:
-            try:
-                with self._errors(str(self.path)):
-                    self._make_folder()
-                    here = self._open()
-                    here.make_folders()
-                    stack.callback(tidy, here.root, self._work)
-                    path = f"{self._work}/jobs/{names.source_key(self._job)}{names.LOCK}"
-                    stack.enter_context(run_lock(here.root, path, thing=str(self.path)))
-            except BaseException:
-                stack.close()
-                if not was_open:  # whoever could not begin need not close
-                    Destination.close(self)
-                raise
-            self._is_alone = True
-            try:
-                yield
-            finally:
-                self._is_alone = False
+        with self._errors(spec.path):
+            here = self._open()
+            here.layout.entry_path(spec)  # refuses an unsafe name before anything is made for it
+            before = self._identity(here, spec)
+            was = self._waiting.get(spec.object_id, before if before is None else _UNSEEN)
+            if was != before:
+                if was is not _UNSEEN:
+                    self._learn(here, spec)
+                present = self.find_present(spec)
+                if present is not None:
+                    self._waiting.pop(spec.object_id, None)
+                    return present
+            held = here.claims.take(claim_key(spec))
+            if held is not None:
+                self._waiting[spec.object_id] = before
+                return held
+            waited = self._waiting.pop(spec.object_id, _UNSEEN) is not _UNSEEN
+            after = self._identity(here, spec)
+            if after is not None and (waited or after != before):
+                self._learn(here, spec)
+                present = self.find_present(spec)
+                if present is not None:
+                    here.claims.give_up(claim_key(spec))
+                    self.let_go(spec)
+                    return present
+            return None
+
+    def _learn(self, here: OpenDestination, spec: ObjectSpec) -> None:
+        """Learn what other runs have finished; a small file that has a digest is hashed sooner than that."""
+        if not (spec.digest and spec.size is not None and spec.size <= SMALL_BYTES_MAX):
+            here.learn()
+
+    def hold(self, spec: ObjectSpec) -> None:
+        """Before a part of an object is fetched or it is published: another agent of the job has claimed it, and this one joins.
+
+        Raises also Busy when another run has taken it over.
+        """
+        with self._errors(spec.path):
+            held = self._open().claims.take(claim_key(spec))
+            if held is not None:
+                raise held.error(spec.path)
+            self.let_go(spec)
+
+    def holds(self, spec: ObjectSpec) -> bool:
+        """Whether `hold` has nothing to do. Touches nothing."""
+        here = self._here
+        return here is not None and here.claims.holds(claim_key(spec))
+
+    def let_go(self, spec: ObjectSpec) -> None:
+        """An object that was claimed is no longer under way here. Touches nothing."""
+        here = self._here
+        if here is not None:
+            here.claims.let_go(claim_key(spec))
+
+    def _identity(self, here: OpenDestination, spec: ObjectSpec) -> object:
+        """What lies under the object's name, to see whether that changes; None for nothing."""
+        if self._job.layout is Layout.HUB_CACHE and not (spec.digest or spec.etag):
+            return None
+        fd = here.layout.open_data(spec, digest="", etag=spec.etag)
+        if fd is None:
+            return None
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def _make_folder(self) -> None:
         try:
@@ -160,10 +222,13 @@ class Destination:
             here = self._open()
             fd = here.layout.open_data(spec, digest="", etag=spec.etag)
             if fd is None:
-                return None
+                moved = digest_of_moved(here, self._job, spec)
+                if moved is None or spec.size is None:
+                    return None
+                return Published(path=here.layout.entry_path(spec), size=spec.size, digest=moved, skipped=True)
             try:
                 found = os.fstat(fd)
-                digest = self._digest_of_present(here, spec, fd, found)
+                digest = digest_of_present(here, self._job, spec, fd, found)
             finally:
                 os.close(fd)
             if digest is None:
@@ -186,7 +251,7 @@ class Destination:
         """The object's partial file, preallocated when its size is known. The caller closes it.
 
         Stale partial files of other versions of the object are removed, unless somebody works on them. Raises also NotShared
-        (create=False and it is not there) and Busy (it is being cleaned up).
+        (create=False and it is not there) and Busy (it keeps being replaced).
         """
         with self._errors(spec.path):
             here = self._open()
@@ -194,13 +259,15 @@ class Destination:
             partial = here.partials.open(self._job, spec, create=create)
             if partial is None:
                 raise self._not_shared(spec.path)
+            partial.guard = lambda: here.claims.check(claim_key(spec), spec.path)
             return partial
 
     def publish(self, spec: ObjectSpec, partial: Partial, *, digest: str, etag: str) -> Published:
         """Give a complete, verified partial its final name, with the layout's metadata; remove its chunk maps; close it.
 
         digest is what was computed over the bytes, etag what the origin named. Where the object's size is not known, the file
-        ends where it was written to last: an attempt that begins again resets it first. Raises also VerificationFailed.
+        ends where it was written to last: an attempt that begins again resets it first. Raises also VerificationFailed, and
+        Busy when this run was silent for so long that another one may have taken the object over.
         """
         with self._errors(spec.path):
             here = self._open()
@@ -209,8 +276,10 @@ class Destination:
             partial.check_ours()
             if self._sync:
                 os.fsync(partial.fd)
+            here.claims.check(claim_key(spec), spec.path)
             self._place(here, partial.path, spec, digest, etag)
             published = self._finish_one(here, spec, found, digest, etag, skipped=False)
+            here.claims.give_up(claim_key(spec))
             partial.close()
             partial.remove_maps()
             return published
@@ -226,6 +295,7 @@ class Destination:
             temporary = here.temporary()
             found = here.write_new(temporary, data, sync=self._sync)
             try:
+                here.claims.check(claim_key(spec), spec.path, cheaply=True)
                 self._place(here, temporary, spec, digest, etag)
             except BaseException:
                 with suppress(OSError):
@@ -244,11 +314,7 @@ class Destination:
             here.make_folders()
             here.release()
             spool = here.temporary()
-            finish_job(
-                self._job, here.root, self._work, here.layout, here.partials, objects, spool, is_alone=self._is_alone
-            )
-        if self._places is not None:
-            remember_place(self._places, self.path)
+            finish_job(self._job, here.root, self._work, here.layout, here.partials, objects, spool, here.claims)
 
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""
@@ -256,29 +322,6 @@ class Destination:
             here, self._here = self._here, None
         if here is not None:
             here.close()
-
-    def _digest_of_present(self, here: OpenDestination, spec: ObjectSpec, fd: int, found: os.stat_result) -> str | None:
-        """The digest of the file open at fd when it is the object's present version, else None."""
-        if spec.size is not None and found.st_size != spec.size:
-            return None
-        key = here.layout.entry_path(spec), found.st_size, found.st_mtime_ns
-        if spec.digest:
-            if here.knows(lambda known: known.has_digest(*key, spec.digest)):
-                return spec.digest
-            if self._job.force:
-                return None
-            actual = digest_of_file(fd, spec.digest, found.st_size)
-            return actual if matches(spec.digest, actual) else None
-        # Nothing but the record of how it was fetched tells what it is. Whether its bytes still are those is for `shoal verify`.
-        recorded = here.knows(lambda known: known.recorded_digest(*key, self._job.source, spec.etag))
-        if recorded:
-            return recorded
-        # A Hub's digests are not kept in memory: its files that have none are few.
-        if self._job.origin is OriginKind.HUB and here.knows(
-            lambda known: known.has_validator(*key, self._job.source, spec.etag)
-        ):
-            return digest_of_file(fd, "", found.st_size)
-        return None
 
     def _check(self, spec: ObjectSpec, size: int, digest: str) -> None:
         if spec.size is not None and size != spec.size:
@@ -309,19 +352,20 @@ class Destination:
         """The bytes have their name: the layout's metadata, a line in the journal."""
         here.layout.placed(spec, digest=digest, etag=etag, mtime_ns=found.st_mtime_ns)
         path = here.layout.entry_path(spec)
-        here.note(
-            ManifestEntry(
-                path=path,
-                size=found.st_size,
-                digest=digest,
-                etag=spec.etag or etag,
-                mtime_ns=found.st_mtime_ns,
-                source=self._job.source,
-                revision=self._job.revision,
-                commit=self._job.commit,
-            )
+        entry = ManifestEntry(
+            path=path,
+            size=found.st_size,
+            digest=digest,
+            etag=spec.etag or etag,
+            mtime_ns=found.st_mtime_ns,
+            source=self._job.source,
+            revision=self._job.revision,
+            commit=self._job.commit,
         )
+        here.note(entry)
         base = here.layout.base
+        if self._placed is not None:
+            self._placed(self._job, self.path, base, spec.path, entry)
         return Published(path=f"{base}/{path}" if base else path, size=found.st_size, digest=digest, skipped=skipped)
 
     def _open(self) -> OpenDestination:
@@ -332,7 +376,15 @@ class Destination:
                 except FileNotFoundError:
                     raise self._not_shared(str(self.path)) from None
                 try:
-                    self._here = OpenDestination(self._job, root, self._work, agent=self._agent, sync=self._sync)
+                    self._here = OpenDestination(
+                        self._job,
+                        root,
+                        self._work,
+                        agent=self._agent,
+                        sync=self._sync,
+                        expiry_s=self._expiry_s,
+                        is_alone=self._is_alone,
+                    )
                 except BaseException:
                     root.close()
                     raise
@@ -350,4 +402,7 @@ class Destination:
         try:
             yield
         except OSError as error:
+            here = self._here
+            if isinstance(error, FileNotFoundError) and here is not None and here.claims.was_lost():
+                raise Busy(thing, cause=TAKEN_OVER, remedy="it is looked at again") from None
             raise disk_error(error, thing) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from ...common.digests import digest_of_file
 from ...common.errors import NotFound, ShoalError, StateDamaged, UnsafeName
@@ -12,12 +13,16 @@ from ...common.manifest import ManifestEntry, read_manifest
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
 from . import workfolder as names
+from .claims import Claims
 from .filesystems import boot_id
 from .journal import read_journal
 from .known import KnownFiles
 from .layouts import FileLayout
 from .merge import merge_manifest, path_key
 from .partials import PartialFolder
+
+MOVED_NS = -1
+"""Stands for the modification time of a file that is not there any more because it was moved to a NAS."""
 
 
 def known_files(job: JobSpec, root: SafeRoot, work: str) -> KnownFiles:
@@ -29,7 +34,8 @@ def known_files(job: JobSpec, root: SafeRoot, work: str) -> KnownFiles:
             return
         try:
             with read_manifest(root, work) as manifest:
-                yield from manifest
+                for entry in manifest:
+                    yield replace(entry, mtime_ns=MOVED_NS) if entry.moved_to else entry
         except (NotFound, StateDamaged):
             return
 
@@ -46,13 +52,12 @@ def finish_job(
     partials: PartialFolder,
     objects: Iterable[ObjectSpec],
     spool: str,
-    *,
-    is_alone: bool,
+    claims: Claims,
 ) -> None:
     """Write a job's manifest entries and refs, then remove its marker, journals, partial files and empty folders.
 
     objects are walked once; spool is a free path below root for the time between that and the merge, which may have to begin
-    again. is_alone says that no other job of the source is alive: then what killed ones left goes too.
+    again. What killed runs of the source left goes too, once nobody else is at work on it.
 
     Raises Busy, UnsafeName, OSError.
     """
@@ -67,11 +72,11 @@ def finish_job(
                 return (ManifestEntry.from_json(line) for line in file)
 
             about = {"revision": job.revision, "commit": job.commit}
-            merge_manifest(root, work, spooled, source=job.source, about=about)
+            merge_manifest(root, work, spooled, sources={job.source: about})
         finally:
             root.unlink_beneath(spool)
     layout.finish()
-    _remove_work(job, root, work, partials, is_alone=is_alone)
+    _remove_work(job, root, work, partials, claims)
     tidy(root, work)
 
 
@@ -79,6 +84,8 @@ def tidy(root: SafeRoot, work: str) -> None:
     """Remove the folders of a work folder that are empty. Where a job still has its marker, all stay: it needs them."""
     with suppress(OSError, UnsafeName):
         root.rmdir_beneath(f"{work}/jobs")
+        with suppress(FileNotFoundError):
+            root.rmdir_beneath(f"{work}/claims")
         root.rmdir_beneath(f"{work}/partial")
         root.rmdir_beneath(work)
 
@@ -149,14 +156,48 @@ def _journal_entries(root: SafeRoot, work: str, prefix: str) -> Iterator[Manifes
             os.close(fd)
 
 
-def _remove_work(job: JobSpec, root: SafeRoot, work: str, partials: PartialFolder, *, is_alone: bool) -> None:
+def other_runs(job: JobSpec, root: SafeRoot, work: str, claims: Claims) -> Iterator[tuple[str, bool]]:
+    """The other jobs of the source that left anything here, and whether each is known to be over.
+
+    One that a coordinator may go on with is not over as long as its marker is there: ``shoal clean`` goes by its age.
+    """
     own, source = names.job_key(job), names.source_key(job)
+    try:
+        found = root.listdir_beneath(f"{work}/jobs")
+    except FileNotFoundError:
+        return
+    for run in {name.partition(".")[0] for name in found if name.startswith(f"{source}-")} - {own}:
+        marker = f"{run}{names.MARKER}"
+        goes_on = marker in found and not _ends_with_its_process(root, f"{work}/jobs/{marker}")
+        yield run, not goes_on and not claims.lives(run)
+
+
+def _ends_with_its_process(root: SafeRoot, marker: str) -> bool:
+    try:
+        fd = root.open_beneath(marker, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        return os.read(fd, len(names.ALONE)) == names.ALONE
+    finally:
+        os.close(fd)
+
+
+def _remove_work(job: JobSpec, root: SafeRoot, work: str, partials: PartialFolder, claims: Claims) -> None:
+    over = [names.job_key(job)]
     others = False
+    for run, is_over in other_runs(job, root, work, claims):
+        if is_over:
+            over.append(run)
+        else:
+            others = True
     for name in root.listdir_beneath(f"{work}/jobs"):
-        if name.startswith(f"{source}-" if is_alone else own):
+        if name.partition(".")[0] in over and not claims.is_own_lease(name):
             with suppress(FileNotFoundError):
                 root.unlink_beneath(f"{work}/jobs/{name}")
-        elif name.startswith(f"{source}-") and name.endswith(names.MARKER):
-            others = True
+    claims.remove_of(over)
     # Another job of the same source may go on with the same partial files.
-    partials.remove(lambda name: name.startswith(own if others else source))
+    temporary = tuple(f"{run}." for run in over)
+    source = names.source_key(job)
+    partials.remove(lambda name: name.startswith(temporary if others else source))
+    claims.release()

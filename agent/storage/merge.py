@@ -25,12 +25,12 @@ def merge_manifest(
     work: str,
     entries: Callable[[], Iterable[ManifestEntry]],
     *,
-    source: str,
-    about: Mapping[str, str],
+    sources: Mapping[str, Mapping[str, str]],
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Add entries to the manifest in a work folder below root. Returns how many objects it holds afterwards.
+    """Add entries, and what is known of their sources, to the manifest in a work folder below root. Returns how many objects it
+    holds afterwards.
 
     An entry takes the place of an old one with the same path; of several new ones the first counts. What is held in memory
     is a 64-bit hash per new path. entries is called again when somebody else changed the manifest meanwhile. A damaged
@@ -43,7 +43,7 @@ def merge_manifest(
             old = _read_if_sound(root, work)
             try:
                 was = old.checksum if old else ""
-                sources = {**(old.sources if old else {}), source: dict(about)}
+                known = {**(old.sources if old else {}), **sources}
 
                 def check_unchanged(was: str = was) -> None:
                     now = _read_if_sound(root, work)
@@ -53,7 +53,7 @@ def merge_manifest(
                         raise _ChangedMeanwhile
 
                 merged = _merged(entries(), old, touch)
-                return write_manifest(root, work, sources=sources, entries=merged, before_rename=check_unchanged)
+                return write_manifest(root, work, sources=known, entries=merged, before_rename=check_unchanged)
             except _ChangedMeanwhile:
                 continue
             finally:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 from ...common.errors import ShoalError
-from ...common.flock import lock_now
 from ...common.manifest import ManifestEntry
 from ...common.mounts import filesystem_type, is_memory, is_network
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec
 from ...common.roots import ignores_case
 from . import workfolder as names
+from .claims import Claims
 from .filesystems import boot_id
-from .finishing import known_files
+from .finishing import known_files, other_runs
 from .journal import Journal
 from .known import KnownFiles
 from .layouts import FileLayout, layout_for
@@ -27,6 +27,7 @@ from .partials import PartialFolder
 
 T = TypeVar("T")
 
+_LEARN_S = 1.0
 _WRITEV_PIECES_MAX = 1024  # IOV_MAX of Linux and macOS
 
 
@@ -36,8 +37,12 @@ class OpenDestination:
     Methods raise OSError and UnsafeName.
     """
 
-    def __init__(self, job: JobSpec, root: SafeRoot, work: str, *, agent: str, sync: bool) -> None:
-        """Takes over root once it returns. work is the work folder's path below root; agent a plain name."""
+    def __init__(
+        self, job: JobSpec, root: SafeRoot, work: str, *, agent: str, sync: bool, expiry_s: float, is_alone: bool
+    ) -> None:
+        """Takes over root once it returns. work is the work folder's path below root; agent a plain name.
+
+        expiry_s: after so many seconds of silence other runs take over. is_alone: the job ends with this process."""
         kind = filesystem_type(root.path)
         self.root = root
         self._job = job
@@ -48,7 +53,8 @@ class OpenDestination:
         self._lock = threading.Lock()
         self._known: KnownFiles | None = None
         self._journal: Journal | None = None
-        self._marker_fd = -1
+        self._known_at = 0.0
+        self._is_alone = is_alone
         self._ignores_case: bool | None = None
         self.layout: FileLayout = layout_for(job, root, self.temporary)
         self.partials = PartialFolder(
@@ -58,7 +64,9 @@ class OpenDestination:
             boot_id=boot_id(),
             is_network=is_network(kind),
             is_memory=is_memory(kind),
+            in_company=self.in_company,
         )
+        self.claims = Claims(root, work, run=names.job_key(job), agent=agent, expiry_s=expiry_s)
 
     @property
     def ignores_case(self) -> bool:
@@ -92,20 +100,37 @@ class OpenDestination:
         for name in ("", "/partial", "/jobs"):
             self.root.makedirs_beneath(self._work + name)
 
-    def hold_marker(self, *, create: bool) -> None:
-        """Open the job's marker and hold it, so that ``clean_folder`` sees that the job is alive. Raises FileNotFoundError."""
-        with self._lock:
-            if self._marker_fd < 0:
-                path = f"{self._work}/jobs/{names.job_key(self._job)}{names.MARKER}"
-                self._marker_fd = self.root.open_beneath(path, os.O_RDWR | (os.O_CREAT if create else 0))
-                lock_now(self._marker_fd, fcntl.LOCK_SH)
+    def join(self, *, create: bool) -> None:
+        """See the job's marker, or make it, and show that this agent lives. Raises FileNotFoundError."""
+        path = f"{self._work}/jobs/{names.job_key(self._job)}{names.MARKER}"
+        fd = self.root.open_beneath(path, os.O_RDWR | (os.O_CREAT if create else 0))
+        try:
+            if create and self._is_alone:
+                os.pwrite(fd, names.ALONE, 0)
+        finally:
+            os.close(fd)
+        self.claims.begin()
+
+    def in_company(self) -> bool:
+        """Whether another job of this source is, or may be, alive in this folder."""
+        return any(not is_dead for _, is_dead in other_runs(self._job, self.root, self._work, self.claims))
 
     def knows(self, question: Callable[[KnownFiles], T]) -> T:
         """Ask what the manifest and the journals know. They are read when it is first asked."""
         with self._lock:
             if self._known is None:
+                self._known_at = time.monotonic()
                 self._known = known_files(self._job, self.root, self._work)
             return question(self._known)
+
+    def learn(self) -> None:
+        """Forget what is known of files, so that what other runs have finished since is read when it is next asked.
+
+        Not more than once a second: until then this waits.
+        """
+        time.sleep(min(_LEARN_S, max(0.0, self._known_at + _LEARN_S - time.monotonic())))
+        with self._lock:
+            self._known = None
 
     def note(self, entry: ManifestEntry) -> None:
         """Add a line to the journal. It only saves work later, so a full disk does not fail the file that is in place."""
@@ -123,19 +148,17 @@ class OpenDestination:
                 self._known.add(entry)
 
     def close(self) -> None:
-        """Close everything. Safe to call twice."""
+        """Close everything and give up what is claimed. Safe to call twice."""
         self.release()
+        self.claims.release()
         self.root.close()
 
     def release(self) -> None:
-        """Close the journal and let go of the marker. Safe to call twice."""
+        """Close the journal. Safe to call twice."""
         with self._lock:
             journal, self._journal = self._journal, None
-            marker_fd, self._marker_fd = self._marker_fd, -1
         if journal is not None:
             journal.close()
-        if marker_fd >= 0:
-            os.close(marker_fd)
 
 
 def _write_all(fd: int, data: Sequence[memoryview | bytes]) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from ...common.errors import Conflict, NoSpace
+from ...common.errors import Busy, NoSpace
 from ...common.intervals import IntervalSet
 from ...common.paths import SafeRoot
 from .chunkmap import ChunkMapWriter
@@ -54,13 +54,15 @@ class Partial:
         self._preallocate = preallocate
         self._read_maps = read_maps
         self._lock = threading.Lock()
+        self.guard: Callable[[], None] = lambda: None
+        """Raises Busy when another run may work on the file by now: then nothing that it holds may be thrown away."""
         stat = os.fstat(fd)
         self._inode = stat.st_dev, stat.st_ino
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of data at offset.
 
-        Raises NoSpace, NotWritable, and Conflict when the file is no longer a partial: an agent that was frozen past its
+        Raises NoSpace, NotWritable, and Busy when the file is no longer a partial: an agent that was frozen past its
         lease must not write into what another one has published since.
         """
         try:
@@ -98,10 +100,11 @@ class Partial:
                 self.done.add(start, stop)
 
     def reset(self) -> None:
-        """Forget everything, as after a digest that does not match: no map, no byte. Raises NoSpace, NotWritable, Conflict.
+        """Forget everything, as after a digest that does not match: no map, no byte. Raises NoSpace, NotWritable, Busy.
 
         The maps go first, so that a crash on the way leaves none that claims what is not there.
         """
+        self.guard()
         with self._lock:
             try:
                 self.check_ours()
@@ -116,6 +119,7 @@ class Partial:
 
     def forget(self, start: int, stop: int) -> None:
         """Forget [start, stop): no map claims it any more. Raises NoSpace, NotWritable; then less may be claimed than is there."""
+        self.guard()
         with self._lock:
             try:
                 self._writer.clear()
@@ -128,7 +132,8 @@ class Partial:
 
     def discard(self) -> None:
         """Remove the file and all of its maps, and close. Leaves alone what another agent has put in its place."""
-        with suppress(OSError, Conflict):
+        with suppress(OSError, Busy):
+            self.guard()
             self.check_ours()
             remove_maps(self._root, self.path)
             self._root.unlink_beneath(self.path)
@@ -147,13 +152,13 @@ class Partial:
         self._writer.close()
 
     def check_ours(self) -> None:
-        """Raise Conflict when the name of the partial file no longer stands for the file that is open here."""
+        """Raise Busy when the name of the partial file no longer stands for the file that is open here."""
         try:
             stat = self._root.stat_beneath(self.path)
         except FileNotFoundError:
             stat = None
         if stat is None or (stat.st_dev, stat.st_ino) != self._inode:
-            raise Conflict(self._thing, cause="another agent has published or removed its partial file meanwhile")
+            raise Busy(self._thing, cause="its partial file was published or removed by another agent meanwhile")
 
 
 def map_names(root: SafeRoot, part: str) -> list[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial as bind
 
 from ...common.errors import Busy, UnsafeName
-from ...common.flock import held_alone, lock_now
 from ...common.intervals import IntervalSet
 from ...common.paths import SafeRoot
 from ...common.records import JobSpec, ObjectSpec
@@ -25,19 +23,29 @@ class PartialFolder:
     """``.shoal/partial`` of one destination. Thread-safe, as each object's calls come from one thread at a time."""
 
     def __init__(
-        self, root: SafeRoot, path: str, *, agent: str, boot_id: bytes, is_network: bool, is_memory: bool
+        self,
+        root: SafeRoot,
+        path: str,
+        *,
+        agent: str,
+        boot_id: bytes,
+        is_network: bool,
+        is_memory: bool,
+        in_company: Callable[[], bool],
     ) -> None:
-        """path is below root; agent is a plain name; is_network and is_memory tell of the file system."""
+        """path is below root; agent is a plain name; is_network and is_memory tell of the file system. in_company: whether another
+        job of the same source may be alive: then its partial files may be in use."""
         self._root = root
         self._path = path
         self._agent = agent
         self._boot_id = boot_id
         self._is_network = is_network
         self._is_memory = is_memory
+        self._in_company = in_company
         self._preallocate = bind(preallocate, reserve=not (is_network or is_memory))
 
     def open(self, job: JobSpec, spec: ObjectSpec, *, create: bool) -> Partial | None:
-        """The object's partial file; None when it is not there and must not be made. Raises Busy, UnsafeName, OSError."""
+        """The object's partial file; None when it is not there and must not be made. Raises UnsafeName, OSError."""
         key = object_key(job, spec)
         part = f"{self._path}/{key}{PART}"
         if create:
@@ -82,7 +90,7 @@ class PartialFolder:
             raise
 
     def _open_part(self, part: str, *, create: bool) -> tuple[int, bool] | None:
-        """A locked descriptor of the partial file, and whether it was made just now; None when it is not there."""
+        """A descriptor of the partial file, and whether it was made just now; None when it is not there."""
         for _ in range(_OPEN_TRIES):
             fresh = False
             try:
@@ -96,8 +104,6 @@ class PartialFolder:
                     continue
                 fresh = True
             try:
-                if not lock_now(fd, fcntl.LOCK_SH):
-                    raise Busy(part, cause="it is being cleaned up", remedy="try again")
                 if self._is_still(fd, part):
                     return fd, fresh
             except BaseException:
@@ -156,30 +162,20 @@ class PartialFolder:
         return done
 
     def _remove_stale(self, prefix: str, key: str) -> None:
-        """Remove what is left of other versions of an object, unless somebody has it open."""
-        self.remove(lambda name: name.startswith(prefix) and not name.startswith(key))
+        """Remove what is left of other versions of an object, unless another job may work on it."""
+        found = self._names(lambda name: name.startswith(prefix) and not name.startswith(key))
+        if found and not self._in_company():
+            self._remove(found)
 
-    def remove(self, is_wanted: Callable[[str], bool]) -> list[str]:
-        """Remove the files whose names are wanted gone, partial files in use and their maps excepted. Returns their names.
+    def remove(self, is_wanted: Callable[[str], bool]) -> None:
+        """Remove the files whose names are wanted gone. Nobody may work on them. Raises OSError, UnsafeName."""
+        self._remove(self._names(is_wanted))
 
-        Raises OSError, UnsafeName.
-        """
-        found = [name for name in self._root.listdir_beneath(self._path) if is_wanted(name)]
-        used: set[str] = set()
-        removed: list[str] = []
-        for name in sorted(found, key=lambda name: not name.endswith(PART)):
-            key = name.partition(".")[0]
-            path = f"{self._path}/{name}"
-            if name.endswith(PART):
-                with held_alone(self._root, path) as alone:
-                    if alone:
-                        with suppress(FileNotFoundError):
-                            self._root.unlink_beneath(path)
-                            removed.append(name)
-                    else:
-                        used.add(key)
-            elif key not in used:
-                with suppress(FileNotFoundError):
-                    self._root.unlink_beneath(path)
-                    removed.append(name)
-        return removed
+    def _names(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        return [name for name in self._root.listdir_beneath(self._path) if is_wanted(name)]
+
+    def _remove(self, found: Iterable[str]) -> None:
+        # The maps first: a partial file without them is fetched anew, maps without it would claim what is gone.
+        for name in sorted(found, key=lambda name: name.endswith(PART)):
+            with suppress(FileNotFoundError):
+                self._root.unlink_beneath(f"{self._path}/{name}")

@@ -8,7 +8,8 @@
     .shoal/partial/KEY.AGENT.N.tmp      a small object, a link or a text for the moment between its making and its naming
     .shoal/jobs/SOURCE-JOB.marker       a job is at work here: how an agent knows that it sees the shared folder
     .shoal/jobs/SOURCE-JOB.AGENT.log    what this agent has finished of it (journal.py)
-    .shoal/jobs/SOURCE.lock             an embedded run is at work on this source
+    .shoal/jobs/SOURCE-JOB.AGENT.lease  this agent lives and works on it (common/lease_file.py)
+    .shoal/claims/KEY/SOURCE-JOB.AGENT  what this job may fetch and no other one meanwhile (claims.py)
 
 KEY is the source's hash, the path's hash, a dash and the version's hash, so that every partial file of a source, and every
 stale version of one of its objects, is found by a prefix.
@@ -23,8 +24,13 @@ from ...common.records import JobSpec, ObjectSpec
 
 MARKER = ".marker"
 LOG = ".log"
-LOCK = ".lock"
+LEASE = ".lease"
 TEMPORARY = ".tmp"
+
+ALONE = b"ends with its process\n"
+"""What the marker of a job says that no coordinator goes on with: when nobody shows life any more, it is over."""
+
+SOURCE_DIGITS = 8
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -35,8 +41,8 @@ def short_hash(*parts: str, hex_digits: int) -> str:
 
 
 def source_key(job: JobSpec) -> str:
-    """Names a job's source in file names. 8 hex digits: there are few sources in one folder."""
-    return short_hash(job.source, hex_digits=8)
+    """Names a job's source in file names. There are few sources in one folder."""
+    return short_hash(job.source, hex_digits=SOURCE_DIGITS)
 
 
 def job_key(job: JobSpec) -> str:

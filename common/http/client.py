@@ -44,17 +44,20 @@ class HttpClient:
         proxies: Mapping[str, str] | None = None,
         https_only: bool = False,
         refuse_address: Callable[[str], str] | None = None,
+        check_host: Callable[[str], None] | None = None,
     ) -> None:
         """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: refuse every http URL.
 
         ``refuse_address``: says why an address must not be connected to, "" where it may; asked after a name was resolved. What a
-        proxy connects to is the proxy's business.
+        proxy connects to is the proxy's business. ``check_host``: raises Refused for a host that nothing may be asked of, redirects
+        included.
         """
         check_field("User-Agent", user_agent)
         self._limits = limits
         self._user_agent = user_agent
         self._proxies = ProxyChooser(proxies)
         self._https_only = https_only
+        self._check_host = check_host
         dialer = Dialer(tls=TlsContexts(tls), limits=limits, user_agent=user_agent, refuse_address=refuse_address)
         self._pool = Pool(dialer.dial, connections_per_host=limits.connections_per_host, idle_s=limits.idle_s)
 
@@ -98,12 +101,7 @@ class HttpClient:
         TimedOut, ProtocolViolation, Truncated (the head was cut short).
         """
         target = parse_url(url) if isinstance(url, str) else url
-        if self._https_only and target.scheme != "https":
-            raise Refused(
-                target.label,
-                cause="only https is allowed here",
-                remedy="use an https URL or set security.https_only=false",
-            )
+        self._check_allowed(target)
         fields = self._fields(method, headers, byte_range, if_range)
         credential = authorization.reveal() if isinstance(authorization, Secret) else authorization
         if credential is not None:
@@ -117,6 +115,7 @@ class HttpClient:
             if head.status in FOLLOWED and follow_redirects and "location" in head.headers:
                 try:
                     onward = self._onward(target, head, redirects, seen)
+                    self._check_allowed(onward)
                     await self._drain(connection)
                 finally:
                     self._pool.release(route, connection)
@@ -148,6 +147,16 @@ class HttpClient:
                 content_range=content_range,
                 encoded=coding not in ("", "identity") and not accepts_codings,
             )
+
+    def _check_allowed(self, target: Url) -> None:
+        if self._https_only and target.scheme != "https":
+            raise Refused(
+                target.label,
+                cause="only https is allowed here",
+                remedy="use an https URL or set security.https_only=false",
+            )
+        if self._check_host is not None:
+            self._check_host(target.host)
 
     def _fields(
         self, method: str, headers: Sequence[tuple[str, str]], byte_range: tuple[int, int] | None, if_range: str | None

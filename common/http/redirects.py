@@ -17,7 +17,7 @@ CARRIED_ACROSS_ORIGINS: Final = frozenset(
 
 
 def next_url(url: Url, headers: Headers, *, https_only: bool) -> Url:
-    """Where a redirect of ``url`` leads. Raises RedirectRefused for a Location that must not be followed."""
+    """Where a redirect of ``url`` leads. Raises RedirectRefused for a Location that must not be followed, Refused under https_only."""
     locations = set(headers.get_all("location"))
     if len(locations) != 1:
         raise RedirectRefused(url.label, cause="the redirect names more than one location")
@@ -27,6 +27,12 @@ def next_url(url: Url, headers: Headers, *, https_only: bool) -> Url:
         raise RedirectRefused(
             url.label, cause=f"the redirect's location cannot be used: {error.thing}: {error.cause}"
         ) from None
-    if found.scheme == "http" and (https_only or url.scheme == "https"):
+    if found.scheme == "http" and https_only:
+        raise Refused(
+            url.label,
+            cause=f"it redirects to {found.label}, and only https is allowed here",
+            remedy="use another mirror, or set security.https_only=false",
+        )
+    if found.scheme == "http" and url.scheme == "https":
         raise RedirectRefused(url.label, cause=f"it redirects from https to {found.label}, which is not encrypted")
     return found

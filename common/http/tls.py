@@ -28,12 +28,28 @@ class TlsContexts:
     def __init__(self, options: TlsOptions) -> None:
         self._options = options
         self._context: ssl.SSLContext | None = None
+        self._seen: object = None
 
     def get(self) -> ssl.SSLContext:
-        """The context. Raises UsageError when the CA bundle cannot be used."""
-        if self._context is None:
-            self._context = self._make()
+        """The context, made anew when the CA bundle changed: authorities are rotated. Raises UsageError when it cannot be used."""
+        stamp = self._stamp()
+        if self._context is None or stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._context = self._make()
+            except UsageError:
+                if self._context is None:
+                    raise  # else it is half written, and what it held before is good until it changes again
         return self._context
+
+    def _stamp(self) -> object:
+        if not self._options.ca_bundle:
+            return None
+        try:
+            stat = Path(self._options.ca_bundle).stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _make(self) -> ssl.SSLContext:
         import ssl

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import Busy, Conflict, NotFound, StateDamaged, UnsafeName
 from ..flock import held_alone
+from ..lease_file import may_live, server_now
 from ..manifest import WORK_FOLDER, ManifestEntry, read_manifest, write_manifest
 from ..manifest_lock import LOCK_NAME, manifest_lock
 from ..paths import SafeRoot
@@ -87,7 +88,7 @@ def delete(plan: DeletionPlan) -> Deleted:
     failed: list[tuple[str, str]] = []
     with SafeRoot(plan.base) as root, ExitStack() as held:
         check_nobody_works(root, plan, held)
-        if plan.drops is not None and _exists(root, plan.work):
+        if plan.drops is not None and exists(root, plan.work):
             held.enter_context(manifest_lock(root, plan.work))
         for path in plan.files:
             try:
@@ -112,6 +113,12 @@ def delete(plan: DeletionPlan) -> Deleted:
 def check_nobody_works(root: SafeRoot, plan: DeletionPlan, held: ExitStack) -> None:
     """Raises Busy when a file of the plan's locks is held by a live process; holds them itself until ``held`` ends."""
     for path in plan.locks:
+        if path.endswith(".lease") and may_live(root, path, now=server_now(root, path.rpartition("/")[0])):
+            raise Busy(
+                plan.model.repo_id or plan.model.path,
+                cause=f"a download is at work there ({plan.base}/{path} says so)",
+                remedy="wait for it, or stop it",
+            )
         try:
             is_ours = held.enter_context(held_alone(root, path))
         except (OSError, UnsafeName):
@@ -151,8 +158,10 @@ def work_files(root: SafeRoot, work: str) -> tuple[list[str], list[str]]:
     files: list[str] = []
     for folder in (f"{work}/partial", f"{work}/jobs"):
         files += [f"{folder}/{name}" for name in names_in(root, folder)]
+    claims = [f"{work}/claims/{name}" for name in names_in(root, f"{work}/claims")]
+    files += [f"{claim}/{name}" for claim in claims for name in names_in(root, claim)]
     files += [f"{work}/{name}" for name in names_in(root, work) if name == LOCK_NAME or name.endswith(".tmp")]
-    return files, [f"{work}/partial", f"{work}/jobs", work]
+    return files, [f"{work}/partial", f"{work}/jobs", *claims, f"{work}/claims", work]
 
 
 def names_in(root: SafeRoot, folder: str) -> list[str]:
@@ -219,7 +228,8 @@ def one_revision(commits: Iterable[str], refs: dict[str, str], revision: str, na
     return found[0]
 
 
-def _exists(root: SafeRoot, path: str) -> bool:
+def exists(root: SafeRoot, path: str) -> bool:
+    """Whether there is something at a path below root, a symlink included."""
     try:
         root.stat_beneath(path)
     except (OSError, UnsafeName):

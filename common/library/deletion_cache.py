@@ -10,7 +10,18 @@ from pathlib import Path
 from ..errors import UnsafeName
 from ..manifest import ManifestEntry
 from ..paths import SafeRoot
-from .deletion import DeletionPlan, freed, gone, kept_of, names_in, one_revision, parents_of, strangers, work_files
+from .deletion import (
+    DeletionPlan,
+    exists,
+    freed,
+    gone,
+    kept_of,
+    names_in,
+    one_revision,
+    parents_of,
+    strangers,
+    work_files,
+)
 from .hub_cache import COMMIT, CachedRepo, read_repo
 from .records import Model
 
@@ -51,7 +62,7 @@ def _plan(root: SafeRoot, model: Model, repo: CachedRepo, commit: str) -> Deleti
     if not commit:
         files += [f"{name}/.no_exist/{path}" for path in _stale_no_exist(root, repo)]
         files += [*work, *locks, f"{name}/.shoal/manifest.json"]
-    files = list(dict.fromkeys(files))
+    files = [path for path in dict.fromkeys(files) if exists(root, path)]
     folders = _folders(root, name, going, files, is_all=not commit)
     visited = (
         [name, *(folder for folder in folders if folder.startswith(f"{name}/"))]

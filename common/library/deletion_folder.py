@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..manifest import WORK_FOLDER, ManifestEntry
 from ..paths import SafeRoot
 from . import deletion
-from .deletion import DeletionPlan, freed, gone, kept_of, names_in, parents_of, strangers, work_files
+from .deletion import DeletionPlan, exists, freed, gone, kept_of, names_in, parents_of, strangers, work_files
 from .folders import CLIENT, MANIFEST, METADATA, FolderSource, read_folder
 from .hub_cache import COMMIT, model_id
 from .records import Model, ModelFile
@@ -37,7 +37,10 @@ def plan_folder(model: Model, *, older_than: str = "") -> DeletionPlan:
         if is_last:
             trees = [name for name in names_in(root, _TREES) if COMMIT.fullmatch(name.removesuffix(".json"))]
             files += [*work, *_CLIENT_TOP, *(f"{_TREES}/{name}" for name in trees), MANIFEST]
-        folders = parents_of(files)
+        files = [path for path in files if exists(root, path)]
+        folders = parents_of(
+            [*files, f"{CLIENT}/x", f"{_TREES}/x", f"{WORK_FOLDER}/jobs/x", f"{WORK_FOLDER}/partial/x"]
+        )
         kept = kept_of(_kept(root, going, others, folders, set(files), work_folders))
         frees = freed(root, files)
         uri = source.uri
@@ -55,7 +58,7 @@ def plan_folder(model: Model, *, older_than: str = "") -> DeletionPlan:
             kept_more=kept[1],
             drops=drops if uri else None,
             source=uri if len(named) == len(source.files) else "",
-            locks=tuple(work),
+            locks=(*work, *(path for path in files if path.startswith(CLIENT) and path.endswith(".lock"))),
         )
 
 

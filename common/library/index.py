@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from ..errors import UnsafeName
+from ..logs import get_logger
 from ..paths import SafeRoot
 from .folders import CLIENT, models_of, read_folder
 from .hub_cache import model_of, read_repo, repo_of_folder
@@ -27,6 +28,7 @@ CHILDREN_MAX: Final = 100_000  # of one folder that are looked at
 UNSURE: Final = -1  # no file has this time: what was seen is read again
 
 _VERSION = 1
+log = get_logger("library")
 _CACHE_TAG = "CACHEDIR.TAG"
 _OWN = (".shoal", ".cache")
 
@@ -148,6 +150,10 @@ class Index:
         with SafeRoot(path) as root:
             folder = read_folder(root)
             models = models_of(root, folder)
+        if folder.damaged:
+            log.warning(
+                "library.manifest_damaged", folder=path, cause=folder.damaged, remedy="download again: shoal get"
+            )
         files = (file.path for source in folder.sources.values() for file in source.files)
         owned = sorted({name.partition("/")[0] for name in files if "/" in name})
         return _Thing(self._times(path, folder.watched), models, owned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -163,7 +163,6 @@ class Library:
         """Read a model anew when it is next asked for: something was done to it."""
         with self._lock:
             self._open().forget(model.path)
-            self._checks = {key: check for key, check in self._checks.items() if key != model.model_id}
             self._has_looked = False  # what is known is known to be wrong: whoever asks next waits
             self._refreshed_at = float("-inf")
 
@@ -186,15 +185,22 @@ class Library:
             self._models = tuple(index.models())
         if is_changed:
             write_state(self._state / INDEX, index.to_json())
-            self._drop_stale_checks()
+            self._revise_checks()
         self._refreshed_at = self._monotonic()
         self._has_looked = True
 
-    def _drop_stale_checks(self) -> None:
-        """What the Hub said holds for the revision that was there then."""
-        there = {(model.model_id, each.commit) for model in self._models for each in model.revisions}
-        kept = {key: check for key, check in self._checks.items() if not check.commit or (key, check.commit) in there}
-        if len(kept) != len(self._checks):
+    def _revise_checks(self) -> None:
+        """What the Hub said holds for the revision that was there then. One that was newer, and is there by now, is current."""
+        models = {model.model_id: model for model in self._models}
+        kept: dict[str, Check] = {}
+        for key, check in self._checks.items():
+            revisions = models[key].revisions if key in models else ()
+            arrived = any(check.latest == each.commit and check.ref in each.refs for each in revisions)
+            if check.freshness is Freshness.OUTDATED and arrived:
+                check = replace(check, freshness=Freshness.CURRENT, commit=check.latest)
+            if key in models and (not check.commit or any(check.commit == each.commit for each in revisions)):
+                kept[key] = check
+        if kept != self._checks:
             self._checks = kept
             self._save_checks()
 

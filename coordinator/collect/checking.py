@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...common.collect_records import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from ...common.dataset_rows import arrow_part
 from ...common.dataset_schema import arrow
-from ..sources.policy import Policy
+from ...common.policy import Policy
 from .columns import as_text, blank, plain_array
 from .reading import RawBlock
 from .reasons import Reason

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ...common.errors import NotFound, UsageError
-from ..sources.policy import Policy
+from ...common.policy import Policy
 
 
 class TableFormat(enum.StrEnum):

@@ -26,7 +26,7 @@ from ...common.collect_records import CollectSpec, Restart
 from ...common.dataset_rows import arrow_part, stream_head
 from ...common.dataset_schema import REJECTS, arrow
 from ...common.errors import Conflict, Interrupted, NoSpace, NotFound, NotWritable, ShoalError, StateDamaged, UsageError
-from ..sources.policy import Policy
+from ...common.policy import Policy
 from .checking import RowChecker
 from .columns import Columns, carried_schema, columns_of
 from .cutting import Cutter

@@ -21,7 +21,7 @@ from ...common.collect_records import CollectSpec
 from ...common.dataset_rows import BLOCK_BYTES_MAX, END_OF_STREAM, read_rows, write_rows
 from ...common.dataset_schema import REJECTS, arrow
 from ...common.errors import NotFound, StateDamaged
-from ..sources.policy import Policy
+from ...common.policy import Policy
 from .columns import columns_of
 from .cutting import container_name
 from .finished import read_finished

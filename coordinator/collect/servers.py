@@ -16,7 +16,7 @@ from ...common.dataset_rows import arrow_part
 from ...common.dataset_schema import arrow
 from ...common.errors import Refused
 from ...common.http.url import DEFAULT_PORTS, host_port, parse_url
-from ..sources.policy import Policy
+from ...common.policy import Policy
 from .reasons import Reason
 
 if TYPE_CHECKING:

@@ -9,15 +9,14 @@ s3                  an object of a store, or everything under a prefix
 http, file          one URL; a local file or folder
 asking              one HTTP question, asked again while that can help
 intake              which names are let into a manifest
-policy              what the site allows to be fetched
 ==================  ================================================================================
 """
 
 from __future__ import annotations
 
+from ...common.policy import Policy
 from ...common.uri import FileUri, HttpUri, HubUri
 from .base import Resolved, Source, SourceContext, SourceRequest
-from .policy import Policy
 
 __all__ = ["Policy", "Resolved", "Source", "SourceContext", "SourceRequest", "open_source"]
 

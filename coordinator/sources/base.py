@@ -17,9 +17,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ...common.policy import Policy
 from ...common.records import ObjectSpec, OriginKind
 from ...common.selection import Selection
-from .policy import Policy
 
 if TYPE_CHECKING:
     import random

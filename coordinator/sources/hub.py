@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ...common.digests import GIT_SHA1, SHA256
 from ...common.errors import NotFound, ProtocolViolation, UsageError
@@ -71,8 +71,10 @@ class HubSource:
         policy = self._context.policy
         policy.check_repo(self._uri.kind, self._uri.repo_id)
         for endpoint in self._context.hub_endpoints:
+            policy.check_denied_host(urlsplit(endpoint).hostname or "")
             policy.check_encrypted(endpoint, f"Hub at {endpoint}")
-        self._commit = self._revision if _COMMIT.fullmatch(self._revision) else await self._ask_commit()
+        is_pinned = _COMMIT.fullmatch(self._revision) and not policy.rules_licenses
+        self._commit = self._revision if is_pinned else await self._ask_commit()
         return Resolved(
             source=self._uri.canonical(),
             origin=OriginKind.HUB,
@@ -111,6 +113,9 @@ class HubSource:
             path += f"/revision/{quote(self._revision, safe='')}"
         # `expand` leaves out the list of files, which has megabytes in a big repo. Spaces are never gated.
         query = "expand=sha" if self._uri.kind == "space" else "expand=sha&expand=gated"
+        rules_licenses = self._context.policy.rules_licenses
+        if rules_licenses:
+            query += "&expand=cardData&expand=tags"
         answer = await self._api.get_object(f"{path}?{query}")
         commit, repo_id = answer.get("sha"), answer.get("id")
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
@@ -118,6 +123,8 @@ class HubSource:
         if isinstance(repo_id, str):
             # A repo that was renamed is answered for under its new name, which the rules may refuse.
             self._context.policy.check_repo(self._uri.kind, repo_id)
+        if rules_licenses:
+            self._context.policy.check_licenses(str(self._uri), licenses_of(answer))
         if answer.get("gated"):
             # Everybody may list a gated repo: without this, every single file would be refused later.
             await self._api.check_access(f"{self._api_path()}/auth-check")
@@ -186,6 +193,25 @@ class HubSource:
             etag=digest.partition(":")[2],
             url=f"{repo_path(self._uri.kind, quote(self._uri.repo_id))}/resolve/{self._commit}/{quote(name)}",
         )
+
+
+def licenses_of(info: JsonObject) -> set[str]:
+    """The licences that a repo's card names, and those among its tags; what makes no sense is left out.
+
+    A card that says "other" may name it itself, as ``license_name``: then that counts.
+    """
+    found: set[str] = set()
+    card = info.get("cardData")
+    if isinstance(card, dict):
+        fields = cast(JsonObject, card)
+        for value in (fields.get("license"), fields.get("license_name")):
+            values = cast("list[object]", value) if isinstance(value, list) else [value]
+            found.update(each for each in values if isinstance(each, str))
+    tags = info.get("tags")
+    if isinstance(tags, list):
+        texts = [tag for tag in cast("list[object]", tags) if isinstance(tag, str)]
+        found.update(tag.partition(":")[2] for tag in texts if tag.startswith("license:"))
+    return found - {"other"} or found
 
 
 def _size_and_digest(entry: JsonObject) -> tuple[int | None, str]:

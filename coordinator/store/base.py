@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ...common.collect_records import HostProfile
@@ -118,8 +119,31 @@ class Store(Protocol):
         """All credentials."""
         ...
 
+    def expire_token(self, token_id: str, expires_at: float) -> None:
+        """Let a credential end at this time."""
+        ...
+
     def delete_token(self, token_id: str) -> bool:
         """Revoke a credential. Returns whether it existed."""
+        ...
+
+    def revoked_tokens(self) -> list[RevokedRow]:
+        """All credentials that were revoked."""
+        ...
+
+    def put_identity(self, agent_id: str, credential: str) -> None:
+        """Bind an agent's identity to a credential."""
+        ...
+
+    def identities(self) -> dict[str, str]:
+        """The credential of each agent that was ever bound to one, by agent id."""
+        ...
+
+    def snapshot(self, path: Path) -> None:
+        """Write a consistent copy of everything into a new file, from which a coordinator can start.
+
+        Raises UsageError for a store that has no file.
+        """
         ...
 
 
@@ -133,3 +157,12 @@ class TokenRow:
     secret_hash: bytes
     created_at: float
     expires_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RevokedRow:
+    """What is left of a credential that was revoked. revoked_at: seconds since the epoch."""
+
+    token_id: str
+    secret_hash: bytes
+    revoked_at: float

@@ -10,9 +10,10 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ...common.collect_records import HostProfile
-from ...common.errors import NotFound
+from ...common.errors import NotFound, UsageError
 from ...common.records import Failure, ObjectSpec, Tally
 from ..effects import (
     AddUnits,
@@ -31,7 +32,7 @@ from ..effects import (
     Write,
 )
 from ..model import JobRow
-from .base import Cursor, ObjectRow, ObjectStatus, TokenRow
+from .base import Cursor, ObjectRow, ObjectStatus, RevokedRow, TokenRow
 from .order import order_weight, unit_specs
 
 
@@ -82,6 +83,8 @@ class MemoryStore:
         self._agents: dict[str, PutAgent] = {}
         self._policies: dict[str, PutHostPolicy] = {}
         self._tokens: dict[str, TokenRow] = {}
+        self._revoked: dict[str, RevokedRow] = {}
+        self._identities: dict[str, str] = {}
 
     def open(self) -> int:
         """A new incarnation on the same state."""
@@ -282,4 +285,30 @@ class MemoryStore:
 
     def delete_token(self, token_id: str) -> bool:
         """Revoke a credential."""
-        return self._tokens.pop(token_id, None) is not None
+        row = self._tokens.pop(token_id, None)
+        if row is not None:
+            self._revoked[token_id] = RevokedRow(
+                token_id=token_id, secret_hash=row.secret_hash, revoked_at=self._clock()
+            )
+        return row is not None
+
+    def expire_token(self, token_id: str, expires_at: float) -> None:
+        """Let a credential end at this time."""
+        if token_id in self._tokens:
+            self._tokens[token_id] = replace(self._tokens[token_id], expires_at=expires_at)
+
+    def revoked_tokens(self) -> list[RevokedRow]:
+        """All credentials that were revoked, by id."""
+        return [self._revoked[token_id] for token_id in sorted(self._revoked)]
+
+    def put_identity(self, agent_id: str, credential: str) -> None:
+        """Bind an agent's identity to a credential."""
+        self._identities[agent_id] = credential
+
+    def identities(self) -> dict[str, str]:
+        """Credentials by agent id."""
+        return dict(self._identities)
+
+    def snapshot(self, path: Path) -> None:
+        """There is nothing to copy."""
+        raise UsageError("backup", cause="this coordinator keeps its state in memory alone")

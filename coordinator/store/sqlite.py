@@ -26,7 +26,7 @@ from ..effects import (
 )
 from ..model import JobRow
 from . import statements as sql
-from .base import Cursor, ObjectRow, ObjectStatus, TokenRow
+from .base import Cursor, ObjectRow, ObjectStatus, RevokedRow, TokenRow
 from .batching import WriteBatch
 from .rows import (
     Row,
@@ -48,6 +48,9 @@ WAL_BYTES_MAX = 64 << 20
 """The write-ahead log is cut back to this after a checkpoint: adding a big manifest makes it long once."""
 BUSY_TIMEOUT_S = 1.0
 """Somebody may be reading the database with another tool at the very moment of the start."""
+
+INCARNATIONS_SKIPPED = 10_000
+"""More starts than a coordinator makes between a backup and the day when it is put back; 2^31 is what there is in all."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -74,6 +77,11 @@ class SqliteStore:
         self._connect = connect
         self._lock = StateLock(path.with_name(path.name + ".lock"))
         self._connection: sqlite3.Connection | None = None
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._path
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
@@ -200,7 +208,30 @@ class SqliteStore:
     def delete_token(self, token_id: str) -> bool:
         """Revoke a credential."""
         with self._transaction() as connection:
+            connection.execute(sql.KEEP_REVOKED, (token_id, self._clock()))
             return connection.execute(sql.DELETE_TOKEN, (token_id,)).rowcount > 0
+
+    def expire_token(self, token_id: str, expires_at: float) -> None:
+        """Let a credential end at this time."""
+        with self._transaction() as connection:
+            connection.execute(sql.EXPIRE_TOKEN, (token_id, expires_at))
+
+    def put_identity(self, agent_id: str, credential: str) -> None:
+        """Bind an agent's identity to a credential."""
+        with self._transaction() as connection:
+            connection.execute(sql.PUT_IDENTITY, (agent_id, credential))
+
+    def snapshot(self, path: Path) -> None:
+        """Write a consistent copy into a new file: no reader from outside could, as the write-ahead log is this process's alone."""
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with self._translated():
+            self._roll_back()
+            self._open_connection.execute("VACUUM INTO ?", (str(path),))
+            copy = self._connect(path, isolation_level=None)
+            try:
+                copy.execute(sql.SKIP_INCARNATIONS, (INCARNATIONS_SKIPPED,))
+            finally:
+                copy.close()
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -254,6 +285,15 @@ class SqliteStore:
     def tokens(self) -> list[TokenRow]:
         """All credentials, by id."""
         return [token_from_row(row) for row in self._all(sql.TOKENS)]
+
+    def revoked_tokens(self) -> list[RevokedRow]:
+        """All credentials that were revoked, by id."""
+        rows = self._all(sql.REVOKED_TOKENS)
+        return [RevokedRow(token_id=i, secret_hash=h, revoked_at=at) for i, h, at in rows]
+
+    def identities(self) -> dict[str, str]:
+        """Credentials by agent id."""
+        return dict(self._all(sql.IDENTITIES))
 
     def profiles(self, job_id: str) -> list[HostProfile]:
         """What the hosts of a dataset job were like, by host."""

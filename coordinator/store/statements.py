@@ -18,6 +18,9 @@ _OBJECT = ", ".join(OBJECT_COLUMNS)
 NEXT_INCARNATION = "UPDATE meta SET value = value + 1 WHERE key = 'incarnation' RETURNING value"
 """Begin an incarnation. Returns its number."""
 
+SKIP_INCARNATIONS = "UPDATE meta SET value = value + ? WHERE key = 'incarnation'"
+"""What a copy was made of goes on: whoever starts from the copy must be of a later incarnation than all that ran meanwhile."""
+
 # ---- jobs, leases, agents, hosts, credentials ---------------------------------------------------------------------------
 
 PUT_JOB = _put("jobs", "job_id", JOB_COLUMNS)
@@ -36,6 +39,14 @@ HOST_POLICIES = "SELECT host, requests_per_s, bytes_per_s, connections FROM host
 
 PUT_TOKEN = _put("tokens", "token_id", TOKEN_COLUMNS)
 DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
+EXPIRE_TOKEN = "UPDATE tokens SET expires_at = ?2 WHERE token_id = ?1"
+KEEP_REVOKED = """
+INSERT OR REPLACE INTO revoked_tokens (token_id, secret_hash, revoked_at)
+SELECT token_id, secret_hash, ?2 FROM tokens WHERE token_id = ?1
+"""
+REVOKED_TOKENS = "SELECT token_id, secret_hash, revoked_at FROM revoked_tokens ORDER BY token_id"
+PUT_IDENTITY = _put("identities", "agent_id", ("agent_id", "credential"))
+IDENTITIES = "SELECT agent_id, credential FROM identities ORDER BY agent_id"
 TOKENS = f"SELECT {', '.join(TOKEN_COLUMNS)} FROM tokens ORDER BY token_id"
 
 PUT_PROFILE = """

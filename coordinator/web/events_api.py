@@ -106,8 +106,8 @@ def still_admitted(site: Site, request: web.Request) -> bool:
     caller = caller_of(request)
     if caller.session_id:
         session = site.sessions.find(caller.session_id, site.now())
-        return session is not None and (not session.token_id or site.tokens.valid(session.token_id))
-    return not caller.token_id or site.tokens.valid(caller.token_id)
+        return session is not None and (not session.token_id or not site.tokens.lapse(session.token_id))
+    return not caller.token_id or not site.tokens.lapse(caller.token_id)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -119,7 +119,7 @@ def identify(site: Site, request: web.Request) -> Caller:
         return Caller(user=token.name or token.token_id, origin=origin, admitted=True, token_id=token.token_id)
     session_id = request.cookies.get(COOKIE, "")
     session = site.sessions.find(session_id, site.now()) if session_id else None
-    if session is not None and session.token_id and not site.tokens.valid(session.token_id):
+    if session is not None and session.token_id and site.tokens.lapse(session.token_id):
         site.sessions.end(session_id)
         session = None
     if session is not None:

@@ -129,8 +129,11 @@ def fields_of(kind: Any) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
 def _hints(kind: Any) -> dict[str, Any]:
     # What records import only for type checkers is not in their module when they run.
     from ...common.collect_records import CollectSpec, ToolSpec
+    from ...common.nas_records import NasCounts
 
-    return typing.get_type_hints(kind, localns={"CollectSpec": CollectSpec, "ToolSpec": ToolSpec})
+    return typing.get_type_hints(
+        kind, localns={"CollectSpec": CollectSpec, "NasCounts": NasCounts, "ToolSpec": ToolSpec}
+    )
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

@@ -11,59 +11,19 @@ import pytest
 
 from shoal.common.views import AgentStatus
 from support.cli import Finished, delivered
+from support.closed_fleet import RECHECK_S, ClosedFleet
 from support.fleet import Fleet, command_lines, free_port, until
 from support.fleet_certificates import Authority
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 
 SMALL = {"config.json": b"{}", "data/vocab.txt": b"[PAD]\n" * 100}
-RECHECK_S = 5.0  # coordinator/calls.py: how often open streams are checked
 
 
 @pytest.fixture
 def hub() -> Iterator[StandInHub]:
     with hub_in_thread([HubRepo(f"acme/{name}", SMALL) for name in ("one", "two")]) as stand_in:
         yield stand_in
-
-
-class ClosedFleet(Fleet):
-    """A fleet on an address that is not loopback, with an administrator's and an agent's token that were made before it ran."""
-
-    def __init__(self, folder: Path, *, endpoint: str, authority: Authority, **options: str) -> None:
-        cert, key = authority.sign("coordinator", "server")
-        super().__init__(
-            folder,
-            endpoint=endpoint,
-            environ={"SHOAL_SECURITY_TLS_CA": str(authority.ca), "SHOAL_COORDINATOR_HEARTBEAT": "500ms"},
-            listen="0.0.0.0",
-            coordinator_environ={
-                "SHOAL_SECURITY_TLS_CERT": str(cert),
-                "SHOAL_SECURITY_TLS_KEY": str(key),
-                **options,
-            },
-            authority=authority.ca,
-        )
-        self.tokens: list[str] = []
-        self.credential = self.token("admin", "me")
-        self.shoal.environ["SHOAL_SECURITY_TOKEN"] = self.credential
-
-    def token(self, role: str, name: str, *more: str | Path) -> str:
-        """A new credential: written into the state folder, unless the coordinator runs."""
-        offline = () if self.coordinator.running else ("--state", self.state)
-        made = self.ask("token", "create", "--role", role, "--name", name, *offline, *more)
-        self.tokens.append(made["token"])
-        return made["token"]
-
-    def as_agent(self, token: str) -> dict[str, str]:
-        """The environment of an agent with this token in a file, as a service manager would give it."""
-        file = self.folder / f"token {len(list(self.folder.glob('token *')))}"
-        file.write_text(token + "\n")
-        file.chmod(0o600)
-        return {"SHOAL_SECURITY_TOKEN_FILE": str(file)}
-
-    def id_of(self, token: str) -> str:
-        """The id by which a credential is listed and revoked."""
-        return token.split("_")[2]
 
 
 @pytest.fixture
@@ -187,6 +147,19 @@ def test_an_expired_credential_is_refused(fleet: ClosedFleet) -> None:
     finished = until("it to expire", lambda: (f := fleet.run("status", environ=environ)).exit_code and f)
     assert isinstance(finished, Finished)
     assert "it has expired" in refused(finished)
+
+
+def test_a_quota_is_the_credentials(tmp_path: Path, hub: StandInHub, authority: Authority) -> None:
+    options = {"SHOAL_QUOTA_JOBS": "1"}
+    with ClosedFleet(tmp_path / "fleet", endpoint=hub.url, authority=authority, **options) as fleet:
+        other = fleet.token("admin", "other")
+        fleet.coordinator.start()
+        until("the coordinator to listen", lambda: fleet.run("jobs").exit_code == 0)
+        fleet.submit("hf://acme/one", "--to", str(tmp_path / "one"))
+        refused = fleet.run("submit", "hf://acme/two", "--to", str(tmp_path / "two")).expect(7)
+        assert "quota of me" in refused.stderr
+        fleet.submit("hf://acme/one", "--to", str(tmp_path / "one"))  # the same job: asked for already
+        fleet.submit("hf://acme/two", "--to", str(tmp_path / "two"), environ={"SHOAL_SECURITY_TOKEN": other})
 
 
 def test_a_revoked_credential_ends_its_agents_session(fleet: ClosedFleet) -> None:

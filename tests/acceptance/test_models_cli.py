@@ -163,6 +163,7 @@ def test_a_new_revision_is_seen_fetched_and_deleted(
         seen = scan_cache_dir(shoal.cache)
         assert not seen.warnings
         assert [each.commit_hash for repo in seen.repos for each in repo.revisions] == [second]
+    assert model["check"]["freshness"] == "current", "nobody need ask again"
     assert "up to date" in shoal.run("models", "update", "--all").expect(0).stderr
     shoal.run("verify", shoal.cache if to == "hf-cache" else place).expect(0)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
 import signal
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from support.cli import Shoal, delivered
 from support.fleet import Daemon, free_port, until
+from support.fleet_certificates import Authority
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 
@@ -42,12 +44,12 @@ class Up:
     def arguments(self) -> list[str]:
         return ["--listen", self.listen, "--web", self.web, "--log-format", "json", "--log-level", "info"]
 
-    def start(self, *options: str) -> Daemon:
+    def start(self, *options: str, environ: Mapping[str, str] | None = None) -> Daemon:
         daemon = Daemon(
             f"up{len(self._daemons)}",
             ["up", *self.arguments, *options],
             cwd=self.shoal.cwd,
-            environ=self.shoal.environ,
+            environ={**self.shoal.environ, **(environ or {})},
             log=self._folder / f"up{len(self._daemons)}.log",
         )
         daemon.start()
@@ -182,3 +184,26 @@ def test_a_second_signal_does_not_wait(up: Up, hub: StandInHub, tmp_path: Path) 
     daemon.signal(signal.SIGINT)
     assert daemon.wait() == 130
     assert not any(map(exists, children(daemon).values()))
+
+
+def test_agents_of_an_open_coordinator_get_a_credential_that_nobody_sees(up: Up, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tls", now=datetime.datetime.now(datetime.UTC))
+    cert, key = authority.sign("coordinator", "coordinator")
+    environ = {
+        "SHOAL_SECURITY_TLS_CERT": str(cert),
+        "SHOAL_SECURITY_TLS_KEY": str(key),
+        "SHOAL_SECURITY_TLS_CA": str(authority.ca),
+    }
+    up.listen = f"0.0.0.0:{up.listen.rpartition(':')[2]}"
+    for _ in range(2):
+        daemon = up.start(environ=environ)
+        until("the agent", lambda: daemon.events("agent.joined"))  # noqa: B023
+        for pid in (daemon.pid, *children(daemon).values()):
+            for file in ("cmdline", "environ"):
+                assert b"shoal_agent_" not in Path(f"/proc/{pid}/{file}").read_bytes()
+        assert "shoal_agent_" not in daemon.log
+        assert daemon.terminate() == 0
+    tokens = (
+        up.shoal.run("token", "list", "--state", up.shoal.home / "state/shoal", "--json").expect(0).document()["tokens"]
+    )
+    assert [token["name"] for token in tokens] == ["shoal up"], "that of the earlier run is worthless"

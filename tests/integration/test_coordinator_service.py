@@ -463,14 +463,14 @@ async def test_host_limits_and_credentials_are_remembered(bench: Bench) -> None:
         assert (view.host, view.requests_per_s, view.bytes_per_s) == ("hub.example", 5.0, 100.0)
         with pytest.raises(UsageError):
             await coordinator.set_host_policy("hub.example", -1.0, 0.0)
-        made = await coordinator.create_token(Role.AGENT, "node", None)
-        gone = await coordinator.create_token(Role.ADMIN, "me", None)
-        await coordinator.revoke_token(gone.view.token_id)
+        made = await coordinator.tokens.create(Role.AGENT, "node", None)
+        gone = await coordinator.tokens.create(Role.ADMIN, "me", None)
+        await coordinator.tokens.revoke(gone.view.token_id)
     async with bench.running() as coordinator:
         limits = {view.host: view.requests_per_s for view in coordinator.hosts()}
         assert limits == {"hub.example": 5.0, "cdn.example": 8.0}
         assert {view.host: view.connections for view in coordinator.hosts()} == {"hub.example": 7, "cdn.example": 5}
-        assert [view.token_id for view in await coordinator.list_tokens()] == [made.view.token_id]
+        assert [view.token_id for view in coordinator.tokens.list()] == [made.view.token_id]
         assert coordinator.tokens.check(made.token.reveal()).name == "node"
 
 

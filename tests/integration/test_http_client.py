@@ -895,6 +895,23 @@ async def test_credentials_do_not_reach_another_origin_nor_come_back():
 
 
 @both_loops
+async def test_a_refused_host_is_asked_nothing_wherever_a_redirect_comes_from():
+    def check(host: str) -> None:
+        if host == "localhost":
+            raise Refused(f"host {host}", cause="the site's rules")
+
+    async with serving(OK) as evil, serving(OK) as hub, client(check_host=check) as http:
+        there = evil.url("/there").replace("127.0.0.1", "localhost")
+        hub.answer = redirects({"/here": (302, there)})
+        for url in (there, hub.url("/here")):
+            with pytest.raises(Refused, match="the site's rules"):
+                await http.request(url)
+        assert [request.path for request in hub.requests] == ["/here"]
+        assert (evil.requests, evil.connections) == ([], 0)
+        assert await (await http.request(hub.url("/else"))).read(2) == b"ok"
+
+
+@both_loops
 async def test_redirects_that_are_not_followed():
     table = {
         "/loop": (302, "/loop2"),

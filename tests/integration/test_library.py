@@ -205,9 +205,39 @@ def test_a_folder_that_the_client_wrote(hub: StandInHub, tmp_path: Path) -> None
     assert (model.place, model.kind, model.repo_id, model.source) == (Place.FOLDER, "model", "tiny", "")
     assert model.bytes == sum(map(len, FILES.values()))
     assert [each.commit for each in model.revisions] == [HfApi(endpoint=hub.url).model_info("acme/tiny").sha]
+    lock = next((folder / ".cache/huggingface/download").rglob("*.lock"))
+    with lock.open("r+") as held:  # as the client does while it downloads the file
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="a download is at work"):
+            delete(library.plan_deletion(model))
     (folder / "mine.txt").write_text("mine")
     plan = library.plan_deletion(model)
     assert [path for path, _ in plan.kept] == ["mine.txt"]
     delete(plan)
     assert [path.name for path in folder.rglob("*")] == ["mine.txt"]
     assert not library.models()
+
+
+def test_blobs_that_repos_share_count_once_and_stay(hub: StandInHub, library: Library, cache: Path) -> None:
+    """The client's own store of shared blobs (``blobs/XX/HASH``), laid out by hand as it does for Xet files."""
+    fetch(hub, cache, "acme/tiny")
+    twin = hub.add(HubRepo("acme/twin", FILES))
+    fetch(hub, cache, "acme/twin")
+    etag = twin.file("model.safetensors").etag
+    store = cache / "blobs" / "ab" / f"ab{'0' * 62}"
+    store.parent.mkdir(parents=True)
+    (cache / "blobs/.huggingface-shared-blobs").write_text("1\n")
+    for name in ("models--acme--tiny", "models--acme--twin"):
+        blob = cache / name / "blobs" / etag
+        if not store.exists():
+            blob.rename(store)
+        blob.unlink(missing_ok=True)
+        blob.symlink_to(f"../../blobs/ab/{store.name}")
+    agree(library, cache)
+    library.page(Query())
+    plan = library.plan_deletion(library.find("acme/twin"))
+    assert (plan.shared, plan.frees < 50_000) == (50_000, True)
+    library.delete(plan)
+    assert store.exists()
+    agree(library, cache)
+    assert snapshot_download("acme/tiny", cache_dir=cache, local_files_only=True)

@@ -9,19 +9,24 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from shoal.agent.link import connect
 from shoal.client.remote import RemoteCoordinator
-from shoal.common.channel import open_channel
+from shoal.common.channel import call_error, call_metadata, open_channel
 from shoal.common.errors import AccessDenied, Unauthenticated, Unreachable, UsageError
 from shoal.common.records import Capacity, Hello, Welcome
 from shoal.common.secrets import Secret, SecretRef
 from shoal.common.settings_table import SecuritySettings
 from shoal.common.views import Role
+from shoal.common.wire import encode_agent_message
 from shoal.coordinator.server import CoordinatorServer
+from shoal.v1.fleet_service_pb2 import SessionResponse
+from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 from support.fake_coordinator import FakeCoordinator, serving
 from support.fleet_certificates import Authority
 
@@ -149,14 +154,16 @@ async def test_open_streams_end_when_their_token_does(
         server.recheck_credentials()
         if how == "revoked":
             await api.revoke_token(agent.view.token_id)
-            await api.revoke_token(admin.view.token_id)
+            await api.revoke_token(admin.view.token_id)  # which ends them at once
+            why = "was revoked"
         else:
             api.now += 60
-        server.recheck_credentials()
-        server.recheck_credentials()
-        with pytest.raises(Unauthenticated, match="'node7' was revoked or has expired"):
+            server.recheck_credentials()
+            server.recheck_credentials()
+            why = "has expired"
+        with pytest.raises(Unauthenticated, match=f"'node7' {why}"):
             await anext(words)
-        with pytest.raises(Unauthenticated, match="'alice' was revoked or has expired"):
+        with pytest.raises(Unauthenticated, match=f"'alice' {why}"):
             await anext(watching)
         assert api.log == ["hello n1", "lost n1"]
         await unharmed.send(HELLO)
@@ -184,7 +191,7 @@ async def test_credentials_are_checked_again_by_themselves(
 
 async def test_a_client_does_not_speak_to_a_stranger(server: CoordinatorServer, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "other", now=datetime.datetime.now(datetime.UTC), name="stranger")
-    with pytest.raises(Unreachable, match=r"its TLS certificate is not trusted \(set security\.tls_ca"):
+    with pytest.raises(Unreachable, match=r"its TLS certificate is not trusted: .*set security\.tls_ca"):
         async with connect(at(server), client(stranger, "token")):
             pass
 
@@ -295,3 +302,68 @@ async def test_beyond_loopback_only_with_credentials_or_a_loud_word() -> None:
         remote(server, insecure) as shoal,
     ):
         assert await shoal.fleet()
+
+
+# ---- whose a session is ----------------------------------------------------------------------------------------------
+
+
+async def said(server: CoordinatorServer, security: SecuritySettings, hello: Hello) -> SessionResponse | None:
+    """What a stranger gets who sends exactly these bytes, whatever challenge the session has."""
+    async with open_channel(at(server), security) as channel:
+        call = FleetServiceStub(channel).Session(metadata=call_metadata(security))
+        try:
+            await call.write(encode_agent_message(hello))
+            answer = await call.read()
+            return None if answer is grpc.aio.EOF else answer
+        except grpc.aio.AioRpcError as error:
+            raise call_error(error, at(server)) from None
+        finally:
+            call.cancel()
+
+
+async def test_a_replayed_hello_is_refused(
+    api: FakeCoordinator, server: CoordinatorServer, authority: Authority
+) -> None:
+    security = client(authority, (await api.create_token(Role.AGENT, "node7", None)).token.reveal())
+    async with connect(at(server), security) as link:
+        await link.send(HELLO)
+        assert isinstance(await anext(aiter(link)), Welcome)
+        overheard = replace(HELLO, challenge=link._challenge)  # the very bytes that were sent
+        with pytest.raises(AccessDenied, match=r"hello of agent n1: .* it was replayed"):
+            await said(server, security, overheard)
+        with pytest.raises(AccessDenied, match="it answers no challenge"):
+            await said(server, security, HELLO)
+        assert api.log == ["hello n1"]  # and the session that it was taken from goes on
+        assert api.sessions[0].hello == HELLO
+
+
+async def test_a_hello_with_the_identity_of_another_credentials_agent_is_refused(
+    api: FakeCoordinator, server: CoordinatorServer, authority: Authority
+) -> None:
+    mine = await api.create_token(Role.AGENT, "node7", None)
+    other = await api.create_token(Role.AGENT, "node8", None)
+    renewed = await api.tokens.rotate(mine.view.token_id, grace_s=60)
+    async with connect(at(server), client(authority, mine.token.reveal())) as link:
+        await link.send(HELLO)
+        assert isinstance(await anext(aiter(link)), Welcome)
+        async with connect(at(server), client(authority, other.token.reveal())) as thief:
+            await thief.send(HELLO)
+            with pytest.raises(
+                AccessDenied, match="its identity belongs to the credential 'node7'; this one is 'node8'"
+            ):
+                await anext(aiter(thief))
+        assert api.log == ["hello n1"]
+        async with connect(at(server), client(authority, renewed.token.reveal())) as successor:
+            await successor.send(HELLO)
+            assert isinstance(await anext(aiter(successor)), Welcome)
+        assert api.log[:2] == ["hello n1", "lost n1"]
+
+
+async def test_on_loopback_a_hello_made_by_hand_needs_no_challenge_but_a_replayed_one_is_refused(
+    api: FakeCoordinator,
+) -> None:
+    open_door = SecuritySettings()
+    async with serving(api) as server:
+        assert (await said(server, open_door, HELLO)) is not None
+        with pytest.raises(AccessDenied, match="it was replayed"):
+            await said(server, open_door, replace(HELLO, challenge="0" * 32))

@@ -254,8 +254,8 @@ async def test_sessions_do_not_share_tokens(closed: WebSite) -> None:
 
 
 async def test_admin_tokens_are_logins_and_agents_are_none(closed: WebSite) -> None:
-    admin = await closed.coordinator.create_token(Role.ADMIN, "eve", None)
-    agent = await closed.coordinator.create_token(Role.AGENT, "a1", None)
+    admin = await closed.coordinator.tokens.create(Role.ADMIN, "eve", None)
+    agent = await closed.coordinator.tokens.create(Role.AGENT, "a1", None)
     cases: list[tuple[str, int]] = [
         (f"Bearer {admin.token.reveal()}", 200),
         (f"Bearer {agent.token.reveal()}", 403),
@@ -274,7 +274,7 @@ async def test_admin_tokens_are_logins_and_agents_are_none(closed: WebSite) -> N
             assert answer.status == 200
         async with http.get(f"{closed.url}/api/session") as answer:
             assert (await answer.json())["user"] == "eve"
-        await closed.coordinator.revoke_token(admin.view.token_id)
+        await closed.coordinator.tokens.revoke(admin.view.token_id)
         async with http.get(f"{closed.url}/api/status") as answer:
             assert answer.status == 401  # the session ended with its token
 
@@ -291,7 +291,7 @@ async def test_guessing_is_slowed_down(closed: WebSite) -> None:
         assert wait is not None and 0 < int(wait) <= 30
         async with http.post(f"{closed.url}/api/login", json={"user": "admin", "password": PASSWORD}) as answer:
             assert answer.status == 429  # else the limit would say which guess was right
-        admin = await closed.coordinator.create_token(Role.ADMIN, "eve", None)
+        admin = await closed.coordinator.tokens.create(Role.ADMIN, "eve", None)
         async with http.get(
             f"{closed.url}/api/status", headers={"Authorization": f"Bearer {admin.token.reveal()}"}
         ) as answer:
@@ -299,12 +299,12 @@ async def test_guessing_is_slowed_down(closed: WebSite) -> None:
 
 
 async def test_a_stream_ends_with_its_login(closed: WebSite) -> None:
-    admin = await closed.coordinator.create_token(Role.ADMIN, "eve", None)
+    admin = await closed.coordinator.tokens.create(Role.ADMIN, "eve", None)
     headers = {"Authorization": f"Bearer {admin.token.reveal()}"}
     async with closed.client() as http, http.get(f"{closed.url}/api/events", headers=headers) as answer:
         assert answer.status == 200
         await answer.content.readuntil(b"event: snapshot")
-        await closed.coordinator.revoke_token(admin.view.token_id)
+        await closed.coordinator.tokens.revoke(admin.view.token_id)
         async with asyncio.timeout(20):
             await answer.content.read()
 

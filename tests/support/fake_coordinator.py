@@ -29,6 +29,7 @@ from shoal.common.views import (
     TokenView,
 )
 from shoal.coordinator.api import AgentSession, Close, Send
+from shoal.coordinator.identities import IdentityBook
 from shoal.coordinator.server import CoordinatorServer
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
@@ -83,7 +84,9 @@ class FakeCoordinator:
         self.drained: list[str] = []
         self.defect: Exception | None = None
         self.now = NOW
-        self.tokens = TokenBook(StoreRunner(MemoryStore(clock=lambda: self.now), blocks=False), lambda: self.now)
+        store = StoreRunner(MemoryStore(clock=lambda: self.now), blocks=False)
+        self.tokens = TokenBook(store, lambda: self.now)
+        self.identities = IdentityBook(store, self.tokens)
 
     def add_job(self, job_id: str, **fields: object) -> JobView:
         """A running job."""
@@ -93,7 +96,7 @@ class FakeCoordinator:
 
     # ---- the API
 
-    async def submit(self, request: SubmitRequest) -> list[Submitted]:
+    async def submit(self, request: SubmitRequest, *, user: str = "") -> list[Submitted]:
         self.requests.append(request)
         return [
             Submitted(job=self.add_job(f"j{len(self.jobs) + 1}", uri=uri, name=request.name), created=True)
@@ -196,6 +199,10 @@ class FakeCoordinator:
     async def revoke_token(self, token_id: str) -> None:
         await self.tokens.revoke(token_id)
 
+    async def backup(self) -> AsyncIterator[bytes]:
+        for block in (b"one", b"two"):
+            yield block
+
     def fail_with(self, error: Exception) -> None:
         """Break every question about a job from now on."""
         self.defect = error
@@ -206,7 +213,9 @@ async def serving(
     api: FakeCoordinator, *, listen: str = "127.0.0.1:0", security: SecuritySettings | None = None
 ) -> AsyncIterator[CoordinatorServer]:
     """A real gRPC server on the fake."""
-    server = CoordinatorServer(api, listen=listen, security=security or SecuritySettings(), tokens=api.tokens)
+    server = CoordinatorServer(
+        api, listen=listen, security=security or SecuritySettings(), tokens=api.tokens, identities=api.identities
+    )
     await server.start()
     try:
         yield server

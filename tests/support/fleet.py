@@ -75,6 +75,14 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise OSError("no free port")
 
 
+_HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 class Daemon:
     """One ``shoal`` that runs until it is told to stop. It can be started again after it has ended; its log goes on."""
 
@@ -86,6 +94,7 @@ class Daemon:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._may_end = False
+        self.listener: socket.socket | None = None  # handed over at the start, as systemd does
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -117,9 +126,14 @@ class Daemon:
         """Starts it. It must not run already."""
         assert not self.running, f"{self.name} runs already"
         self._may_end = False
+        command, handed = self._command, ()
+        if self.listener is not None:
+            handed = (self.listener.fileno(),)
+            command = [sys.executable, "-c", _HAND_OVER, str(handed[0]), *self._command]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                command,
+                pass_fds=handed,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -102,6 +102,7 @@ class HubRepo:
         private: only ``readers`` see that it exists. gated: all see its listing, only ``readers`` get its files.
         readers: the tokens that may read it.
         xet: announces its LFS files as stored in Xet.
+        card: what the repo's card says, as its API tells it; a licence there is a tag as well.
         range_required: paths that answer 400 without a Range header, as files above 50 GB do.
     """
 
@@ -118,8 +119,10 @@ class HubRepo:
         readers: Collection[str] = (),
         xet: bool = False,
         range_required: Collection[str] = (),
+        card: Mapping[str, object] | None = None,
     ) -> None:
         self.id = id
+        self.card = card
         self.kind: RepoKind = kind
         self.private = private
         self.gated: Literal[False, "auto", "manual"] = gated

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.common.policy import Policy
 from shoal.coordinator.collecting import Collections
-from shoal.coordinator.sources.policy import Policy
 from shoal.coordinator.store.runner import StoreRunner
 
 

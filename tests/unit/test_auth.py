@@ -27,8 +27,11 @@ class Tokens:
             raise Unauthenticated("token", cause="unknown")
         return TokenView(token_id=f"id-{presented}", role=Role(presented), name=f"the {presented}", created_at=0)
 
-    def valid(self, token_id: str) -> bool:
-        return token_id not in self.revoked
+    def lapse(self, token_id: str) -> str:
+        return "was revoked" if token_id in self.revoked else ""
+
+    def watch(self, callback: object) -> None:
+        """Nobody is told."""
 
 
 def methods_of(module_name: str) -> set[str]:
@@ -63,7 +66,7 @@ def test_an_open_gate_lets_everybody_in() -> None:
     gate = Gate(closed=False, tokens=Tokens())
     assert gate.admit(SUBMIT, authorization="", common_name="") is LOCAL
     assert gate.admit(SESSION, authorization="Bearer nonsense", common_name="x") is LOCAL
-    assert gate.holds(LOCAL)
+    assert not gate.lapse(LOCAL)
 
 
 def test_a_role_opens_its_own_methods_only() -> None:
@@ -92,7 +95,7 @@ def test_a_client_certificate_stands_for_the_role_that_it_names() -> None:
     gate = Gate(closed=True, tokens=Tokens())
     caller = gate.admit(SESSION, authorization="", common_name="agent:node7")
     assert caller.name == "agent:node7"
-    assert gate.holds(caller)
+    assert not gate.lapse(caller)
     with pytest.raises(AccessDenied):
         gate.admit(SUBMIT, authorization="", common_name="agent:node7")
     assert gate.admit(SUBMIT, authorization="", common_name="admin:alice")
@@ -108,9 +111,9 @@ def test_a_revoked_token_holds_no_longer() -> None:
     tokens = Tokens()
     gate = Gate(closed=True, tokens=tokens)
     caller = gate.admit(SESSION, authorization="Bearer agent", common_name="")
-    assert gate.holds(caller)
+    assert not gate.lapse(caller)
     tokens.revoked = frozenset({"id-agent"})
-    assert not gate.holds(caller)
+    assert gate.lapse(caller) == "was revoked"
 
 
 # ---- where to listen ------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shoal.client.admin import AGENT_COLUMNS, describe
+from shoal.client.admin import AGENT_COLUMNS
+from shoal.client.describing import describe
 from shoal.client.output import summary_line, table, to_document
 from shoal.common.records import Delivery, Failure
 from shoal.common.views import AgentStatus, AgentView, JobStatus, JobView, ReplicaStatus, ReplicaView

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from shoal.common.collect_records import batch_of_path, batch_path
 from shoal.common.errors import Refused
 from shoal.common.http.url import parse_url
+from shoal.common.policy import Policy
 from shoal.coordinator.collect import servers
 from shoal.coordinator.collect.servers import URL_BYTES_MAX, Servers
-from shoal.coordinator.sources.policy import Policy
 
 HOSTS = ("[::1]", "a.example", "B.example.", "ü.example", "127.1", "0x7f", "..", "-", "_")
 MARKS = ("http", "https", "HTTP", "ftp", ":", "//", "://", "/", "?", "#", "@", "[", "]", ":80", ":443", ":65536", ":0")

@@ -35,8 +35,8 @@ from shoal.common.errors import (
     StateDamaged,
     UsageError,
 )
+from shoal.common.policy import Policy
 from shoal.coordinator.collect import Plan, cutting, duplicates, make_plan, open_plan, partition, reading
-from shoal.coordinator.sources.policy import Policy
 
 HEADER = "uuid,identifier,source_id"
 

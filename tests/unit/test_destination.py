@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from shoal.agent.storage import filesystems
+from shoal.agent.storage import claims, filesystems, opened
+from shoal.agent.storage.claims import SMALL_BYTES_MAX, HeldElsewhere
 from shoal.agent.storage.cleaning import clean_folder
-from shoal.agent.storage.destination import Destination
+from shoal.agent.storage.destination import Destination, Published
 from shoal.agent.storage.filesystems import disk_error
 from shoal.agent.storage.partial import Partial
 from shoal.common import room, roots
@@ -70,8 +69,12 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path) -> Iterator[Make]:
     made: list[Destination] = []
 
-    def make(agent_id: str = "a1", *, sync: bool = False, prepare: bool = True, **job: Any) -> Destination:
-        made.append(Destination(a_job(folder, **job), root=Path("/"), allow=(), sync=sync, agent_id=agent_id))
+    def make(
+        agent_id: str = "a1", *, sync: bool = False, prepare: bool = True, is_alone: bool = False, **job: Any
+    ) -> Destination:
+        made.append(
+            Destination(a_job(folder, **job), root=Path("/"), allow=(), sync=sync, agent_id=agent_id, is_alone=is_alone)
+        )
         if prepare:
             made[-1].prepare()
         return made[-1]
@@ -80,6 +83,14 @@ def make(folder: Path) -> Iterator[Make]:
     for destination in made:
         destination.close()
         destination.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered, and nothing waits."""
+    monkeypatch.setattr(claims, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(claims, "IDLE_S", 0.0)
+    monkeypatch.setattr(opened, "_LEARN_S", 0.0)
 
 
 def fill(partial: Partial, content: bytes = CONTENT) -> Partial:
@@ -129,7 +140,7 @@ def test_what_is_there_is_not_fetched_again(make: Make, folder: Path, monkeypatc
     first = make()
     first.publish_bytes(spec, [CONTENT], digest=spec.digest, etag="")
     first.finalize([spec])
-    monkeypatch.setattr("shoal.agent.storage.destination.digest_of_file", lambda *_: pytest.fail("it was hashed"))
+    monkeypatch.setattr("shoal.agent.storage.present.digest_of_file", lambda *_: pytest.fail("it was hashed"))
     again = make(job_id="j2").find_present(spec)
     assert again is not None
     assert (again.skipped, again.path, again.size, again.digest) == (True, "sub/file.bin", 100, spec.digest)
@@ -215,7 +226,7 @@ def test_force_skips_only_what_this_very_job_has_fetched(make: Make, folder: Pat
 def test_a_killed_job_is_not_hashed_again(make: Make, monkeypatch: pytest.MonkeyPatch):
     spec = an_object()
     make().publish_bytes(spec, [CONTENT], digest=spec.digest, etag="")  # and then kill -9: no finalize, no close
-    monkeypatch.setattr("shoal.agent.storage.destination.digest_of_file", lambda *_: pytest.fail("it was hashed"))
+    monkeypatch.setattr("shoal.agent.storage.present.digest_of_file", lambda *_: pytest.fail("it was hashed"))
     assert make().find_present(spec) is not None
 
 
@@ -232,7 +243,7 @@ def test_after_a_reboot_the_journal_counts_only_for_fsynced_files(
         calls.append(1)
         return spec.digest
 
-    monkeypatch.setattr("shoal.agent.storage.destination.digest_of_file", digest_of_file)
+    monkeypatch.setattr("shoal.agent.storage.present.digest_of_file", digest_of_file)
     assert make(sync=sync).find_present(spec) is not None
     assert bool(calls) == hashed
 
@@ -294,8 +305,8 @@ def test_another_version_begins_anew_and_removes_the_stale_one(make: Make, folde
 
 
 def test_a_stale_version_that_somebody_works_on_stays(make: Make, folder: Path):
-    destination = make()
-    old = fill(destination.open_partial(an_object()))
+    destination, other = make(), make("a2", job_id="j2")
+    old = fill(other.open_partial(an_object()))
     destination.open_partial(an_object(digest=sha256(b"new"))).close()
     assert len(list((folder / ".shoal/partial").glob("*.part"))) == 2
     old.close()
@@ -376,7 +387,7 @@ def test_an_agent_that_was_frozen_writes_into_nobodys_published_file(make: Make,
         frozen.reset,
         lambda: make("a1").publish(spec, frozen, digest=spec.digest, etag=""),
     ):
-        with pytest.raises(Conflict, match="another agent"):
+        with pytest.raises(Busy, match="another agent"):
             act()
     frozen.mark(0, 9)
     frozen.discard()
@@ -475,57 +486,88 @@ def test_the_end_of_one_job_leaves_another_at_work(make: Make, folder: Path):
     assert files(folder) == [".shoal/manifest.json", "sub/file.bin"]
 
 
-def test_two_runs_of_one_source_exclude_each_other(make: Make, folder: Path):
-    first, second = make(prepare=False), make(job_id="j2", prepare=False)
-    with first.run_lock():
-        with pytest.raises(Busy, match=f"pid {os.getpid()} on "), second.run_lock():
-            pytest.fail("both hold it")
-        with make(source="https://other/", prepare=False).run_lock():
-            pass
-    with second.run_lock():
-        pass
-    assert list(folder.iterdir()) == []
+@pytest.mark.usefixtures("impatient")
+def test_what_one_run_fetches_another_waits_for_and_takes(make: Make, folder: Path):
+    first, second = make("a1", job_id="j1"), make("a2", job_id="j2")
+    spec, small = an_object(size=SMALL_BYTES_MAX + 1, digest=""), an_object("small")
+    assert first.claim(spec) is None
+    assert first.claim(small) is None
+    held = second.claim(spec)
+    assert isinstance(held, HeldElsewhere)
+    assert f"process {os.getpid()} on " in held.by
+    with pytest.raises(Busy, match="another run"):
+        second.hold(spec)
+    partial = first.open_partial(spec)
+    partial.write(memoryview(bytes(SMALL_BYTES_MAX + 1)), 0)
+    digest = sha256(bytes(SMALL_BYTES_MAX + 1))
+    first.publish(spec, partial, digest=digest, etag="")
+    taken = second.claim(spec)
+    assert isinstance(taken, Published)
+    assert (taken.skipped, taken.digest) == (True, digest)
+    assert isinstance(second.claim(small), HeldElsewhere)
+    first.publish_bytes(small, [CONTENT], digest=sha256(CONTENT), etag="")
+    found = second.claim(small)
+    assert isinstance(found, Published)
+    assert found.skipped
+    first.finalize([spec, small])
+    second.finalize([spec, small])
+    assert files(folder) == [".shoal/manifest.json", "small", "sub/file.bin"]
 
 
-def test_a_run_that_found_the_lock_held_has_nothing_open(make: Make, folder: Path):
-    with make(prepare=False).run_lock():
-        before = open_files()
-        with pytest.raises(Busy), make(job_id="j2", prepare=False).run_lock():
-            pytest.fail("both hold it")
-        assert open_files() == before
+@pytest.mark.usefixtures("impatient")
+def test_agents_of_one_job_share_its_claims(make: Make, folder: Path):
+    spec = an_object(size=SMALL_BYTES_MAX + 1)
+    one, two, other = make("a1"), make("a2"), make("a3", job_id="j2")
+    assert one.claim(spec) is None
+    two.hold(spec)
+    assert two.holds(spec)
+    one.close()
+    assert isinstance(other.claim(spec), HeldElsewhere), "the other agent goes on"
+    two.close()
+    assert other.claim(spec) is None
 
 
-def test_the_run_lock_of_a_killed_process_is_free(make: Make, folder: Path):
-    code = (
-        "import os, sys, signal; from pathlib import Path\n"
-        "from shoal.agent.storage.destination import Destination\n"
-        "from shoal.common.records import *\n"
-        f"job = JobSpec(job_id='j1', source='https://example.org/data/', origin=OriginKind.HTTP, "
-        f"layout=Layout.FOLDER, destination={str(folder)!r})\n"
-        "with Destination(job, root=Path('/'), allow=(), sync=False, agent_id='a').run_lock():\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert len(files(folder)) == 1
-    destination = make(job_id="j2", prepare=False)
-    with destination.run_lock():
-        destination.prepare()
-        destination.finalize([])
-    assert files(folder) == [".shoal/manifest.json"]
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_was_taken_over_notices_before_it_publishes(make: Make, folder: Path):
+    one, two = make("a1", job_id="j1"), make("a2", job_id="j2")
+    spec = an_object(size=SMALL_BYTES_MAX + 1, digest="")
+    assert one.claim(spec) is None
+    partial = one.open_partial(spec)
+    partial.write(memoryview(bytes(SMALL_BYTES_MAX + 1)), 0)
+    (lease,) = (folder / ".shoal/jobs").glob("*.a1-*.lease")
+    lease.unlink()  # as who breaks it does
+    assert two.claim(spec) is None
+    with pytest.raises(Busy, match="silent for too long"):
+        one.publish(spec, partial, digest=sha256(bytes(SMALL_BYTES_MAX + 1)), etag="")
+    with pytest.raises(Busy, match="silent for too long"):
+        partial.reset()
+    assert not (folder / spec.path).exists()
+    partial.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_small_claims_are_given_up_when_they_are_idle(make: Make, folder: Path):
+    one, two = make("a1", job_id="j1"), make("a2", job_id="j2")
+    spec = an_object("small")
+    assert one.claim(spec) is None
+    assert isinstance(two.claim(spec), HeldElsewhere)
+    one.let_go(spec)
+    assert one._here is not None
+    one._here.claims._tend()  # its thread does so every second
+    assert two.claim(spec) is None
 
 
 def test_a_run_after_a_killed_one_leaves_nothing_orphaned(make: Make, folder: Path):
-    killed = make(job_id="j1")
+    killed = make(job_id="j1", is_alone=True)
     fill(killed.open_partial(an_object())).close()
     fill(killed.open_partial(an_object("gone upstream"))).close()
     killed.publish_bytes(an_object("done"), [CONTENT], digest=sha256(CONTENT), etag="")
     (folder / ".shoal/partial" / f"{next(iter((folder / '.shoal/jobs').iterdir())).name[:17]}.a1.1.0.tmp").touch()
     killed.close()
     again = make(job_id="j2", prepare=False)
-    with again.run_lock():
-        again.prepare()
-        again.publish(an_object(), again.open_partial(an_object()), digest=sha256(CONTENT), etag="")
-        again.finalize([an_object(), an_object("done")])
+    again.prepare()
+    again.publish(an_object(), again.open_partial(an_object()), digest=sha256(CONTENT), etag="")
+    again.finalize([an_object(), an_object("done")])
     assert files(folder) == [".shoal/manifest.json", "done", "sub/file.bin"]
 
 
@@ -550,7 +592,7 @@ def test_a_folder_that_is_complete_is_not_refused_on_a_full_disk(
     monkeypatch.setattr(room.os, "statvfs", lambda path: Full)
     make(total_bytes=1 << 20)
     with pytest.raises(NoSpace, match="free"):
-        make(total_bytes=(1 << 20) + 11 * 4096)
+        make(total_bytes=(1 << 20) + 1000 * 4096)
     with pytest.raises(NoSpace, match="inodes"):
         make(total_objects=100)
 
@@ -896,11 +938,15 @@ def test_clean_removes_what_is_old_and_nobodys(make: Make, folder: Path):
 
 def test_clean_leaves_what_is_in_use(make: Make, folder: Path):
     alive = make()
+    assert alive.claim(an_object()) is None
     partial = fill(alive.open_partial(an_object()))
     now = 2e9
-    with make(source="https://other/", prepare=False).run_lock():
-        age(folder, 200, now)
-        assert clean_folder(folder, older_than_s=100, now=now) == []
+    age(folder, 200, now)
+    (lease,) = (folder / ".shoal/jobs").glob("*.lease")
+    os.utime(lease, (now - 20, now - 20))
+    assert clean_folder(folder, older_than_s=100, now=now) == []
+    os.utime(lease, (now - 89, now - 89))
+    assert clean_folder(folder, older_than_s=0, now=now) == [], "within its expiry"
     partial.close()
     alive.close()
     age(folder, 200, now)
@@ -932,34 +978,21 @@ def test_nothing_stays_open(folder: Path):
     before = open_files()
     for number in range(3):
         destination = Destination(a_job(folder, job_id=f"j{number}"), root=Path("/"), allow=(), sync=True, agent_id="a")
-        with destination.run_lock():
-            destination.prepare()
-            destination.check_shared()
-            for name in ("a", "b", "x/../y"):
-                try:
-                    destination.find_present(an_object(name))
-                    partial = destination.open_partial(an_object(name))
-                    with pytest.raises(VerificationFailed):
-                        destination.publish(an_object(name), partial, digest=sha256(b""), etag="")
-                    destination.publish(an_object(name), fill(partial), digest=sha256(CONTENT), etag="")
-                except UnsafeName:
-                    pass
-            destination.open_partial(an_object("c")).discard()
-            destination.finalize([an_object("a")])
+        destination.prepare()
+        destination.check_shared()
+        for name in ("a", "b", "x/../y"):
+            try:
+                destination.find_present(an_object(name))
+                partial = destination.open_partial(an_object(name))
+                with pytest.raises(VerificationFailed):
+                    destination.publish(an_object(name), partial, digest=sha256(b""), etag="")
+                destination.publish(an_object(name), fill(partial), digest=sha256(CONTENT), etag="")
+            except UnsafeName:
+                pass
+        destination.open_partial(an_object("c")).discard()
+        destination.finalize([an_object("a")])
         destination.close()
     assert open_files() == before
-
-
-def test_flock_of_a_partial_goes_with_its_owner(make: Make, folder: Path):
-    partial = make().open_partial(an_object())
-    fd = os.open(next((folder / ".shoal/partial").glob("*.part")), os.O_RDWR)
-    with pytest.raises(BlockingIOError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    partial.close()
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with pytest.raises(Busy):
-        make().open_partial(an_object())
-    os.close(fd)
 
 
 def test_entries_are_plain_records():

@@ -1,6 +1,6 @@
 import pytest
 
-from shoal.common.errors import RedirectRefused
+from shoal.common.errors import RedirectRefused, Refused
 from shoal.common.http.message import Headers
 from shoal.common.http.redirects import next_url
 from shoal.common.http.url import parse_url
@@ -41,5 +41,5 @@ def test_refused(headers: Headers):
 
 
 def test_https_only_holds_for_redirects_of_http_too():
-    with pytest.raises(RedirectRefused):
+    with pytest.raises(Refused, match="only https"):
         next_url(HTTP, location("http://hub.example/c"), https_only=True)

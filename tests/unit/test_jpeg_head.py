@@ -73,6 +73,7 @@ def test_what_may_be_turned_or_holds_several_is_left_to_pillow() -> None:
         PLAIN[:2] + segment(0xC0, b"\x0c\0\1\0\1\1\0\0\0") + b"\xff\xd9",
         PLAIN[:2] + segment(0xDA, b"") + b"\xff\xd9",
         PLAIN[:2] + b"\xff\xe0\0\0" + PLAIN[2:],
+        PLAIN.replace(b"\xff\xdb\0\x43\0", b"\xff\xdb\0\x43\x10"),
         PLAIN[:2] + b"\xff\xe0\xff\xff" + b"\xff\xd9",
         b"\x89PNG\r\n\x1a\n" + PLAIN,
     ],

@@ -232,7 +232,7 @@ def test_a_new_commit_costs_only_links_for_what_did_not_change(
     first = make()
     publish(first, spec, b"weights")
     first.finalize([spec])
-    monkeypatch.setattr("shoal.agent.storage.destination.digest_of_file", lambda *_: pytest.fail("it was hashed"))
+    monkeypatch.setattr("shoal.agent.storage.present.digest_of_file", lambda *_: pytest.fail("it was hashed"))
     second = make(commit=OTHER_COMMIT)
     found = second.find_present(spec)
     assert found is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.common import logs
 from shoal.common.errors import Conflict, NotFound, TimedOut, UsageError
 from shoal.common.library.freshness import check_freshness
 from shoal.common.library.library import Library
@@ -446,8 +448,11 @@ async def test_an_answer_is_kept_until_what_it_was_about_is_gone(disk: Disk) -> 
     await library.check([found], newer)
     assert (await library.check([found], dead))[0].freshness is Freshness.UNKNOWN
     assert disk.library().checks[found.model_id].freshness is Freshness.OUTDATED, "in another process too"
+    disk.add_cached("acme/tiny", commit=OTHER, path="b.gguf")
+    library.refresh()
+    assert library.checks[found.model_id].freshness is Freshness.CURRENT, "what was newer has arrived"
     shutil.rmtree(found.path)
-    disk.add_cached("acme/tiny", commit=OTHER)
+    disk.add_cached("acme/tiny", commit="c" * 40)
     library.refresh()
     assert not library.checks
 
@@ -503,3 +508,16 @@ def test_state_files_are_whole_or_not_there(tmp_path: Path) -> None:
     assert read_state(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     assert read_state(tmp_path / "absent.json") is None
+
+
+def test_a_damaged_manifest_is_told_and_nothing_is_believed(disk: Disk) -> None:
+    folder = disk.add_plain("tiny", {"a": b"1"})
+    text = (folder / ".shoal/manifest.json").read_text()
+    (folder / ".shoal/manifest.json").write_text(text.replace('"path": "a"', '"path": "b"'))
+    said = io.StringIO()
+    logs.configure("warning", "json", said)
+    try:
+        assert not disk.library().models()
+    finally:
+        logs.configure()
+    assert json.loads(said.getvalue())["cause"] == "its checksum does not match: it was cut or changed"

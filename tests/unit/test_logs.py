@@ -211,3 +211,33 @@ log.warning("yes")
 assert "structlog" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_in_the_journal_lines_have_priorities_and_no_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "stderr").open("w+") as stream:
+        stat = (tmp_path / "stderr").stat()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
+        logs.configure("debug", "console", stream)
+        log = logs.get_logger("test")
+        try:
+            log.debug("one.happened")
+            log.warning("two.happened")
+            raise ValueError("three")
+        except ValueError:
+            log.exception("three.happened")
+        finally:
+            logs.configure()
+        stream.seek(0)
+        lines = stream.read().splitlines()
+    assert lines[0].startswith("<7>") and lines[1].startswith("<4>")
+    assert len(lines) > 4 and all(line.startswith("<3>") for line in lines[2:])  # every line of the traceback
+    assert not any("20" in line.partition("]")[0] for line in lines[:3])
+
+
+def test_another_stream_is_not_taken_for_the_journal(tmp_path: Path) -> None:
+    assert not logs.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+    with (tmp_path / "a").open("w") as stream:
+        assert not logs.is_journal(stream, {})
+        assert not logs.is_journal(stream, {"JOURNAL_STREAM": "1:2"})
+        stat = (tmp_path / "a").stat()
+        assert logs.is_journal(stream, {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"})

@@ -201,7 +201,7 @@ class Clock:
 def add(root: SafeRoot, *entries: ManifestEntry, source: str = "hf://a/b") -> int:
     clock = Clock()
     return merge_manifest(
-        root, WORK, lambda: entries, source=source, about={"commit": "c"}, monotonic=clock, sleep=clock.sleep
+        root, WORK, lambda: entries, sources={source: {"commit": "c"}}, monotonic=clock, sleep=clock.sleep
     )
 
 
@@ -233,8 +233,7 @@ def test_many_at_once_lose_nothing(root: SafeRoot):
                 root,
                 WORK,
                 lambda: [entry(f"{number}/{item}")],  # noqa: B023 - called before the loop goes on
-                source=f"source {number}",
-                about={},
+                sources={f"source {number}": {}},
                 sleep=lambda seconds: threading.Event().wait(0.001) and None,
             )
 
@@ -257,7 +256,7 @@ def test_a_manifest_that_changed_meanwhile_is_merged_again(root: SafeRoot):
             write(root, [entry("somebody else's")])
         return [entry("mine")]
 
-    assert merge_manifest(root, WORK, entries, source="s", about={}) == 2
+    assert merge_manifest(root, WORK, entries, sources={"s": {}}) == 2
     assert {found.path for found in read(root)} == {"mine", "somebody else's"}
 
 

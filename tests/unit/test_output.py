@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shoal.client.admin import describe
+from shoal.client.describing import describe
 from shoal.client.output import (
     error_lines,
     job_document,

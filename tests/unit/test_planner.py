@@ -12,6 +12,7 @@ import pytest
 
 from shoal.common.collect_records import CollectSpec, Restart, ToolSpec
 from shoal.common.errors import AccessDenied, Conflict, NotFound, ShoalError, TransferError, UsageError
+from shoal.common.policy import Policy
 from shoal.common.records import Delivery, Layout, ObjectSpec, OriginKind
 from shoal.common.views import JobStatus, ObjectStatus, SubmitRequest
 from shoal.coordinator.collecting import Collections, refuse_second, work_folder_of
@@ -20,7 +21,6 @@ from shoal.coordinator.effects import PutJob
 from shoal.coordinator.model import JobRow
 from shoal.coordinator.planner import Planner, dataset_row, job_rows
 from shoal.coordinator.sources.base import Resolved, SourceRequest
-from shoal.coordinator.sources.policy import Policy
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
 

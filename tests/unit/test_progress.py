@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-from shoal.client.admin import chunk_map
+from shoal.client.describing import chunk_map
 from shoal.client.progress import FILES_SHOWN, PLAIN_EVERY_S, Bars, PlainLines, open_display
 from shoal.common.views import ActiveObjectView, JobStatus, JobView
 

@@ -25,7 +25,7 @@ from shoal.coordinator.effects import (
     Write,
 )
 from shoal.coordinator.model import JobRow, JobStatus
-from shoal.coordinator.store.base import ObjectStatus, Store
+from shoal.coordinator.store.base import ObjectStatus, RevokedRow, Store
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.order import cursor_after
 from shoal.coordinator.store.sqlite import SqliteStore
@@ -369,6 +369,18 @@ def test_credentials(store: Store) -> None:
     assert store.delete_token("t1")
     assert not store.delete_token("t1")
     assert [token.token_id for token in store.tokens()] == ["t2"]
+    assert store.revoked_tokens() == [RevokedRow(token_id="t1", secret_hash=b"\2", revoked_at=NOW)]
+    store.expire_token("t2", NOW + 9)
+    store.expire_token("t1", NOW + 9)
+    assert [token.expires_at for token in store.tokens()] == [NOW + 9]
+
+
+def test_identities(store: Store) -> None:
+    assert store.identities() == {}
+    store.put_identity("a1", "token node")
+    store.put_identity("a2", "certificate node")
+    store.put_identity("a1", "token other")
+    assert store.identities() == {"a1": "token other", "a2": "certificate node"}
 
 
 def test_incarnations_grow_and_the_state_outlives_them(store: Store) -> None:

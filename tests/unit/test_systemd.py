@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shoal.common.systemd import Notifier
+from shoal.common.errors import UsageError
+from shoal.common.systemd import Notifier, listen_sockets
 
 
 @pytest.fixture(
@@ -94,3 +96,39 @@ def test_the_watchdog_is_fed_twice_as_often_as_it_looks(environ: dict[str, str],
     notifier.close()
     assert notifier.watchdog_interval_s == interval_s
     assert Notifier.from_environ(environ, pid=42).watchdog_interval_s is None
+
+
+def test_a_reload_tells_when_it_began(systemd: tuple[socket.socket, str]) -> None:
+    server, name = systemd
+    before_us = time.monotonic_ns() // 1000
+    notifier = Notifier(name)
+    notifier.reloading()
+    notifier.close()
+    first, second = server.recv(1024).decode().split("\n")
+    assert first == "RELOADING=1"
+    assert before_us <= int(second.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "1", "LISTEN_PID": "41"},
+        {"LISTEN_FDS": "0", "LISTEN_PID": "42"},
+        {"LISTEN_FDS": "-1", "LISTEN_PID": "42"},
+        {"LISTEN_FDS": "²", "LISTEN_PID": "42"},
+    ],
+)
+def test_sockets_that_are_not_for_this_process(environ: dict[str, str]) -> None:
+    with listen_sockets(environ, pid=42) as listeners:
+        assert listeners == []
+
+
+def test_a_descriptor_that_is_not_open_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.common.systemd.LISTEN_FDS_START", 9999)
+    with (
+        pytest.raises(UsageError, match="descriptor 9999 is no socket"),
+        listen_sockets({"LISTEN_FDS": "1", "LISTEN_PID": "42"}, pid=42),
+    ):
+        pass

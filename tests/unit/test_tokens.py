@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from shoal.common.errors import NotFound, Unauthenticated, UsageError
 from shoal.common.views import Role
-from shoal.coordinator.store.base import TokenRow
+from shoal.coordinator.store.base import RevokedRow, TokenRow
 from shoal.coordinator.store.runner import StoreRunner
 from shoal.coordinator.tokens import TokenBook
 
@@ -19,6 +20,7 @@ class TokenStore:
 
     def __init__(self, clock: Clock) -> None:
         self.rows: dict[str, TokenRow] = {}
+        self.revoked: list[RevokedRow] = []
         self._clock = clock
 
     def put_token(self, token_id: str, *, role: str, name: str, secret_hash: bytes, expires_at: float | None) -> None:
@@ -35,7 +37,16 @@ class TokenStore:
         return list(self.rows.values())
 
     def delete_token(self, token_id: str) -> bool:
-        return self.rows.pop(token_id, None) is not None
+        row = self.rows.pop(token_id, None)
+        if row is not None:
+            self.revoked.append(RevokedRow(token_id=token_id, secret_hash=row.secret_hash, revoked_at=self._clock()))
+        return row is not None
+
+    def revoked_tokens(self) -> list[RevokedRow]:
+        return self.revoked
+
+    def expire_token(self, token_id: str, expires_at: float) -> None:
+        self.rows[token_id] = replace(self.rows[token_id], expires_at=expires_at)
 
 
 class Clock:
@@ -131,6 +142,66 @@ async def test_rotation_both_are_valid_until_the_old_one_is_revoked(book: TokenB
     with pytest.raises(Unauthenticated):
         book.check(old.token.reveal())
     assert book.check(new.token.reveal()) == new.view
+
+
+async def test_rotation_in_place_keeps_name_role_and_life(book: TokenBook, clock: Clock) -> None:
+    old = await book.create(Role.AGENT, "node7", 3600)
+    clock.now += 600
+    new = await book.rotate(old.view.token_id, grace_s=60)
+    assert new.view.token_id != old.view.token_id
+    assert (new.view.name, new.view.role, new.view.expires_at) == ("node7", Role.AGENT, clock.now + 3600)
+    assert book.check(old.token.reveal()).expires_at == clock.now + 60
+    clock.now += 60
+    with pytest.raises(Unauthenticated, match="has expired"):
+        book.check(old.token.reveal())
+    assert book.check(new.token.reveal()) == new.view
+
+
+async def test_rotation_never_lengthens_the_old_ones_life_and_may_end_it_at_once(book: TokenBook, clock: Clock) -> None:
+    short = await book.create(Role.ADMIN, "", 10)
+    forever = await book.rotate(short.view.token_id, grace_s=1000, expires_s=500)
+    assert book.check(short.token.reveal()).expires_at == clock.now + 10
+    assert forever.view.name == short.view.token_id  # so that both are the same to whom it matters
+    assert forever.view.expires_at == clock.now + 500
+    await book.rotate(forever.view.token_id, grace_s=0)
+    assert book.lapse(forever.view.token_id) == "has expired"
+
+
+async def test_what_cannot_be_rotated(book: TokenBook, clock: Clock) -> None:
+    with pytest.raises(NotFound, match="token 00ff"):
+        await book.rotate("00ff", grace_s=0)
+    made = await book.create(Role.AGENT, "n", 10)
+    for grace_s in (-1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="token grace"):
+            await book.rotate(made.view.token_id, grace_s=grace_s)
+    clock.now += 10
+    with pytest.raises(UsageError, match="it has expired"):
+        await book.rotate(made.view.token_id, grace_s=60)
+
+
+async def test_only_who_has_a_revoked_token_is_told_that_it_was_revoked(book: TokenBook) -> None:
+    made = await book.create(Role.AGENT, "node7", None)
+    told: list[str] = []
+    book.watch(lambda: told.append(book.lapse(made.view.token_id)))
+    await book.revoke(made.view.token_id)
+    assert told == ["was revoked"]
+    with pytest.raises(Unauthenticated, match=f"token {made.view.token_id}: it was revoked"):
+        book.check(made.token.reveal())
+    with pytest.raises(Unauthenticated, match="token: it is not known here"):
+        book.check(made.token.reveal()[:-4] + "ffff")
+
+
+async def test_a_name_stands_as_long_as_one_of_its_agents_credentials_is_valid(book: TokenBook, clock: Clock) -> None:
+    old = await book.create(Role.AGENT, "node7", None)
+    unnamed = await book.create(Role.AGENT, "", None)
+    await book.create(Role.ADMIN, "alice", None)
+    assert book.stands("node7") and book.stands(unnamed.view.token_id)
+    assert not book.stands("alice") and not book.stands("")
+    await book.create(Role.AGENT, "node7", 60)
+    await book.revoke(old.view.token_id)
+    assert book.stands("node7")
+    clock.now += 60
+    assert not book.stands("node7")
 
 
 async def test_tokens_outlive_the_process(book: TokenBook, clock: Clock, store: TokenStore) -> None:

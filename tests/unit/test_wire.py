@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import pkgutil
@@ -37,6 +38,7 @@ from shoal.common.errors import (
     UsageError,
     all_error_classes,
 )
+from shoal.common.nas_records import NasCounts, NasJob, NasReport
 from shoal.common.records import (
     Ack,
     Acks,
@@ -232,7 +234,14 @@ job_specs = st.builds(
     verify_everywhere=st.booleans(),
     collect=st.none() | collects,
     tool=st.none() | tools,
+    nas=texts,
 )
+nas_counts = st.builds(
+    NasCounts,
+    **{field.name: counts for field in dataclasses.fields(NasCounts) if field.name != "reason"},
+    reason=texts,
+)
+nas_reports = st.builds(NasReport, total=nas_counts, jobs=tuples(st.builds(NasJob, job_id=names, counts=nas_counts)))
 digests = st.binary(min_size=32, max_size=32)
 numbers = tuples(counts)
 
@@ -359,6 +368,7 @@ agent_messages = st.one_of(
         sent=counts,
         budgets_version=counts,
         lapsed_version=counts,
+        nas=st.none() | nas_reports,
     ),
     st.builds(Results, tuples(results())),
     st.builds(Goodbye, texts),
@@ -464,6 +474,7 @@ job_views = st.builds(
     rows_total=counts,
     rows_rejected=counts,
     tally=tallies,
+    nas=st.none() | nas_counts,
     replicas=tuples(
         st.builds(
             ReplicaView,
@@ -505,6 +516,7 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             profile=texts,
             unpack=texts,
             unpack_format=texts,
+            nas=texts,
             collect=st.none() | collects,
             tool=st.none() | tools,
         ),
@@ -548,6 +560,7 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             sent_bytes=counts,
             bad_chunks=counts,
             cut_off=st.booleans(),
+            nas=st.none() | nas_counts,
         ),
     ),
     (
@@ -613,6 +626,7 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             bytes_waiting=counts,
             units_leased=counts,
             rate_bytes_per_s=amounts,
+            nas=st.none() | nas_counts,
             epoch_s=amounts,
         ),
     ),

@@ -47,7 +47,7 @@ HOST_CONDITION_BLOCKED: HostCondition
 HOST_CONDITION_PARKED: HostCondition
 
 class Agent(_message.Message):
-    __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s", "peer_address", "sent_bytes", "bad_chunks", "cut_off", "disk_free_bytes", "disk_total_bytes")
+    __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s", "peer_address", "sent_bytes", "bad_chunks", "cut_off", "nas", "disk_free_bytes", "disk_total_bytes")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Agent(_message.Message):
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     BAD_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     CUT_OFF_FIELD_NUMBER: _ClassVar[int]
+    NAS_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
@@ -86,9 +87,10 @@ class Agent(_message.Message):
     sent_bytes: int
     bad_chunks: int
     cut_off: bool
+    nas: _work_pb2.NasCounts
     disk_free_bytes: int
     disk_total_bytes: int
-    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., peer_address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., bad_chunks: _Optional[int] = ..., cut_off: bool = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., peer_address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., bad_chunks: _Optional[int] = ..., cut_off: bool = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ...) -> None: ...
 
 class Host(_message.Message):
     __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s", "throttled", "errors", "connections", "condition", "rate_now", "rate_measured", "last_status", "ok", "timeouts", "unreachable", "refused", "crawl_delay_s", "shares")
@@ -165,7 +167,7 @@ class QueuedJob(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., status: _Optional[_Union[_job_service_pb2.JobStatus, str]] = ..., name: _Optional[str] = ..., paused: bool = ..., priority: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ...) -> None: ...
 
 class Fleet(_message.Message):
-    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "epoch_s")
+    __slots__ = ("version", "incarnation", "uptime_s", "agents_alive", "agents_late", "agents_lost", "jobs_active", "jobs_ended", "objects_waiting", "bytes_waiting", "units_leased", "rate_bytes_per_s", "warnings", "nas", "epoch_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +180,8 @@ class Fleet(_message.Message):
     BYTES_WAITING_FIELD_NUMBER: _ClassVar[int]
     UNITS_LEASED_FIELD_NUMBER: _ClassVar[int]
     RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    NAS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_S_FIELD_NUMBER: _ClassVar[int]
     version: str
     incarnation: int
@@ -191,8 +195,10 @@ class Fleet(_message.Message):
     bytes_waiting: int
     units_leased: int
     rate_bytes_per_s: float
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    nas: _work_pb2.NasCounts
     epoch_s: float
-    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., epoch_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., incarnation: _Optional[int] = ..., uptime_s: _Optional[float] = ..., agents_alive: _Optional[int] = ..., agents_late: _Optional[int] = ..., agents_lost: _Optional[int] = ..., jobs_active: _Optional[int] = ..., jobs_ended: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., units_leased: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ..., epoch_s: _Optional[float] = ...) -> None: ...
 
 class Token(_message.Message):
     __slots__ = ("token_id", "role", "name", "created_at", "expires_at")
@@ -304,6 +310,24 @@ class ListTokensResponse(_message.Message):
     tokens: _containers.RepeatedCompositeFieldContainer[Token]
     def __init__(self, tokens: _Optional[_Iterable[_Union[Token, _Mapping]]] = ...) -> None: ...
 
+class RotateTokenRequest(_message.Message):
+    __slots__ = ("token_id", "grace_s", "expires_s")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    token_id: str
+    grace_s: float
+    expires_s: float
+    def __init__(self, token_id: _Optional[str] = ..., grace_s: _Optional[float] = ..., expires_s: _Optional[float] = ...) -> None: ...
+
+class RotateTokenResponse(_message.Message):
+    __slots__ = ("secret", "token")
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    token: Token
+    def __init__(self, secret: _Optional[str] = ..., token: _Optional[_Union[Token, _Mapping]] = ...) -> None: ...
+
 class RevokeTokenRequest(_message.Message):
     __slots__ = ("token_id",)
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -313,3 +337,13 @@ class RevokeTokenRequest(_message.Message):
 class RevokeTokenResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class BackupStateRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupStateResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

@@ -75,10 +75,20 @@ class FleetAdminServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.ListTokensRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.ListTokensResponse.FromString,
                 _registered_method=True)
+        self.RotateToken = channel.unary_unary(
+                '/shoal.v1.FleetAdminService/RotateToken',
+                request_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RotateTokenRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RotateTokenResponse.FromString,
+                _registered_method=True)
         self.RevokeToken = channel.unary_unary(
                 '/shoal.v1.FleetAdminService/RevokeToken',
                 request_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RevokeTokenResponse.FromString,
+                _registered_method=True)
+        self.BackupState = channel.unary_stream(
+                '/shoal.v1.FleetAdminService/BackupState',
+                request_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.BackupStateRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.BackupStateResponse.FromString,
                 _registered_method=True)
 
 
@@ -142,8 +152,22 @@ class FleetAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateToken(self, request, context):
+        """A new credential of the same role and name; the old one stays valid for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeToken(self, request, context):
         """Make a credential worthless, in running sessions too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackupState(self, request, context):
+        """A consistent copy of the coordinator's database, block by block. It holds hashes of credentials, not credentials.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,10 +216,20 @@ def add_FleetAdminServiceServicer_to_server(servicer, server):
                     request_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.ListTokensRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.ListTokensResponse.SerializeToString,
             ),
+            'RotateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateToken,
+                    request_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RotateTokenRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RotateTokenResponse.SerializeToString,
+            ),
             'RevokeToken': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeToken,
                     request_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RevokeTokenRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'BackupState': grpc.unary_stream_rpc_method_handler(
+                    servicer.BackupState,
+                    request_deserializer=shoal_dot_v1_dot_fleet__admin__service__pb2.BackupStateRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_fleet__admin__service__pb2.BackupStateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -426,6 +460,33 @@ class FleetAdminService(object):
             _registered_method=True)
 
     @staticmethod
+    def RotateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.FleetAdminService/RotateToken',
+            shoal_dot_v1_dot_fleet__admin__service__pb2.RotateTokenRequest.SerializeToString,
+            shoal_dot_v1_dot_fleet__admin__service__pb2.RotateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevokeToken(request,
             target,
             options=(),
@@ -442,6 +503,33 @@ class FleetAdminService(object):
             '/shoal.v1.FleetAdminService/RevokeToken',
             shoal_dot_v1_dot_fleet__admin__service__pb2.RevokeTokenRequest.SerializeToString,
             shoal_dot_v1_dot_fleet__admin__service__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackupState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.FleetAdminService/BackupState',
+            shoal_dot_v1_dot_fleet__admin__service__pb2.BackupStateRequest.SerializeToString,
+            shoal_dot_v1_dot_fleet__admin__service__pb2.BackupStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,7 +45,7 @@ class SessionResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., grants: _Optional[_Union[Grants, _Mapping]] = ..., acks: _Optional[_Union[Acks, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., budgets: _Optional[_Union[Budgets, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., swarm_orders: _Optional[_Union[_swarm_pb2.SwarmOrders, _Mapping]] = ..., **kwargs) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("agent_id", "name", "version", "capacity", "held", "results", "zone", "peer", "budgets_version")
+    __slots__ = ("agent_id", "name", "version", "capacity", "held", "results", "zone", "peer", "budgets_version", "challenge")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class Hello(_message.Message):
     ZONE_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     name: str
     version: str
@@ -64,10 +65,11 @@ class Hello(_message.Message):
     zone: str
     peer: _swarm_pb2.PeerOffer
     budgets_version: int
-    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ..., peer: _Optional[_Union[_swarm_pb2.PeerOffer, _Mapping]] = ..., budgets_version: _Optional[int] = ...) -> None: ...
+    challenge: str
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ..., peer: _Optional[_Union[_swarm_pb2.PeerOffer, _Mapping]] = ..., budgets_version: _Optional[int] = ..., challenge: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent", "budgets_version", "lapsed_version", "disk_free", "disk_total")
+    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent", "budgets_version", "lapsed_version", "nas", "disk_free", "disk_total")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +79,7 @@ class Heartbeat(_message.Message):
     SENT_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_VERSION_FIELD_NUMBER: _ClassVar[int]
     LAPSED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAS_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_FIELD_NUMBER: _ClassVar[int]
     DISK_TOTAL_FIELD_NUMBER: _ClassVar[int]
     seq: int
@@ -88,9 +91,10 @@ class Heartbeat(_message.Message):
     sent: int
     budgets_version: int
     lapsed_version: int
+    nas: _work_pb2.NasReport
     disk_free: int
     disk_total: int
-    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ..., budgets_version: _Optional[int] = ..., lapsed_version: _Optional[int] = ..., disk_free: _Optional[int] = ..., disk_total: _Optional[int] = ...) -> None: ...
+    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ..., budgets_version: _Optional[int] = ..., lapsed_version: _Optional[int] = ..., nas: _Optional[_Union[_work_pb2.NasReport, _Mapping]] = ..., disk_free: _Optional[int] = ..., disk_total: _Optional[int] = ...) -> None: ...
 
 class Results(_message.Message):
     __slots__ = ("results",)

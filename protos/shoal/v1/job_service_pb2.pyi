@@ -67,7 +67,7 @@ REPLICA_STATUS_FAILED: ReplicaStatus
 REPLICA_STATUS_LOST: ReplicaStatus
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas", "rows_total", "rows_rejected", "tally", "rows_done", "rows_per_s")
+    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas", "rows_total", "rows_rejected", "tally", "rows_done", "rows_per_s", "nas")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class Job(_message.Message):
     TALLY_FIELD_NUMBER: _ClassVar[int]
     ROWS_DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    NAS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     uri: str
     name: str
@@ -130,7 +131,8 @@ class Job(_message.Message):
     tally: _containers.RepeatedCompositeFieldContainer[_work_pb2.CodeCount]
     rows_done: int
     rows_per_s: float
-    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., rows_total: _Optional[int] = ..., rows_rejected: _Optional[int] = ..., tally: _Optional[_Iterable[_Union[_work_pb2.CodeCount, _Mapping]]] = ..., rows_done: _Optional[int] = ..., rows_per_s: _Optional[float] = ...) -> None: ...
+    nas: _work_pb2.NasCounts
+    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., rows_total: _Optional[int] = ..., rows_rejected: _Optional[int] = ..., tally: _Optional[_Iterable[_Union[_work_pb2.CodeCount, _Mapping]]] = ..., rows_done: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ...) -> None: ...
 
 class Replica(_message.Message):
     __slots__ = ("agent_id", "name", "status", "bytes_done", "chunks_done", "from_origin", "from_peers", "failure")
@@ -193,7 +195,7 @@ class JobObject(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., status: _Optional[_Union[ObjectStatus, str]] = ..., digest: _Optional[str] = ..., failures: _Optional[int] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., skipped: bool = ..., agent: _Optional[str] = ...) -> None: ...
 
 class SubmitJobRequest(_message.Message):
-    __slots__ = ("uris", "destination", "layout", "delivery", "include", "exclude", "revision", "force", "sha256", "priority", "name", "profile", "unpack", "unpack_format", "collect", "tool")
+    __slots__ = ("uris", "destination", "layout", "delivery", "include", "exclude", "revision", "force", "sha256", "priority", "name", "profile", "unpack", "unpack_format", "collect", "tool", "nas")
     URIS_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +212,7 @@ class SubmitJobRequest(_message.Message):
     UNPACK_FORMAT_FIELD_NUMBER: _ClassVar[int]
     COLLECT_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
+    NAS_FIELD_NUMBER: _ClassVar[int]
     uris: _containers.RepeatedScalarFieldContainer[str]
     destination: str
     layout: _work_pb2.Layout
@@ -226,7 +229,8 @@ class SubmitJobRequest(_message.Message):
     unpack_format: str
     collect: _work_pb2.CollectSpec
     tool: _work_pb2.ToolSpec
-    def __init__(self, uris: _Optional[_Iterable[str]] = ..., destination: _Optional[str] = ..., layout: _Optional[_Union[_work_pb2.Layout, str]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., force: bool = ..., sha256: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., collect: _Optional[_Union[_work_pb2.CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[_work_pb2.ToolSpec, _Mapping]] = ...) -> None: ...
+    nas: str
+    def __init__(self, uris: _Optional[_Iterable[str]] = ..., destination: _Optional[str] = ..., layout: _Optional[_Union[_work_pb2.Layout, str]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., force: bool = ..., sha256: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., collect: _Optional[_Union[_work_pb2.CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[_work_pb2.ToolSpec, _Mapping]] = ..., nas: _Optional[str] = ...) -> None: ...
 
 class SubmittedJob(_message.Message):
     __slots__ = ("job", "created")

@@ -165,7 +165,7 @@ class ObjectSpec(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere", "collect", "tool")
+    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere", "collect", "tool", "nas")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,7 @@ class JobSpec(_message.Message):
     VERIFY_EVERYWHERE_FIELD_NUMBER: _ClassVar[int]
     COLLECT_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
+    NAS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     source: str
     origin: OriginKind
@@ -208,7 +209,48 @@ class JobSpec(_message.Message):
     verify_everywhere: bool
     collect: CollectSpec
     tool: ToolSpec
-    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ..., collect: _Optional[_Union[CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[ToolSpec, _Mapping]] = ...) -> None: ...
+    nas: str
+    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ..., collect: _Optional[_Union[CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[ToolSpec, _Mapping]] = ..., nas: _Optional[str] = ...) -> None: ...
+
+class NasCounts(_message.Message):
+    __slots__ = ("files_copied", "bytes_copied", "files_there", "files_waiting", "bytes_waiting", "files_failing", "files_refused", "files_removed", "files_to_remove", "reason")
+    FILES_COPIED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_COPIED_FIELD_NUMBER: _ClassVar[int]
+    FILES_THERE_FIELD_NUMBER: _ClassVar[int]
+    FILES_WAITING_FIELD_NUMBER: _ClassVar[int]
+    BYTES_WAITING_FIELD_NUMBER: _ClassVar[int]
+    FILES_FAILING_FIELD_NUMBER: _ClassVar[int]
+    FILES_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    FILES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    FILES_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    files_copied: int
+    bytes_copied: int
+    files_there: int
+    files_waiting: int
+    bytes_waiting: int
+    files_failing: int
+    files_refused: int
+    files_removed: int
+    files_to_remove: int
+    reason: str
+    def __init__(self, files_copied: _Optional[int] = ..., bytes_copied: _Optional[int] = ..., files_there: _Optional[int] = ..., files_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., files_failing: _Optional[int] = ..., files_refused: _Optional[int] = ..., files_removed: _Optional[int] = ..., files_to_remove: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class NasJob(_message.Message):
+    __slots__ = ("job_id", "counts")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    counts: NasCounts
+    def __init__(self, job_id: _Optional[str] = ..., counts: _Optional[_Union[NasCounts, _Mapping]] = ...) -> None: ...
+
+class NasReport(_message.Message):
+    __slots__ = ("total", "jobs")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    total: NasCounts
+    jobs: _containers.RepeatedCompositeFieldContainer[NasJob]
+    def __init__(self, total: _Optional[_Union[NasCounts, _Mapping]] = ..., jobs: _Optional[_Iterable[_Union[NasJob, _Mapping]]] = ...) -> None: ...
 
 class Pair(_message.Message):
     __slots__ = ("name", "value")

@@ -1,4 +1,7 @@
-"""What the site allows to be fetched: ``security.allow``, ``security.deny`` and ``security.https_only``.
+"""What the site allows to be fetched: ``security.allow``, ``deny``, ``https_only``, sizes and licences.
+
+The coordinator asks before a source is listed and before a job begins, each agent again before it takes up work, by its own
+settings. No I/O.
 
 Rules are globs (`fnmatch`, where ``*`` also matches ``/``). Repos and hosts are compared without case, because the Hub
 answers to any case of a name. Which things a rule speaks of is told by its form:
@@ -16,17 +19,41 @@ rule                                speaks of
 
 A host rule never matches a repo with an owner, nor a repo rule a host: ``*.org`` must not allow ``evil/x.org``. A deny rule
 wins. With any allow rule, what no allow rule names is refused.
+
+Licences are those that a Hub repo names in its card or tags (``apache-2.0``, ``mit``, ``cc-by-4.0``; the Hub's words are SPDX's in
+lower case where there is one), compared without case, as globs. A repo may name several: one that is denied refuses it, and with
+any allowed licence all must be. They are known of Hub repos alone: other sources are ruled by their hosts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
 
-from ...common.errors import Refused
+from .errors import Refused
+from .units import format_size
 
-_REMEDY = "whoever runs this coordinator can change it"
+if TYPE_CHECKING:
+    from .settings import Settings
+
+_REMEDY = "whoever set the site's rules can change them"
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The rules that this machine's settings make."""
+    security = settings.security
+    return Policy(
+        allow=security.allow,
+        deny=security.deny,
+        https_only=security.https_only,
+        object_bytes_max=security.max_object_size,
+        job_bytes_max=security.max_job_size,
+        licenses_allow=security.allow_licenses,
+        licenses_deny=security.deny_licenses,
+        unknown_license=security.unknown_license,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +63,53 @@ class Policy:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     https_only: bool = False
+    object_bytes_max: int = 0  # 0: no limit
+    job_bytes_max: int = 0
+    licenses_allow: tuple[str, ...] = ()
+    licenses_deny: tuple[str, ...] = ()
+    unknown_license: Literal["allow", "refuse"] = "refuse"
+
+    @property
+    def rules_licenses(self) -> bool:
+        """Whether a repo's licences must be known."""
+        return bool(self.licenses_allow or self.licenses_deny)
+
+    @property
+    def rules_redirects(self) -> bool:
+        """Whether some places that an allowed host may lead to are refused."""
+        return bool(self.deny or self.https_only)
+
+    def check_licenses(self, thing: str, licenses: Collection[str]) -> None:
+        """The licences that a Hub repo names; none where it names none, or says that it is not known."""
+        if not self.rules_licenses:
+            return
+        named = {name.strip().lower() for name in licenses} - {"", "unknown"}
+        if not named and self.unknown_license == "refuse":
+            cause = "it names no licence, and security.unknown_license refuses that"
+            raise Refused(thing, cause=cause, remedy=_REMEDY)
+        for name in sorted(named):
+            for rule in self.licenses_deny:
+                if fnmatchcase(name, rule.strip().lower()):
+                    cause = f"its licence is {name}, which {rule!r} of security.deny_licenses refuses"
+                    raise Refused(thing, cause=cause, remedy=_REMEDY)
+            if self.licenses_allow and not any(fnmatchcase(name, rule.strip().lower()) for rule in self.licenses_allow):
+                allowed = ", ".join(self.licenses_allow[:5]) + (", ..." if len(self.licenses_allow) > 5 else "")
+                cause = f"its licence is {name}, and security.allow_licenses allows only {allowed}"
+                raise Refused(thing, cause=cause, remedy=_REMEDY)
+
+    def check_object_size(self, thing: str, size: int | None) -> None:
+        """An object's size in bytes; one that is not known is asked about again when it is."""
+        if self.object_bytes_max and size is not None and size > self.object_bytes_max:
+            limit = format_size(self.object_bytes_max)
+            cause = f"it has {format_size(size)}, and security.max_object_size is {limit}"
+            raise Refused(thing, cause=cause, remedy=_REMEDY)
+
+    def check_job_size(self, thing: str, total: int) -> None:
+        """The bytes of all objects of a job whose size is known."""
+        if self.job_bytes_max and total > self.job_bytes_max:
+            limit = format_size(self.job_bytes_max)
+            cause = f"its files have {format_size(total)} together, and security.max_job_size is {limit}"
+            raise Refused(thing, cause=cause, remedy=f"take less of it with --include; {_REMEDY}")
 
     def check_repo(self, kind: str, repo_id: str) -> None:
         """A Hub repo: kind is "model", "dataset" or "space", repo_id ``ORG/NAME`` or ``NAME``."""
@@ -47,7 +121,8 @@ class Policy:
 
     def check_denied_host(self, host: str) -> None:
         """A host that an allowed one redirects to: only deny rules count."""
-        Policy(deny=self.deny).check_host(host)
+        if self.deny:
+            Policy(deny=self.deny).check_host(host)
 
     def check_bucket(self, bucket: str, key: str) -> None:
         """What of a store is asked for, before anything is known of the store: only what is refused whatever its host."""

@@ -1,0 +1,1 @@
+"""Units, users, folders and sample environment files for systemd: data. ``shoal config install-systemd`` writes them."""
