@@ -76,7 +76,7 @@ def _page(page: Page) -> Handler:
                 tabs=[each for each in PAGES if each.tab],
             )
         )
-        return web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-cache"})
+        return web.Response(text=text, content_type="text/html")
 
     setattr(serve, PUBLIC, True)
     return serve

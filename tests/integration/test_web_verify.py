@@ -38,7 +38,10 @@ async def get(site: WebSite, path: str, status: int = 200, **params: str) -> Any
 
 
 async def post(site: WebSite, path: str, body: object, status: int = 202) -> Any:
-    async with site.client() as http, http.post(f"{site.url}{path}", json=body, headers=await site.csrf(http)) as answer:
+    async with (
+        site.client() as http,
+        http.post(f"{site.url}{path}", json=body, headers=await site.csrf(http)) as answer,
+    ):
         assert answer.status == status, await answer.text()
         return await answer.json()
 
