@@ -12,10 +12,22 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..common.errors import ShoalError, TimedOut, error_class
+from ..common.secrets import Secret
+from ..common.views import Role
 
 STOP_S = 10.0
 KILL_S = 2.0
 ANSWER_BYTES_MAX = 64 << 10
+_RANK_VARIABLES = (
+    "PMI_",
+    "PMI1_",
+    "PMI2_",
+    "PMIX_",
+    "OMPI_COMM_",
+    "OMPI_UNIVERSE_",
+    "MPI_LOCALRANKID",
+    "MPI_LOCALNRANKS",
+)
 
 
 class ChildDaemon:
@@ -23,22 +35,35 @@ class ChildDaemon:
 
     def __init__(self, daemon: Literal["coordinator", "agent"]) -> None:
         self.daemon = daemon
+        self.tokens: dict[Role, Secret] = {}
+        """The credentials that `start` asked for."""
         self._process: subprocess.Popen[bytes] | None = None
         self._answer = b""
 
     def start(
-        self, settings: Mapping[str, object], *, authority: str = "", folder: str = "", timeout_s: float = 60.0
+        self,
+        settings: Mapping[str, object],
+        *,
+        authority: str = "",
+        folder: str = "",
+        config: str = "",
+        tokens: str = "",
+        environ: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
     ) -> str:
         """Start it and wait until it is ready. Returns its status line.
 
         Args: settings override, by name, those that the child finds on its machine; they may hold credentials. authority is the
         PEM text of what signed the coordinator's certificate. folder is removed when the child ends, also after a parent that was
-        killed. Raises: what ended it, TimedOut.
+        killed. config is ``--config``. tokens lets a coordinator make a credential of this name for each role; those of the same
+        name in its state become worthless. environ has more variables. Raises: what ended it, TimedOut.
         """
         asked = {"daemon": self.daemon, "settings": dict(settings), "authority": authority, "folder": folder}
-        self._process = launch(asked)
+        asked |= {"config": config, "tokens": tokens}
+        self._process = launch(asked, environ=environ)
         answer = self._read_answer(time.monotonic() + timeout_s)
         if "ready" in answer:
+            self.tokens = {Role(role): Secret(text) for role, text in answer.get("tokens", {}).items()}
             return str(answer["ready"])
         self.stop()
         raise child_error(answer.get("error"), f"shoal {self.daemon}", self.poll())
@@ -84,15 +109,33 @@ class ChildDaemon:
         return found if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
-def launch(asked: Mapping[str, object]) -> subprocess.Popen[bytes]:
-    """Start a child and tell it what it is to be; see `child.py`. Its standard input must stay open as long as it is to run."""
+def python_command(module: str) -> list[str]:
+    """The arguments that run a module of ours in a child of this process."""
     # -P: a folder that happens to be the working directory must not take the place of installed packages.
+    return [sys.executable, "-P", "-m", module]
+
+
+def child_environ() -> dict[str, str]:
+    """The environment of such a child: this process's, with what it imports from.
+
+    What tells a process that it is a rank of an MPI program stays behind: a child is none, and a tool in it that imports mpi4py
+    would speak in its parent's name.
+    """
     path = os.pathsep.join(entry for entry in sys.path if entry)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
+    return {**kept, "PYTHONPATH": path}
+
+
+def launch(asked: Mapping[str, object], *, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a child and tell it what it is to be; see `child.py`. Its standard input must stay open as long as it is to run.
+
+    Args: environ has more variables for it.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "shoal.client.child"],
+        python_command("shoal.client.child"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**child_environ(), **(environ or {})},
         start_new_session=True,  # Ctrl+C is for the parent, which ends its children in order
         bufsize=0,
     )

@@ -14,6 +14,7 @@ from .running import run
 if TYPE_CHECKING:
     import argparse
 
+    from ..common.secrets import Secret
     from ..common.settings import Settings
     from ..common.views import NewToken, Role, TokenView
     from ..coordinator.store.runner import StoreRunner
@@ -83,13 +84,27 @@ async def offline_tokens(settings: Settings) -> AsyncGenerator[OfflineState]:
     from ..coordinator.tokens import TokenBook
 
     store = open_store(settings)
-    await store.run(store.store.open)
+    await store.run(lambda: store.store.open(begins=False))
     try:
         book = TokenBook(store, time.time)
         await book.load()
         yield OfflineState(store, book)
     finally:
         await store.close()
+
+
+async def fresh_tokens(settings: Settings, name: str, life_s: float) -> dict[Role, Secret]:
+    """A new credential for each role, of a coordinator that is not running yet; earlier ones of this name become worthless.
+
+    Raises Busy if a coordinator runs on the state folder.
+    """
+    from ..common.views import Role
+
+    async with offline_tokens(settings) as book:
+        for view in await book.list_tokens():
+            if view.name == name:
+                await book.revoke_token(view.token_id)
+        return {role: (await book.create_token(role, name, life_s)).token for role in Role}
 
 
 def needs_credential(settings: Settings) -> bool:

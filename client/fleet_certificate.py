@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.errors import MissingExtra
@@ -13,10 +14,10 @@ LIFE = datetime.timedelta(days=30)
 SKEW = datetime.timedelta(days=1)  # of the nodes' clocks
 
 
-def make_certificate(host: str, folder: Path) -> tuple[Path, Path]:
-    """Write certificate and key for a host (name or IP address) into a folder. Returns their files; the key is for the owner only.
+def make_certificate(hosts: Sequence[str], folder: Path) -> tuple[Path, Path]:
+    """Write certificate and key for a host into a folder. Returns their files; the key is for the owner only.
 
-    Raises MissingExtra without the package ``cryptography``.
+    Args: hosts are all names and IP addresses that it is reached at. Raises MissingExtra without the package ``cryptography``.
     """
     try:
         from cryptography import x509
@@ -31,10 +32,7 @@ def make_certificate(host: str, folder: Path) -> tuple[Path, Path]:
         ) from None
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shoal coordinator")])
-    try:
-        holder: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        holder = x509.DNSName(host)
+    holders = [x509.IPAddress(ipaddress.ip_address(host)) if _is_ip(host) else x509.DNSName(host) for host in hosts]
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -44,7 +42,7 @@ def make_certificate(host: str, folder: Path) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - SKEW)
         .not_valid_after(now + LIFE)
-        .add_extension(x509.SubjectAlternativeName([holder]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(holders), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -56,3 +54,11 @@ def make_certificate(host: str, folder: Path) -> tuple[Path, Path]:
     with os.fdopen(os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(secret)
     return cert_path, key_path
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

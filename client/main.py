@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import ExitCode, Interrupted, ShoalError, UsageError
@@ -28,8 +29,12 @@ GC_THRESHOLD = 10_000
 Command = Callable[["argparse.Namespace", "Settings"], int]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Args: argv without the program's name, default the process's. Returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, given: Mapping[str, object] | None = None, config: str = "") -> int:
+    """Run one command. Returns the exit code.
+
+    Args: argv without the program's name, default the process's; given are settings, and config the configuration file, that
+    count where the command line says nothing else.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in (["--version"], ["-V"]):
         print(f"shoal {VERSION}")
@@ -45,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return ExitCode.USAGE
+    if config and not getattr(options, "config", None):
+        options.config = config
     try:
-        return int(run_command(options))
+        return int(run_command(options, given or {}))
     except ShoalError as error:
         return _fail(error, options)
     except KeyboardInterrupt:
@@ -57,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.OK
 
 
-def run_command(options: argparse.Namespace) -> int:
-    """Load the settings and run the command that was parsed. Raises ShoalError."""
+def run_command(options: argparse.Namespace, given: Mapping[str, object]) -> int:
+    """Load the settings and run the command that was parsed; given settings count where it says nothing. Raises ShoalError."""
     if options.command == "doctor":
         from .doctor.command import run as run_doctor
 
@@ -67,19 +74,19 @@ def run_command(options: argparse.Namespace) -> int:
         from .config_cmd import run as run_config
 
         return run_config(options, overrides(options))
-    settings = load(options)
+    settings = load(options, given)
     configure_logs(options.command, settings)
     return _command(options.command)(options, settings)
 
 
-def load(options: argparse.Namespace) -> Settings:
-    """The settings for a command line. Raises UsageError."""
+def load(options: argparse.Namespace, given: Mapping[str, object] = MappingProxyType({})) -> Settings:
+    """The settings for a command line; given ones count where it says nothing. Raises UsageError."""
     from ..common.settings import load_settings
 
     return load_settings(
         environ=os.environ,
         cwd=Path.cwd(),
-        overrides=overrides(options),
+        overrides={**given, **overrides(options)},
         config_file=Path(options.config) if getattr(options, "config", None) else None,
     )
 
@@ -188,6 +195,10 @@ def _command(name: str) -> Command:
         from . import tools_cmd
 
         return tools_cmd.tools
+    if name == "launch":
+        from . import launch
+
+        return launch.launch
     if name in ("token", "backup"):
         from . import credentials
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .options_datasets import add_dataset_commands
 from .options_fleet import add_backup, add_install_systemd, add_rotate
+from .options_launch import add_launch, add_mpi_options, add_run_options
 from .options_models import add_model_commands
 
 EXAMPLES = """\
@@ -81,8 +82,23 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_commands(command, common)
     _add_tools(command, common)
     _add_daemons(command)
+    add_launch(command, common, _Formatter)
     _add_doctor(command)
     _add_setup(command, common)
+    return parser
+
+
+def build_mpi_parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m shoal.slurm.mpi``, which each rank of an MPI program is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shoal.slurm.mpi",
+        description="A rank of a fleet that MPI started: srun --mpi=…, mpirun or mpiexec run this. See docs/mpi.md.",
+        formatter_class=_Formatter,
+        parents=[_global_options()],
+        allow_abbrev=False,
+    )
+    add_mpi_options(parser)
+    add_run_options(parser)
     return parser
 
 

@@ -14,24 +14,19 @@ is killed.
 from __future__ import annotations
 
 import asyncio
-import functools
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Self
 
-from ..common.channel import is_loopback, split_host
 from ..common.errors import ShoalError, TimedOut, UsageError
 from ..common.logs import get_logger
 from ..common.records import Delivery
-from ..common.settings import Settings, load_settings
+from ..common.settings import Settings
 from ..common.settings_sources import Rank
-from ..common.views import AgentStatus, JobView, ReplicaStatus, Role
-from .children import ChildDaemon
+from ..common.views import AgentStatus, JobView, ReplicaStatus
 from .distributed import OnProgress, check_requests, deliver
-from .fleet_certificate import LIFE, make_certificate
+from .fleet_head import FleetHead
 from .loop_thread import LoopThread, loop_thread
 from .ray_nodes import RayNodes, step
 from .requests import DistributedResult, DownloadRequest
@@ -132,37 +127,16 @@ class AsyncRayFleet:
     async def _start(self, stack: AsyncExitStack) -> None:
         self._nodes = nodes = RayNodes()
         host = self._host or await nodes.own_address()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-ray-")))
-        listen = {
-            "coordinator.listen": _address(self._listen_host or host, 0),
-            "coordinator.state": str(folder / "state"),
-        }
-        settings = load_settings(environ=os.environ, cwd=Path.cwd(), overrides={**self._given, **listen})
-        if settings.swarm.tls:
-            cause = "the nodes of a fleet inside Ray have no certificates of their own"
-            raise UsageError("swarm.tls", cause=cause, remedy="run agents with certificates, and name the coordinator")
-        security = _security(settings, host, folder)
-        certificate = str(security["security.tls_cert"])
-        authority = Path(certificate).read_text(encoding="ascii") if certificate else ""
-        agent_token, admin_token = await _make_tokens(settings)
-
-        child = ChildDaemon("coordinator")
-        stack.push_async_callback(step, child.stop)
-        ready = await step(functools.partial(child.start, {**self._given, **security, **listen}, folder=str(folder)))
-        address = _address(host, split_host(ready.rpartition(" ")[2])[1])
-        client_side = {**security, "security.tls_cert": "", "security.tls_key": ""}
-        mine = {**self._given, **client_side, "security.tls_ca": certificate}
-        self._client = await stack.enter_async_context(AsyncClient(address, token=admin_token, settings=mine))
+        head = FleetHead(self._given, hosts=[host], listen_host=self._listen_host)
+        stack.push_async_callback(step, head.close)
+        await step(head.start)
+        mine = head.client_settings()
+        self._client = await stack.enter_async_context(AsyncClient(token=head.admin_token, settings=mine))
         stack.push_async_callback(nodes.stop)
-        theirs = {
-            **forwarded(settings),
-            **client_side,  # without tls_ca: the child writes the authority into a file of its own
-            "security.token": agent_token,
-            "coordinator.address": address,
-        }
+        theirs = {**forwarded(self._client.settings), **head.agent_settings()}
         try:
             async with asyncio.timeout(self._start_timeout_s):
-                await nodes.start(theirs, authority)
+                await nodes.start(theirs, head.authority)
                 await self._joined()
         except TimeoutError:
             alive = await self._alive()
@@ -281,28 +255,3 @@ def forwarded(settings: Settings) -> dict[str, object]:
         if not key.kind.secret and settings.origin_of(name).rank is not Rank.DEFAULT:
             found[name] = key.kind.show(value)
     return found
-
-
-def _security(settings: Settings, host: str, folder: Path) -> dict[str, object]:
-    """How the fleet's coordinator is reached, by the same rules as any: beyond loopback with TLS and credentials, unless
-    security.insecure says otherwise. The certificate is made here."""
-    names = ("tls_cert", "tls_key", "tls_ca", "client_ca", "token")
-    security: dict[str, object] = {f"security.{name}": "" for name in names}
-    security["security.insecure"] = settings.security.insecure
-    if not settings.security.insecure and not is_loopback(settings.coordinator.listen):
-        cert, key = make_certificate(host, folder)
-        security |= {"security.tls_cert": str(cert), "security.tls_key": str(key)}
-    return security
-
-
-async def _make_tokens(settings: Settings) -> tuple[str, str]:
-    """An agent's and an administrator's credential for the coordinator with this state."""
-    from .daemons import offline_tokens
-
-    async with offline_tokens(settings) as book:
-        made = [await book.create_token(role, "ray", LIFE.total_seconds()) for role in (Role.AGENT, Role.ADMIN)]
-    return made[0].token.reveal(), made[1].token.reveal()
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import signal
 import sys
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..common.settings import Settings
 
+LAUNCH_VARIABLE = "SHOAL_LAUNCH"
+"""Set by `fleet_jobs` for a command whose fleet ends with it."""
 FAILURES_SHOWN = 20
 ERRORS_PAGE = 1000
 
@@ -188,9 +191,8 @@ async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) 
                     raise
     if signalled:
         going_on = [job_id for job_id, view in latest.items() if not view.ended]
-        remedy = (
-            f"the job goes on; shoal cancel {going_on[0]} ends it" if detach and going_on else "run it again to go on"
-        )
+        goes_on = detach and LAUNCH_VARIABLE not in os.environ and bool(going_on)
+        remedy = f"the job goes on; shoal cancel {going_on[0]} ends it" if goes_on else "run it again to go on"
         raise Interrupted("", cause="interrupted", remedy=remedy)
     return [latest[job_id] for job_id in dict.fromkeys(job_ids)]
 

@@ -65,6 +65,11 @@ class CoordinatorSettings:
     state: Path = setting(
         PATH, "$XDG_STATE_HOME/shoal", "Folder of the coordinator's database. On a local disk, never on NFS or Lustre."
     )
+    tables: Path | None = setting(
+        OPTIONAL_PATH,
+        "",
+        "Folder of partitioned URL tables. Empty: in the state folder. It may lie on a shared file system.",
+    )
     lease_ttl: float = setting(DURATION, "30s", "An agent that was silent for this long loses its work to the others.")
     heartbeat: float = setting(DURATION, "5s", "How often an agent reports. At most half of lease_ttl.")
     drain_timeout: float = setting(DURATION, "30s", "How long a stopping daemon waits for work in progress.")

@@ -100,8 +100,8 @@ def make_coordinator(
     work_folder: WorkFolder | None = None,
     user: str = "",
 ) -> Coordinator:
-    """A coordinator that is not started yet. work_folder: of partitioned tables; the state folder's unless given."""
-    tables = settings.coordinator.state / "collect"
+    """A coordinator that is not started yet. work_folder: of partitioned tables; those of the settings unless given."""
+    tables = settings.coordinator.tables or settings.coordinator.state / "collect"
     return Coordinator(
         store,
         open_source=open_one,

@@ -42,8 +42,11 @@ class Cursor:
 class Store(Protocol):
     """Durable facts: jobs, objects, leases, agents, host policies."""
 
-    def open(self) -> int:
+    def open(self, *, begins: bool = True) -> int:
         """Open or create the state, migrate it, and return this run's incarnation: larger than every earlier one, on disk.
+
+        begins=False is for who only reads or writes facts, and speaks to no agent: the incarnation stays the last coordinator's,
+        and the next one need not wait for what this one could have granted.
 
         Raises Busy if another coordinator has it open, StateDamaged if it cannot be read, UsageError if it was written by a newer
         version or lies on a network file system.

@@ -86,9 +86,9 @@ class MemoryStore:
         self._revoked: dict[str, RevokedRow] = {}
         self._identities: dict[str, str] = {}
 
-    def open(self) -> int:
+    def open(self, *, begins: bool = True) -> int:
         """A new incarnation on the same state."""
-        self._incarnation += 1
+        self._incarnation += begins
         return self._incarnation
 
     def close(self) -> None:

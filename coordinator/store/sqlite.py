@@ -85,8 +85,8 @@ class SqliteStore:
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
-    def open(self) -> int:
-        """Open or create the state, migrate it, and return this run's incarnation.
+    def open(self, *, begins: bool = True) -> int:
+        """Open or create the state, migrate it, and return this run's incarnation, a new one if a coordinator begins.
 
         Raises Busy, StateDamaged, UsageError (a newer version's state, or a network file system), NotWritable, NoSpace.
         """
@@ -109,7 +109,7 @@ class SqliteStore:
                 self._configure()
                 self._check()
                 self._migrate()
-                return self._next_incarnation()
+                return self._incarnation(begins=begins)
         except BaseException:
             self.close()
             raise
@@ -157,9 +157,9 @@ class SqliteStore:
                     f"BEGIN IMMEDIATE;\n{body}\nPRAGMA user_version = {number};\nCOMMIT;"
                 )
 
-    def _next_incarnation(self) -> int:
+    def _incarnation(self, *, begins: bool) -> int:
         with self._transaction() as connection:
-            (incarnation,) = connection.execute(sql.NEXT_INCARNATION).fetchall()[0]
+            (incarnation,) = connection.execute(sql.NEXT_INCARNATION if begins else sql.INCARNATION).fetchall()[0]
         self._open_connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         return incarnation
 

@@ -18,6 +18,9 @@ _OBJECT = ", ".join(OBJECT_COLUMNS)
 NEXT_INCARNATION = "UPDATE meta SET value = value + 1 WHERE key = 'incarnation' RETURNING value"
 """Begin an incarnation. Returns its number."""
 
+INCARNATION = "SELECT value FROM meta WHERE key = 'incarnation'"
+"""The last incarnation's number."""
+
 SKIP_INCARNATIONS = "UPDATE meta SET value = value + ? WHERE key = 'incarnation'"
 """What a copy was made of goes on: whoever starts from the copy must be of a later incarnation than all that ran meanwhile."""
 

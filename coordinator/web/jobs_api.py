@@ -7,10 +7,13 @@ import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from ...common.errors import Refused, UsageError
 from ...common.uri import FileUri, SourceUri, parse_uri
 from ...common.views import Control, JobStatus, SubmitRequest
 from ..requests import id_token, next_token
+from .guard import caller_of
 from .models import (
     DetailQuery,
     DownloadBody,
@@ -42,7 +45,7 @@ routes = Routes("jobs")
 
 
 @routes.post("/download", summary="Fetch sources", status=202, errors=(403, 409))
-async def download(site: Site, *, body: DownloadBody) -> Downloads:
+async def download(site: Site, *, request: web.Request, body: DownloadBody) -> Downloads:
     """One job is made of each URI; on return they survive a restart. Follow them with GET /api/jobs/{job_id} or the events."""
     check_destination(site.settings, body.destination)
     if body.unpack not in ("", "auto"):
@@ -64,7 +67,8 @@ async def download(site: Site, *, body: DownloadBody) -> Downloads:
             name=body.name,
             profile=body.profile,
             unpack=body.unpack,
-        )
+        ),
+        user=caller_of(request).user,
     )
     return Downloads(jobs=tuple(SubmittedJob(created=each.created, job=job_of(each.job)) for each in submitted))
 

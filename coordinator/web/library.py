@@ -152,15 +152,15 @@ class SiteLibrary:
         checks = await asyncio.to_thread(lambda: self._library.checks)
         return tuple(_shown(model, checks) for model in models)
 
-    async def update(self, model_ids: tuple[str, ...]) -> ModelUpdates:
-        """Submit a job for each. Raises NotFound, Conflict for an id that is none; what cannot be updated says why."""
+    async def update(self, model_ids: tuple[str, ...], *, user: str = "") -> ModelUpdates:
+        """Submit a job for each, for a user. Raises NotFound, Conflict for an id that is none; what cannot be updated says why."""
         models = await asyncio.to_thread(self._find_all, model_ids)
-        return ModelUpdates(models=tuple([await self._update(model) for model in models]))
+        return ModelUpdates(models=tuple([await self._update(model, user) for model in models]))
 
-    async def _update(self, model: Model) -> UpdatedModel:
+    async def _update(self, model: Model, user: str) -> UpdatedModel:
         try:
             request = await self._request_for(model)
-            submitted = (await self._api.submit(request))[0]
+            submitted = (await self._api.submit(request, user=user))[0]
         except ShoalError as error:
             return UpdatedModel(model_id=model.model_id, job=None, reason=str(error))
         job = SubmittedJob(created=submitted.created, job=job_of(submitted.job))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from aiohttp import web
+
 from ...common.library.records import Model as FoundModel
+from .guard import caller_of
 from .models import SubmittedJob, cursor_field, limit_field
 from .routing import Routes
 from .schema import described
@@ -220,7 +223,7 @@ class LibraryView(Protocol):
     def delete(self, body: DeleteBody) -> Deletion: ...
     def find(self, model_id: str) -> FoundModel: ...
     async def check(self, model_ids: tuple[str, ...]) -> tuple[Model, ...]: ...
-    async def update(self, model_ids: tuple[str, ...]) -> ModelUpdates: ...
+    async def update(self, model_ids: tuple[str, ...], *, user: str = "") -> ModelUpdates: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,9 +250,9 @@ async def check_models(site: Site, *, body: ModelIds) -> Models:
 
 
 @routes.post("/api/models/update", summary="Fetch newer revisions", status=202, errors=(404, 409))
-async def update_models(site: Site, *, body: ModelIds) -> ModelUpdates:
+async def update_models(site: Site, *, request: web.Request, body: ModelIds) -> ModelUpdates:
     """Each model becomes a job that brings its ref's newest commit to where the model lies."""
-    return await site.library.update(body.model_ids)
+    return await site.library.update(body.model_ids, user=caller_of(request).user)
 
 
 @routes.post("/api/models/delete", summary="Delete a model, or one revision of it", errors=(404, 409))

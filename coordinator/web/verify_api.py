@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aiohttp import web
+
 from ...common.errors import Conflict
 from ...common.library.records import Model, Place
 from ...common.manifest import ManifestEntry, ProblemKind
@@ -17,6 +19,8 @@ from ...common.records import Layout
 from ...common.uri import HubUri, parse_uri
 from ...common.views import SubmitRequest
 from ..sources.base import SourceRequest
+from .guard import caller_of
+from .jobs_api import HUB_CACHE, check_destination
 from .models import Downloads, SubmittedJob, job_of
 from .routing import Routes
 from .schema import described
@@ -91,7 +95,7 @@ async def get_verification(site: Site, *, model_id: str) -> ModelVerification:
     asks_origin=True,
     errors=(403, 404, 409, 429, 502, 503),
 )
-async def repair_model(site: Site, *, body: ModelId) -> Downloads:
+async def repair_model(site: Site, *, request: web.Request, body: ModelId) -> Downloads:
     """One job for each revision that wrong files are of. What is right is left alone."""
     turn = site.verifications.wrong(body.model_id)
     entries = [each.entry for each in turn.problems]
@@ -99,7 +103,11 @@ async def repair_model(site: Site, *, body: ModelId) -> Downloads:
         [pair for pair in {(each.source, each.commit) for each in entries} if await _has_moved(site, *pair)]
     )
     requests = repair_requests(turn.model, entries, root=site.settings.agent.root, moved=moved)
-    submitted = [each for request in requests for each in await site.api.submit(request)]
+    for wanted in requests:
+        is_cache = wanted.layout is Layout.HUB_CACHE and Path(turn.model.path).parent == site.settings.hub.cache
+        check_destination(site.settings, HUB_CACHE if is_cache else wanted.destination)
+    user = caller_of(request).user
+    submitted = [each for wanted in requests for each in await site.api.submit(wanted, user=user)]
     return Downloads(jobs=tuple(SubmittedJob(created=each.created, job=job_of(each.job)) for each in submitted))
 
 

@@ -22,7 +22,7 @@ from shoal.common.records import Delivery
 from shoal.common.views import JobStatus, ReplicaStatus
 from support.cli import delivered
 from support.contents import SyntheticFile, read_all
-from support.fleet import command_lines, until
+from support.fleet import command_lines, marked, until
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 
@@ -41,6 +41,8 @@ MIB = 1 << 20
 FILES = {"config.json": b"{}", "sub/model.safetensors": read_all(SyntheticFile(5 * MIB, seed=1))}
 BIG = {"model.bin": read_all(SyntheticFile(48 * MIB, seed=2))}
 NODES = ("n1", "n2", "n3")
+MARK = "SHOAL_TEST_RAY"
+"""Set for all processes of these tests: fleets of others may run on this machine."""
 REACHABLE = {"host": "127.0.0.1", "listen_host": "0.0.0.0"}  # an address beyond loopback: TLS and credentials
 
 
@@ -58,6 +60,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def cluster(hub: StandInHub, roots: dict[str, Path]) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ[MARK] = str(os.getpid())
     made = Cluster()
     for name in NODES:
         made.add_node(**node(hub, roots[name]))
@@ -88,7 +91,7 @@ def node(hub: StandInHub, root: Path) -> dict[str, Any]:
 
 
 def children() -> list[str]:
-    return [line for line in command_lines() if "shoal.client.child" in line]
+    return [line for line in marked(MARK, str(os.getpid())).values() if "shoal.client.child" in line]
 
 
 def settings(hub: StandInHub) -> dict[str, object]:

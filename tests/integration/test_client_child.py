@@ -83,7 +83,7 @@ async def test_a_coordinator_and_its_agent(start: Start, children: list[ChildDae
 async def test_beyond_loopback_with_a_certificate_of_its_own(start: Start, tmp_path: Path) -> None:
     from shoal.client.daemons import offline_tokens
 
-    cert, key = make_certificate("127.0.0.1", tmp_path)
+    cert, key = make_certificate(["127.0.0.1"], tmp_path)
     assert key.stat().st_mode & 0o777 == 0o600
     given: dict[str, object] = {
         "coordinator.listen": "0.0.0.0:0",
@@ -106,7 +106,7 @@ async def test_beyond_loopback_with_a_certificate_of_its_own(start: Start, tmp_p
     async with AsyncClient(address, tls_ca=cert) as client:
         with pytest.raises(Unauthenticated):
             await client.status()
-    other, _ = make_certificate("127.0.0.1", _made(tmp_path / "other"))
+    other, _ = make_certificate(["127.0.0.1"], _made(tmp_path / "other"))
     async with AsyncClient(address, token=admin, tls_ca=other) as client:
         with pytest.raises(Unreachable, match="certificate"):
             await client.status()

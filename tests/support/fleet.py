@@ -447,3 +447,18 @@ def command_lines() -> list[str]:
             except OSError:
                 continue
     return found
+
+
+def marked(name: str, value: str) -> dict[int, str]:
+    """The processes with this variable: id -> command line. Zombies have none."""
+    mark = f"{name}={value}".encode()
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    command = (entry / "cmdline").read_bytes()
+                    found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+    return found

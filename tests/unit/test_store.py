@@ -390,6 +390,8 @@ def test_incarnations_grow_and_the_state_outlives_them(store: Store) -> None:
     again = store.open()
     assert len(store.leases()) == 1
     store.close()
+    assert store.open(begins=False) == again, "who only makes credentials is no coordinator"
+    store.close()
     assert store.open() == again + 1
     assert len(queued_ids(store)) == 1
 
