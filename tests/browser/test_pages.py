@@ -11,20 +11,24 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from shoal.common.manifest import ManifestEntry, write_manifest
 from shoal.common.records import Capacity, Hello
+from shoal.common.safe_root import SafeRoot
 from shoal.common.views import JobStatus, SubmitRequest
 from support.browser import Browser, chromium
 from support.contents import SyntheticFile
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
+from support.nginx import nginx
 from support.web import WebSite, web_site
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("browser")]
 
 PAGES = ("/", "/activity", "/library", "/fleet", "/collections")
 HOSTILE = "<img src=x onerror=window.hacked=1>\"'&<script>window.hacked=1</script>"
-JOBS = 1000
+JOBS = 300
 MODELS = 1000
+HUGE = 12 << 30
 ENDED_S = 60.0
 
 
@@ -155,7 +159,7 @@ async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite
     await asyncio.to_thread(look)
 
 
-async def test_pages_stay_small_with_a_thousand_jobs_and_models(
+async def test_pages_stay_small_with_many_jobs_and_models(
     browser: Browser, site: WebSite, tmp_path: Path
 ) -> None:
     uris = tuple(f"hf://acme/none-{number}" for number in range(JOBS))
@@ -204,3 +208,48 @@ def _make_models(cache: Path) -> None:
         (repo / "blobs" / "b1").write_bytes(b"x")
         (snapshot / "config.json").symlink_to("../../blobs/b1")
     (cache / "CACHEDIR.TAG").write_text(json.dumps({}))
+
+
+async def test_without_a_stream_the_page_asks_instead(browser: Browser, site: WebSite, tmp_path: Path) -> None:
+    """A proxy that lets no event stream through."""
+    rules = f"""location = /api/events {{ return 502; }}
+        location / {{ proxy_pass {site.origin}; proxy_set_header Host $http_host; }}"""
+
+    def look(front: int) -> None:
+        browser.open(f"http://127.0.0.1:{front}/activity")
+        browser.says("#link", "No live updates")
+        browser.says("#jobs-empty", "Nothing is under way")
+
+    with nginx(tmp_path / "nginx", rules) as front:
+        await asyncio.to_thread(look, front)
+        await site.coordinator.submit(SubmitRequest(uris=("hf://acme/tiny-GGUF",), destination="/data/x", name="later"))
+        await asyncio.to_thread(browser.says, "#jobs", "later")
+
+
+async def test_what_frees_much_must_be_named_before_it_is_deleted(
+    browser: Browser, site: WebSite, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "huge"
+    (folder / ".shoal").mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(HUGE)  # takes no room
+    entry = ManifestEntry(
+        path="model.safetensors", size=HUGE, digest="", source="hf://acme/huge", revision="main", commit="c" * 40
+    )
+    with SafeRoot(folder) as root:
+        write_manifest(root, sources={"hf://acme/huge": {"revision": "main", "commit": "c" * 40}}, entries=[entry])
+
+    def delete() -> None:
+        browser.open(f"{site.url}/library")
+        browser.click("[data-action=delete]")
+        browser.says("dialog", "12.0 GiB")
+        assert not browser.one("dialog button[value=yes]").is_enabled()
+        browser.one("dialog input").send_keys("acme/hug")
+        assert not browser.one("dialog button[value=yes]").is_enabled()
+        browser.one("dialog input").send_keys("e")
+        browser.check_console()
+        browser.click("dialog button[value=yes]")
+        browser.says("#models-empty", "Nothing is on disk yet")
+
+    await asyncio.to_thread(delete)
+    assert not (folder / "model.safetensors").exists()

@@ -79,7 +79,8 @@ const draw = onceAFrame(() => {
   const list = byId("jobs");
   keep(list, jobs, { key: (job) => job.job_id, make: jobRow, update: updateRow });
   list.removeAttribute("aria-busy");
-  if (jobs.length === 0 && (shown === "active" || asked === 0)) showEmpty();
+  const isKnown = shown === "active" || (asked === 0 && !byId("jobs-trouble").firstElementChild);
+  if (jobs.length === 0 && isKnown) showEmpty();
   else byId("jobs-empty").hidden = true;
 });
 
@@ -96,16 +97,18 @@ function showEmpty() {
 async function list(which, { more = false } = {}) {
   shown = which;
   for (const button of document.querySelectorAll(".segments button")) button.setAttribute("aria-pressed", String(button.dataset.state === which));
+  if (!more) byId("jobs-trouble").replaceChildren();
   if (which === "active") return draw();
   asked += 1;
   try {
     const page = await get("/api/jobs", { state: which, limit: STEP, cursor: more ? cursor : "" });
     if (shown !== which) return;
+    byId("jobs-trouble").replaceChildren();
     if (!more) listed = new Map();
     for (const job of page.jobs) listed.set(job.job_id, job);
     cursor = page.next_cursor;
   } catch (error) {
-    byId("jobs").before(note(error, () => list(which)));
+    byId("jobs-trouble").replaceChildren(note(error, () => list(which)));
   } finally {
     asked -= 1;
     draw();
@@ -150,6 +153,7 @@ begin(async () => {
     }
     if (detail.has("jobs") || detail.has("fleet")) draw();
   });
+  live.addEventListener("link", ({ detail }) => detail === "live" && byId("jobs-trouble").firstElementChild && list(shown));
   document.addEventListener("click", follow);
   addEventListener("popstate", route);
   for (const button of document.querySelectorAll(".segments button")) button.addEventListener("click", () => list(button.dataset.state));

@@ -45,7 +45,7 @@ const draw = onceAFrame(() => {
   byId("runs-more").hidden = cursor === null;
   const box = byId("runs-empty");
   if (shown.length) box.hidden = true;
-  else if (box.hidden) empty(box, "collections", "No table was collected yet", "A table of URLs becomes a dataset of images, host by host, politely. Runs appear here:", el("code", { text: "shoal collect table.parquet --to /data/out" }));
+  else if (box.hidden && !byId("runs-trouble").firstElementChild) empty(box, "collections", "No table was collected yet", "A table of URLs becomes a dataset of images, host by host, politely. Runs appear here:", el("code", { text: "shoal collect table.parquet --to /data/out" }));
 });
 
 async function list({ more = false } = {}) {
@@ -53,9 +53,10 @@ async function list({ more = false } = {}) {
     const page = await get("/api/collections", { limit: STEP, cursor: more ? cursor : "" });
     runs = more ? [...runs, ...page.jobs] : page.jobs;
     cursor = page.next_cursor;
+    byId("runs-trouble").replaceChildren();
     draw();
   } catch (error) {
-    byId("runs").before(note(error, () => location.reload()));
+    byId("runs-trouble").replaceChildren(note(error, () => list()));
   }
 }
 
@@ -85,6 +86,7 @@ function follow(event) {
 begin(async () => {
   showLink(live);
   live.addEventListener("change", ({ detail }) => detail.has("jobs") && draw());
+  live.addEventListener("link", ({ detail }) => detail === "live" && byId("runs-trouble").firstElementChild && list());
   document.addEventListener("click", follow);
   addEventListener("popstate", route);
   byId("runs-more").addEventListener("click", () => list({ more: true }));

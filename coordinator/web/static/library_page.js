@@ -179,6 +179,7 @@ begin(async () => {
   live.addEventListener("change", ({ detail }) => {
     if (detail.has("jobs")) followUpdates();
   });
+  live.addEventListener("link", ({ detail }) => detail === "live" && byId("models").querySelector(":scope > .note") && show());
   live.start();
   await show();
 });
