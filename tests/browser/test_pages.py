@@ -20,6 +20,7 @@ from support.contents import SyntheticFile
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 from support.nginx import nginx
+from support.s3 import Store
 from support.web import WebSite, web_site
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("browser")]
@@ -159,9 +160,7 @@ async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite
     await asyncio.to_thread(look)
 
 
-async def test_pages_stay_small_with_many_jobs_and_models(
-    browser: Browser, site: WebSite, tmp_path: Path
-) -> None:
+async def test_pages_stay_small_with_many_jobs_and_models(browser: Browser, site: WebSite, tmp_path: Path) -> None:
     uris = tuple(f"hf://acme/none-{number}" for number in range(JOBS))
     submitted = await site.coordinator.submit(SubmitRequest(uris=uris, destination="/data/x"))
     assert len(submitted) == JOBS
@@ -253,3 +252,31 @@ async def test_what_frees_much_must_be_named_before_it_is_deleted(
 
     await asyncio.to_thread(delete)
     assert not (folder / "model.safetensors").exists()
+
+
+async def test_a_bucket_is_looked_into_with_the_credentials_that_are_named(browser: Browser, tmp_path: Path) -> None:
+    with Store(tmp_path / "store", access="AKIDEXAMPLE", secret="not-for-the-page") as store:
+        store.write("bucket/models/a.bin", b"1" * 2048)
+        store.write("bucket/models/b.bin", b"2" * 1024)
+        (tmp_path / "shoal.toml").write_text(store.profile("lab"))
+        async with web_site(tmp_path) as site:
+            await asyncio.to_thread(_look_into_the_bucket, browser, site.url)
+
+
+def _look_into_the_bucket(browser: Browser, url: str) -> None:
+    browser.open(f"{url}/")
+    assert not browser.one("body").find_element("id", "profile").is_displayed()
+    browser.paste("#uri", "s3://bucket/models/")
+    browser.says("#look-state", "What helps: ")
+    browser.one("#profile").send_keys("lab", Keys.ENTER)
+    browser.says("#found-facts", "2 files")
+    browser.says("#sum-picked", "2 files, 3.00 KiB")
+    assert browser.one("input[value=folder]").is_selected() and not browser.one("#start").is_enabled()
+    browser.one("#folder").send_keys("/data/models")
+    browser.says("#sum-space", "free in")
+    browser.check_page()
+    browser.click("#start")
+    browser.until("the job's page", lambda: "/activity?job=" in browser.driver.current_url)
+    browser.ready()
+    browser.says("#job .facts", "s3://bucket/models")
+    browser.check_page()

@@ -5,7 +5,7 @@ import { byId, el, later } from "./dom.js";
 import * as format from "./format.js";
 import { Live } from "./live.js";
 import { Picks } from "./download_picks.js";
-import { act, begin, note, remark, showLink, toast, wait } from "./shell.js";
+import { act, begin, note, remark, showLink, wait } from "./shell.js";
 
 const FOLDER_KEY = "shoal.folder"; // the folder that the last download went below
 const RESERVE = 64 << 20; // bytes that a file system should have left
@@ -18,6 +18,11 @@ let asked = 0;
 
 const picked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
 
+/** The credentials that a store is asked with; other sources need none. */
+const profile = () => (byId("profile-field").hidden ? "" : byId("profile").value.trim());
+
+const showProfile = () => (byId("profile-field").hidden = !/^s3:/i.test(byId("uri").value.trim()));
+
 async function look(text) {
   const uri = text.trim();
   if (!uri) return;
@@ -28,7 +33,7 @@ async function look(text) {
   byId("pick").hidden = true;
   byId("look-state").replaceChildren(wait("Looking inside …"));
   try {
-    found = await get("/api/inspect", { uri }, { signal: mine.signal });
+    found = await get("/api/inspect", { uri, profile: profile() }, { signal: mine.signal });
   } catch (error) {
     if (error.name === "AbortError") return;
     const shown = note(error, () => look(uri));
@@ -138,7 +143,7 @@ async function start(event) {
     include: picks.include,
     priority: Number(byId("priority").value) || 0,
     name: byId("job-name").value.trim(),
-    profile: byId("profile").value.trim(),
+    profile: profile(),
     sha256: byId("sha256").value.trim(),
     unpack: byId("unpack").checked ? "auto" : "",
     force: byId("force").checked,
@@ -146,7 +151,6 @@ async function start(event) {
   await act(byId("start"), async () => {
     const { jobs } = await post("/download", body);
     if (body.destination.startsWith("/")) localStorage.setItem(FOLDER_KEY, body.destination.replace(/\/[^/]*\/?$/, ""));
-    if (!jobs[0].created) toast("This download is there already");
     location.assign(`${base}/activity?job=${encodeURIComponent(jobs[0].job.job_id)}`);
   });
 }
@@ -166,7 +170,13 @@ begin(async () => {
     event.preventDefault();
     look(input.value);
   });
-  input.addEventListener("paste", () => setTimeout(() => look(input.value)));
+  input.addEventListener("input", showProfile);
+  input.addEventListener("paste", () =>
+    setTimeout(() => {
+      showProfile();
+      look(input.value);
+    }),
+  );
   byId("pick").addEventListener("submit", start);
   byId("pick").addEventListener("change", (event) => {
     if (event.target.name === "place") {
@@ -188,6 +198,7 @@ begin(async () => {
   const given = new URLSearchParams(location.search).get("uri");
   if (given) {
     input.value = given;
+    showProfile();
     look(given);
   } else input.focus();
 });

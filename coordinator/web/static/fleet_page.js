@@ -29,7 +29,7 @@ let queue = [];
 function agentRow(agent) {
   const cell = (label, kind = "") => el("td", { "data-label": label, class: kind }, el("span"));
   const drain = el("button", { type: "button", class: "quiet", "data-action": "drain", "aria-label": `Drain ${agent.name}`, onclick: (event) => drainAgent(event.currentTarget, agent) }, icon("drain"), "Drain");
-  return el("tr", { "data-agent": agent.name }, el("th", { scope: "row" }, el("span", {}, el("span", { text: agent.name }), el("span", { class: "sub" }))), cell("State"), cell("Speed", "num"), el("td", { "data-label": "Free disk" }, el("div", { class: "disk" }, el("span"), el("div", { class: "meter", "aria-hidden": "true" }, el("span")))), cell("Work", "num"), cell("Version"), el("td", { class: "actions" }, drain));
+  return el("tr", { "data-agent": agent.name }, el("th", { scope: "row" }, el("span", {}, el("span", { text: agent.name }), el("span", { class: "sub" }))), cell("State"), cell("Speed", "num"), el("td", { "data-label": "Free disk" }, el("div", { class: "disk" }, el("span"), el("div", { class: "meter", "aria-hidden": "true" }, el("span")))), el("td", { "data-label": "Work", class: "num" }, el("span"), el("span", { class: "sub" })), cell("Version"), el("td", { class: "actions" }, drain));
 }
 
 function updateAgent(row, agent) {
@@ -40,6 +40,7 @@ function updateAgent(row, agent) {
   setText(speed.firstElementChild, format.rate(agent.rate_bytes_per_s));
   showDisk(disk.firstElementChild, agent);
   setText(work.firstElementChild, `${format.counted(agent.units, "piece")}, ${format.size(agent.bytes_held)}`);
+  setText(work.lastElementChild, agent.nas?.files_waiting ? `NAS: ${format.nasWords(agent.nas)}` : "");
   setText(version.firstElementChild, agent.version || "unknown");
   actions.firstElementChild.hidden = agent.status !== "alive" && agent.status !== "late";
 }

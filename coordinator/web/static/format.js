@@ -62,4 +62,12 @@ export function percent(done, total) {
   return done >= total ? 100 : Math.min(99, Math.floor((100 * done) / total));
 }
 
+/** How copies on a NAS are doing. */
+export function nasWords(nas) {
+  const said = [`${count(nas.files_copied + nas.files_there)} copied`];
+  if (nas.files_waiting) said.push(`${count(nas.files_waiting)} waiting (${size(nas.bytes_waiting)})`);
+  if (nas.files_refused) said.push(`${count(nas.files_refused)} cannot be copied`);
+  return said.join(", ") + (nas.reason ? `: ${nas.reason}` : "");
+}
+
 export const commit = (sha) => (/^[0-9a-f]{40}$/.test(sha) ? sha.slice(0, 8) : sha);

@@ -209,6 +209,7 @@ export class JobView {
       ["Copies", { spread: "one", replicate: "one on every agent", dataset: "a table of what was collected" }[job.delivery] ?? job.delivery],
       job.revision && ["Revision", job.revision],
       job.commit && ["Commit", job.commit],
+      job.nas && ["On the NAS", format.nasWords(job.nas)],
       job.objects_skipped && ["There before", format.counted(job.objects_skipped, "file")],
       ["Begun", format.moment(job.created_at)],
       job.ended_at && ["Ended", format.moment(job.ended_at)],
