@@ -340,7 +340,7 @@ class Hosts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Queue:
+class QueuedJobs:
     """Jobs that have not ended, in the order of service."""
 
     jobs: tuple[QueueView, ...]
