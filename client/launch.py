@@ -24,6 +24,10 @@ def launch(options: argparse.Namespace, settings: Settings) -> int:
         from ..slurm.launch import launch_slurm
 
         return launch_slurm(options, settings)
+    if options.way == "ray":
+        from .ray_launch import launch_ray
+
+        return launch_ray(options)
     from ..slurm.mpi_launcher import launch_mpi
 
     return launch_mpi(options)

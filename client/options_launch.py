@@ -31,6 +31,19 @@ def add_launch(command: Any, common: argparse.ArgumentParser, formatter: type[ar
     )
     add_mpi_options(mpi)
     add_run_options(mpi)
+    ray = ways.add_parser(
+        "ray",
+        parents=[common],
+        help="by Ray: an agent on each node of a running cluster",
+        description="Start a fleet in a running Ray cluster: one agent a node, the coordinator here. See docs/ray.md.",
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    ray.add_argument(
+        "--address", metavar="HOST:PORT", default="auto", help="the cluster (default: the one of this node)"
+    )
+    _add_workers(ray)
+    add_run_options(ray)
     add_run_options(add_slurm(ways, common, formatter), keeps_state=False)
 
 
@@ -42,6 +55,10 @@ def add_mpi_options(parser: argparse.ArgumentParser) -> None:
         default="node",
         help="an agent for each node, NUMA domain of a node, or rank (default: node)",
     )
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="W", help="processes of each agent for images and tools (default: its processors)"
     )

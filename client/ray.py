@@ -58,9 +58,12 @@ class AsyncRayFleet:
         host: str = "",
         listen_host: str = "",
         start_timeout_s: float = START_TIMEOUT_S,
+        config: str = "",
     ) -> None:
-        """See `RayFleet`."""
+        """See `RayFleet`. config: a configuration file, as ``--config`` names it."""
         self._given = dict(settings or {})
+        self._config = config
+        self._head: FleetHead | None = None
         self._host = host
         self._listen_host = listen_host
         self._start_timeout_s = start_timeout_s
@@ -74,7 +77,7 @@ class AsyncRayFleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._client = None
+        self._client = self._head = None
         await self._open.aclose()
 
     @property
@@ -88,6 +91,13 @@ class AsyncRayFleet:
         if self._client is None:
             raise UsageError("RayFleet", cause="it is not open", remedy="use it as a context manager")
         return self._client
+
+    @property
+    def head(self) -> FleetHead:
+        """Its coordinator. Raises UsageError outside of the block."""
+        if self._head is None:
+            raise UsageError("RayFleet", cause="it is not open", remedy="use it as a context manager")
+        return self._head
 
     async def download(
         self,
@@ -127,7 +137,7 @@ class AsyncRayFleet:
     async def _start(self, stack: AsyncExitStack) -> None:
         self._nodes = nodes = RayNodes()
         host = self._host or await nodes.own_address()
-        head = FleetHead(self._given, hosts=[host], listen_host=self._listen_host)
+        head = self._head = FleetHead(self._given, hosts=[host], listen_host=self._listen_host, config=self._config)
         stack.push_async_callback(step, head.close)
         await step(head.start)
         mine = head.client_settings()

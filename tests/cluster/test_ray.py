@@ -257,3 +257,37 @@ def test_a_copy_on_a_node_that_died_is_lost_and_the_others_are_there(
         assert delivered(root / "models/late") == BIG
     assert sum(copy.status is ReplicaStatus.DONE for copy in result.replicas) == 3
     assert delivered(tmp_path / "models/late") == {}
+
+
+# ---- from a shell ---------------------------------------------------------------------------------------------------
+
+
+def launch(hub: StandInHub, cluster: Any, *words: str) -> subprocess.CompletedProcess[str]:
+    given = [f'--set=hub.endpoint=["{hub.url}"]', "--set=agent.root=/"]
+    command = [sys.executable, "-m", "shoal.client.main", "launch", "ray", "--address", cluster.address, *given, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_command_runs_on_a_fleet_with_an_agent_on_each_node(cluster: Any, hub: StandInHub, tmp_path: Path) -> None:
+    done = launch(hub, cluster, "--", "get", "hf://acme/tiny", "--to", str(tmp_path / "a"))
+    assert (done.returncode, delivered(tmp_path / "a")) == (0, FILES), done.stderr
+    assert "3 agents" in done.stderr
+
+
+def test_its_exit_code_is_the_commands(cluster: Any, hub: StandInHub, tmp_path: Path) -> None:
+    done = launch(hub, cluster, "--", "get", "hf://acme/absent", "--to", str(tmp_path / "a"))
+    assert done.returncode == 3, done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_named_with_the_remedy(cluster: Any) -> None:
+    command = [sys.executable, "-m", "shoal.client.main", "launch", "ray", "--address", "127.0.0.1:1"]
+    done = subprocess.run([*command, "--", "get", "hf://a/b"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "127.0.0.1:1" in done.stderr and "ray start" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_client_from_outside_is_refused(cluster: Any) -> None:
+    command = [sys.executable, "-m", "shoal.client.main", "launch", "ray", "--address", "ray://127.0.0.1:10001"]
+    done = subprocess.run([*command, "--", "get", "hf://a/b"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "ray job submit" in done.stderr
