@@ -118,6 +118,7 @@ def _start(browser: Browser, to: Path) -> None:
     browser.says("#found-name", "acme/tiny-GGUF")
     picked = [row.text for row in browser.all("#group-rows tr.picked")]
     assert len(picked) == 1 and "Q4_K_M" in picked[0] and "suggested" in picked[0] and "2 shards" in picked[0]
+    browser.says("#rest-note", "left out: 2 files")
     browser.click("input[value=files]")
     assert HOSTILE in browser.text("#file-rows")
     browser.check_page()

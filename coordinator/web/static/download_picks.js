@@ -72,10 +72,16 @@ export class Picks {
   _showGroups() {
     const rows = this._found.groups.map((group, index) => this._groupRow(group, index));
     byId("group-rows").replaceChildren(...rows);
-    const rest = this._found.rest.length;
-    byId("rest-note").textContent = rest
-      ? `Configuration, tokenizer and texts come with them: ${format.counted(rest, "file")} beside the weights, ${format.size(this._found.rest_bytes)}.`
-      : "";
+    byId("rest-note").textContent = this._restNote();
+  }
+
+  /** What becomes of files that are no weights: a GGUF file has in it what the others need beside them. */
+  _restNote() {
+    const { groups, rest, rest_bytes: bytes } = this._found;
+    if (rest.length === 0) return "";
+    const files = `${format.counted(rest.length, "file")}, ${format.size(bytes)}`;
+    if (groups.some((group) => group.include.length > group.files.length)) return `Configuration, tokenizer and texts come with them: ${files}.`;
+    return `What is beside the weights is not needed for them and left out: ${files}. Everything or Single files fetches it.`;
   }
 
   _groupRow(group, index) {
