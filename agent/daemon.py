@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.certificates import CertificateWatch, watched_files
@@ -80,6 +81,7 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
             connect=open_link,
             rng=random.Random(),
             hub_cache=settings.hub.cache,
+            home=settings.agent.root if settings.agent.root != Path("/") else None,
             exchange=exchange,
             copies=copier.report,
         )

@@ -10,12 +10,12 @@ import asyncio
 import random
 import resource
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ..common.errors import AccessDenied, Conflict, ShoalError, Unauthenticated, Unreachable, UsageError
+from ..common.errors import AccessDenied, Conflict, NotFound, ShoalError, Unauthenticated, Unreachable, UsageError
 from ..common.logs import get_logger
 from ..common.nas_records import NasReport
 from ..common.records import (
@@ -33,6 +33,7 @@ from ..common.records import (
     WorkReport,
 )
 from ..common.retry import Backoff
+from ..common.room import room_at
 from ..common.s3_signing import SignedUrl
 from ..common.swarm_records import PeerOffer, SwarmOrders
 from .session import (
@@ -55,6 +56,7 @@ from .session import (
 
 OUTGOING_MAX = 10_000
 """Messages that wait for the coordinator; reports are bounded by the credit, so more means that the coordinator is stuck."""
+DISK_EVERY_S = 15.0
 POLL_S = 0.5
 """How often the worker is asked whether a host wants to be left alone: that news cannot wait for a heartbeat."""
 FATAL = (Unauthenticated, AccessDenied, UsageError, Conflict)
@@ -149,13 +151,14 @@ class Agent:
         connect: Callable[[], AbstractAsyncContextManager[Link]],
         rng: random.Random,
         hub_cache: Path,
+        home: Path | None = None,
         clock: Callable[[], float] | None = None,
         exchange: Exchange | None = None,
         copies: Callable[[], NasReport | None] | None = None,
     ) -> None:
         """Args: connect opens a session with the coordinator; hub_cache is this agent's Hub cache, for jobs that name no other;
-        clock is the running loop's unless given, in seconds; exchange is this agent's part in the exchange between peers;
-        copies tells how copies on a NAS are doing."""
+        home is the folder whose file system the fleet is shown, the Hub cache unless given; clock is the running loop's unless
+        given, in seconds; exchange is this agent's part in the exchange between peers; copies tells how copies on a NAS are doing."""
         self._clock = clock or asyncio.get_running_loop().time
         self._exchange = exchange
         self._copies = copies
@@ -165,6 +168,8 @@ class Agent:
         self._backoff = Backoff(initial_s=0.5, max_s=15.0)
         self._rng = rng
         self._hub_cache = str(hub_cache)
+        self._home = home or hub_cache
+        self._disk = (0, 0)
         self._worker: Worker | None = None
         self._link: Link | None = None
         self._outgoing: asyncio.Queue[AgentMessage] = asyncio.Queue(OUTGOING_MAX)
@@ -230,6 +235,7 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 main = [tasks.create_task(self._keep_connected()), tasks.create_task(self._keep_time())]
+                main.append(tasks.create_task(self._watch_disk()))
                 await asyncio.wait([stopped, *main], return_when=asyncio.FIRST_COMPLETED)
                 if self._stopping.is_set():
                     await self._drain(worker)
@@ -311,6 +317,14 @@ class Agent:
             except TimeoutError:
                 pass
 
+    async def _watch_disk(self) -> None:
+        """Look at the disk now and then, in a thread: a heartbeat must not wait for a file system that hangs."""
+        while True:
+            with suppress(NotFound):
+                room = await asyncio.to_thread(room_at, self._home)
+                self._disk = (room.free_bytes, room.total_bytes)
+            await asyncio.sleep(DISK_EVERY_S)
+
     def _tick(self, now: float) -> None:
         assert self._worker is not None
         outlook = Outlook()
@@ -321,6 +335,7 @@ class Agent:
                 hosts=self._worker.throttle.take_observations(),
                 budgets_version=obeyed,
                 lapsed_version=lapsed,
+                disk=self._disk,
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 sent=self._exchange.sent_bytes if self._exchange is not None else 0,
                 nas=self._copies() if self._copies is not None else None,

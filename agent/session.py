@@ -164,6 +164,7 @@ class Outlook:
     sent: int = 0  # bytes, to peers
     budgets_version: int = 0  # of the last Budgets that are obeyed in full
     lapsed_version: int = 0  # shares of Budgets up to this one ran out
+    disk: tuple[int, int] = (0, 0)  # free and all bytes where it writes
     capacity: Capacity | None = None
     nas: NasReport | None = None
 
@@ -354,6 +355,7 @@ class SessionCore:
                         budgets_version=outlook.budgets_version,
                         lapsed_version=outlook.lapsed_version,
                         nas=outlook.nas,
+                        disk=outlook.disk,
                     )
                 )
             )

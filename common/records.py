@@ -288,6 +288,7 @@ class Heartbeat:
     budgets_version: int = 0  # of the last Budgets that the agent obeys in full
     lapsed_version: int = 0  # shares of Budgets up to this one ran out at the agent: it uses them no more
     nas: NasReport | None = None  # how its copies on a NAS are doing; None: it makes none
+    disk: tuple[int, int] = (0, 0)  # free and all bytes where it writes when nobody names another place; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import NoSpace
+from .errors import NoSpace, NotFound
 
 if TYPE_CHECKING:
     from .safe_root import SafeRoot
@@ -99,3 +100,31 @@ def preallocate(fd: int, size: int, *, reserve: bool) -> None:
     if size - os.fstat(fd).st_blocks * 512 > room.f_bavail * room.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(fd, size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """The file system that a folder is on, or would be made on. Bytes."""
+
+    path: str  # the nearest folder that is there
+    free_bytes: int
+    total_bytes: int
+    writable: bool
+
+
+def room_at(folder: Path) -> Room:
+    """How much room there is. Makes nothing; may block on a network file system. Raises NotFound."""
+    for place in (folder, *folder.parents):
+        try:
+            found = os.statvfs(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise NotFound(f"folder {place}", cause=f"it cannot be looked at: {error.strerror}") from None
+        return Room(
+            path=str(place),
+            free_bytes=found.f_bavail * found.f_frsize,
+            total_bytes=found.f_blocks * found.f_frsize,
+            writable=os.access(place, os.W_OK | os.X_OK),
+        )
+    raise NotFound(f"folder {folder}", cause="no part of it is there")

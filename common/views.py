@@ -232,6 +232,8 @@ class AgentView:
     bad_chunks: int = 0  # that it sent and that were not right
     cut_off: bool = False  # it sent bad bytes repeatedly: nobody is sent to it any more
     nas: NasCounts | None = None  # its copies on a NAS; None: it makes none
+    disk_free_bytes: int = 0  # of the file system that it writes to when nobody names another; 0: not known
+    disk_total_bytes: int = 0
 
 
 class HostCondition(enum.StrEnum):

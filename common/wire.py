@@ -213,6 +213,8 @@ def _encode_heartbeat(beat: Heartbeat) -> pb.Heartbeat:
         budgets_version=beat.budgets_version,
         lapsed_version=beat.lapsed_version,
         nas=encode_nas_report(beat.nas),
+        disk_free=beat.disk[0],
+        disk_total=beat.disk[1],
     )
 
 
@@ -228,6 +230,7 @@ def _decode_heartbeat(beat: pb.Heartbeat) -> Heartbeat:
         budgets_version=count(beat.budgets_version, "Heartbeat.budgets_version"),
         lapsed_version=count(beat.lapsed_version, "Heartbeat.lapsed_version"),
         nas=decode_nas_report(beat.nas) if beat.HasField("nas") else None,
+        disk=(count(beat.disk_free, "Heartbeat.disk_free"), count(beat.disk_total, "Heartbeat.disk_total")),
     )
 
 

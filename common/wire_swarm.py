@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from shoal.v1 import swarm_pb2 as pb
 
 from .swarm_records import (
+    MIXED,
     Arrival,
     ChunkDigest,
     ChunkProgress,
@@ -213,7 +214,7 @@ def _decode_arrival(arrival: pb.Arrival) -> Arrival:
     return Arrival(
         chunk=count(arrival.chunk, "Arrival.chunk"),
         digest=_digest(arrival.digest, "Arrival.digest"),
-        peer=count(arrival.peer, "Arrival.peer"),
+        peer=MIXED if arrival.peer == MIXED else count(arrival.peer, "Arrival.peer"),
         from_origin=count(arrival.from_origin, "Arrival.from_origin"),
         from_peers=count(arrival.from_peers, "Arrival.from_peers"),
         etag=arrival.etag,

@@ -220,6 +220,8 @@ def encode_agent(view: AgentView) -> admin.Agent:
         bad_chunks=view.bad_chunks,
         cut_off=view.cut_off,
         nas=encode_nas_counts(view.nas),
+        disk_free_bytes=view.disk_free_bytes,
+        disk_total_bytes=view.disk_total_bytes,
     )
 
 
@@ -245,6 +247,8 @@ def decode_agent(agent: admin.Agent) -> AgentView:
         bad_chunks=count(agent.bad_chunks, "Agent.bad_chunks"),
         cut_off=agent.cut_off,
         nas=decode_nas_counts(agent.nas) if agent.HasField("nas") else None,
+        disk_free_bytes=count(agent.disk_free_bytes, "Agent.disk_free_bytes"),
+        disk_total_bytes=count(agent.disk_total_bytes, "Agent.disk_total_bytes"),
     )
 
 

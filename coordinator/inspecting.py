@@ -1,15 +1,13 @@
-"""Looking at a source before anything is fetched: its files with their sizes, and the room where they would go."""
+"""Looking at a source before anything is fetched: its files with their sizes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.errors import NotFound, TimedOut
+from ..common.errors import TimedOut
 
 if TYPE_CHECKING:
     from .planner import OpenSource
@@ -74,31 +72,3 @@ async def look_at(request: SourceRequest, open_source: OpenSource) -> Found:
         refused=tuple(source.refused),
         warnings=tuple(source.warnings),
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
-    """The file system that a folder is on, or would be made on. Bytes."""
-
-    path: str  # the nearest folder that is there
-    free_bytes: int
-    total_bytes: int
-    writable: bool
-
-
-def room_at(folder: Path) -> Room:
-    """How much room there is. Makes nothing; may block on a network file system. Raises NotFound."""
-    for place in (folder, *folder.parents):
-        try:
-            found = os.statvfs(place)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise NotFound(f"folder {place}", cause=f"it cannot be looked at: {error.strerror}") from None
-        return Room(
-            path=str(place),
-            free_bytes=found.f_bavail * found.f_frsize,
-            total_bytes=found.f_blocks * found.f_frsize,
-            writable=os.access(place, os.W_OK | os.X_OK),
-        )
-    raise NotFound(f"folder {folder}", cause="no part of it is there")

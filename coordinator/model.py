@@ -293,6 +293,7 @@ class AgentState:
     rate_at: float = 0.0
     peer: PeerOffer | None = None
     sent: int = 0  # bytes to peers, since its process began
+    disk: tuple[int, int] = (0, 0)  # free and all bytes where it writes
     bad_chunks: int = 0  # that it sent and that were not right
     cut_off: bool = False  # nobody is sent to it any more
     strikes: int = 0  # times in a row that it did not answer a peer
@@ -311,7 +312,7 @@ class AgentState:
             self.capacity = beat.capacity
         self.memory = beat.memory or self.memory
         self.sent = beat.sent or self.sent
-        self.nas = beat.nas
+        self.nas, self.disk = beat.nas, beat.disk
         for copies in beat.nas.jobs if beat.nas is not None else ():
             if copies.job_id in jobs:
                 jobs[copies.job_id].nas[self.agent_id] = copies.counts

@@ -294,6 +294,8 @@ class Reader:
             bad_chunks=agent.bad_chunks,
             cut_off=agent.cut_off,
             nas=agent.nas.total if agent.nas is not None else None,
+            disk_free_bytes=agent.disk[0],
+            disk_total_bytes=agent.disk[1],
         )
 
     def _agent_status(self, agent: AgentState, now: float) -> AgentStatus:

@@ -9,6 +9,9 @@ from typing import Any, Final
 from ..errors import UsageError
 from .records import Check, Freshness, Model, Place
 
+NONE: Final = "(none)"
+"""In a query: what has no owner, no family, no quantization. Nothing on the Hub can be called this."""
+
 SORTS: Final[Mapping[str, Callable[[Model], Any]]] = {
     "name": lambda model: (model.repo_id.lower(), model.path),
     "owner": lambda model: (model.owner.lower(), model.repo_id.lower(), model.path),
@@ -23,7 +26,7 @@ SORTS: Final[Mapping[str, Callable[[Model], Any]]] = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
     """What is asked for. search: every word of it is in name, family, quantization, kind or path, whatever its case; the other texts
-    are exact, whatever their case; "" does not count. limit 0: all."""
+    are exact, whatever their case; "" does not count, NONE is what has none. limit 0: all."""
 
     search: str = ""
     owner: str = ""
@@ -102,12 +105,18 @@ def bytes_of(models: Iterable[Model]) -> int:
     return total
 
 
+def _is(wanted: str, names: Iterable[str]) -> bool:
+    """Whether something has this name, whatever its case; NONE: whether it has no name."""
+    there = [name.lower() for name in names if name]
+    return not there if wanted == NONE else wanted.lower() in there
+
+
 def _matches(model: Model, query: Query, checks: Mapping[str, Check]) -> bool:
-    if query.owner and model.owner.lower() != query.owner.lower():
+    if query.owner and not _is(query.owner, (model.owner,)):
         return False
-    if query.family and model.family.lower() != query.family.lower():
+    if query.family and not _is(query.family, (model.family,)):
         return False
-    if query.quantization and query.quantization.lower() not in [label.lower() for label in model.quantizations]:
+    if query.quantization and not _is(query.quantization, model.quantizations):
         return False
     if query.kind and model.kind != query.kind:
         return False

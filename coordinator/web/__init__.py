@@ -11,6 +11,7 @@ snapshot            what is known of the fleet at one tick
 feed                changes between ticks, for server-sent events; speed over time
 access, sessions    who may ask: hosts, origins, logins, tokens
 guard               the middleware that holds all of that
+verifying           files hashed where they lie, one model at a time
 *_api               the handlers, by subject
 server              starts and stops it all
 ==================  ================================================================================

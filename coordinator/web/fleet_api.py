@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from ...common.views import HostView
-from .models import Agents, Health, History, HostBody, Hosts, Queue, Status
+from .models import Agents, Health, History, HostBody, Hosts, QueuedJobs, Status
 from .routing import Routes
 from .site import Site
 
@@ -36,8 +36,8 @@ async def drain_agent(site: Site, *, agent: str) -> None:
 
 
 @routes.get("/api/queue", summary="Jobs that have not ended, in the order of service")
-async def get_queue(site: Site) -> Queue:
-    return Queue(jobs=tuple(site.api.queue()))
+async def get_queue(site: Site) -> QueuedJobs:
+    return QueuedJobs(jobs=tuple(site.api.queue()))
 
 
 @routes.get("/api/hosts", summary="Origin hosts and their budgets")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ...common.errors import Conflict
 from ...common.library.quantization import Grouping, group_files
+from ...common.room import Room, room_at
 from ...common.selection import Selection
-from ..inspecting import Found, FoundFile, Room, look_at, room_at
+from ..inspecting import Found, FoundFile, look_at
 from ..sources.base import SourceRequest
 from .jobs_api import HUB_CACHE, check_destination, source_of
 from .routing import Routes
@@ -22,6 +23,9 @@ from .site import Site
 
 LISTED_MAX = 5000
 """Files that are named; groups and sums count all."""
+
+USED_JOBS_MAX = 50
+"""Jobs whose folders are proposed."""
 
 routes = Routes("sources")
 
@@ -140,6 +144,27 @@ def _groups(grouping: Grouping, sizes: Mapping[str, int]) -> tuple[FileGroup, ..
             )
         )
     return tuple(shown)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Destinations:
+    """Where downloads may go, and went."""
+
+    allowed: tuple[str, ...] = described("Folders that web.destinations names; empty: all are allowed.")
+    hub_cache: str = described("Folder of the Hub's cache; empty where it is not among web.destinations.")
+    used: tuple[str, ...] = described("Folders of the newest jobs, newest first.")
+
+
+@routes.get("/api/destinations", summary="Folders to propose for a download")
+async def list_destinations(site: Site) -> Destinations:
+    """POST /download takes others, too, unless web.destinations says where downloads may go."""
+    allowed = site.settings.web.destinations
+    used = [view.destination for view in site.api.list_jobs(limit=USED_JOBS_MAX, after="")]
+    return Destinations(
+        allowed=tuple(each for each in allowed if each != HUB_CACHE),
+        hub_cache=str(site.settings.hub.cache) if not allowed or HUB_CACHE in allowed else "",
+        used=tuple(dict.fromkeys(each for each in used if each.startswith("/"))),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

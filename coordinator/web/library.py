@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.errors import ShoalError, UsageError
 from ...common.library.freshness import ref_of
 from ...common.library.library import Library
-from ...common.library.query import Query
+from ...common.library.query import Query, groups
 from ...common.library.records import Check, Freshness, Model, Place
 from ...common.library.update import update_request
 from ...common.uri import HubUri
@@ -21,12 +21,12 @@ from .jobs_api import HUB_CACHE, check_destination
 from .library_api import (
     DeleteBody,
     Deletion,
+    GroupsQuery,
     KeptPath,
     ModelDetail,
     ModelFileEntry,
     ModelFreshness,
     ModelGroup,
-    ModelGroupBy,
     ModelGroups,
     ModelRevision,
     ModelsPage,
@@ -48,17 +48,36 @@ FILES_MAX = 5000
 class SiteLibrary:
     """Satisfies `library_api.LibraryView`."""
 
-    def __init__(self, library: Library, *, api: CoordinatorApi, open_source: OpenSource, settings: Settings) -> None:
+    def __init__(
+        self,
+        library: Library,
+        *,
+        api: CoordinatorApi,
+        open_source: OpenSource,
+        settings: Settings,
+        jobs_ended: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """jobs_ended tells, from any thread, how many jobs have ended so far."""
         self._library = library
         self._api = api
         self._open_source = open_source
         self._settings = settings
+        self._jobs_ended = jobs_ended
+        self._ended_then = jobs_ended()
+
+    def _look(self) -> None:
+        """Look at the disk again if downloads have ended since: people go to look for what just came."""
+        ended = self._jobs_ended()
+        if ended != self._ended_then:
+            self._library.refresh()
+            self._ended_then = ended
 
     # ---- what blocks ------------------------------------------------------------------------------------------------
 
     def page(self, query: ModelsQuery) -> ModelsPage:
         """A page of models. Raises UsageError for a cursor that no page named."""
         offset = _offset(query.cursor)
+        self._look()
         found = self._library.page(
             Query(
                 search=query.search,
@@ -81,15 +100,18 @@ class SiteLibrary:
             next_cursor=str(end) if end < found.total and found.models else None,
         )
 
-    def groups(self, by: ModelGroupBy) -> ModelGroups:
+    def groups(self, query: GroupsQuery) -> ModelGroups:
         """Models counted."""
-        found = self._library.groups(by)
+        self._look()
+        wanted = self._library.page(Query(search=query.search, freshness=query.freshness or ""))
+        found = groups(wanted.models, query.by)
         return ModelGroups(
             groups=tuple(ModelGroup(name=each.name, models=each.models, bytes=each.bytes) for each in found)
         )
 
     def detail(self, model_id: str) -> ModelDetail:
         """One model with its files. Raises NotFound, Conflict."""
+        self._look()
         model = self._library.find(model_id)
         files = self._library.files(model)
         return ModelDetail(
@@ -100,6 +122,10 @@ class SiteLibrary:
             ),
             files_total=len(files),
         )
+
+    def find(self, model_id: str) -> Model:
+        """One model, as the library has it. Raises NotFound, Conflict."""
+        return self._library.find(model_id)
 
     def delete(self, body: DeleteBody) -> Deletion:
         """Delete, or tell what would go. Raises NotFound, Conflict, Busy."""
@@ -159,6 +185,7 @@ class SiteLibrary:
         return (await self._open_source(SourceRequest(uri=uri)).resolve()).commit
 
     def _find_all(self, model_ids: Sequence[str]) -> list[Model]:
+        self._look()
         return [self._library.find(model_id) for model_id in model_ids]
 
 

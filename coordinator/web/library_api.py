@@ -10,6 +10,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from ...common.library.records import Model as FoundModel
 from .guard import caller_of
 from .models import SubmittedJob, cursor_field, limit_field
 from .routing import Routes
@@ -61,9 +62,9 @@ class ModelsQuery:
     """Which models."""
 
     search: str = described("Words that name, family, kind, folder or quantization hold.", "", maxLength=256)
-    owner: str = described("Only of this owner.", "", maxLength=256)
-    family: str = described("Only of this family.", "", maxLength=256)
-    quantization: str = described("Only with this quantization.", "", maxLength=64)
+    owner: str = described("Only of this owner; (none): without one.", "", maxLength=256)
+    family: str = described("Only of this family; (none): without one.", "", maxLength=256)
+    quantization: str = described("Only with this quantization; (none): without any.", "", maxLength=64)
     kind: str = described("model, dataset, space, s3, https.", "", maxLength=32)
     freshness: ModelFreshness | None = described("Only such ones.", None)
     sort: ModelSort = described("Order.", ModelSort.NAME)
@@ -152,9 +153,11 @@ class ModelGroups:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupsQuery:
-    """Which grouping."""
+    """Which grouping, and of which models."""
 
     by: ModelGroupBy = described("What to count by.", ModelGroupBy.OWNER)
+    search: str = described("Words that name, family, kind, folder or quantization hold.", "", maxLength=256)
+    freshness: ModelFreshness | None = described("Only such ones.", None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +218,10 @@ class LibraryView(Protocol):
     """What the handlers need of a library. Every method may block and is called in a thread, but check."""
 
     def page(self, query: ModelsQuery) -> ModelsPage: ...
-    def groups(self, by: ModelGroupBy) -> ModelGroups: ...
+    def groups(self, query: GroupsQuery) -> ModelGroups: ...
     def detail(self, model_id: str) -> ModelDetail: ...
     def delete(self, body: DeleteBody) -> Deletion: ...
+    def find(self, model_id: str) -> FoundModel: ...
     async def check(self, model_ids: tuple[str, ...]) -> tuple[Model, ...]: ...
     async def update(self, model_ids: tuple[str, ...], *, user: str = "") -> ModelUpdates: ...
 
@@ -237,7 +241,7 @@ async def list_models(site: Site, *, query: ModelsQuery) -> ModelsPage:
 
 @routes.get("/api/models/groups", summary="Models counted by owner, family, quantization or kind")
 async def group_models(site: Site, *, query: GroupsQuery) -> ModelGroups:
-    return await site.in_library(lambda library: library.groups(query.by))
+    return await site.in_library(lambda library: library.groups(query))
 
 
 @routes.post("/api/models/check", summary="Ask the Hub for newer revisions", errors=(404, 409))

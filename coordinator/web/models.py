@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...common.nas_records import NasCounts
 from ...common.records import Delivery, Failure, Layout
 from ...common.views import (
     ActiveObjectView,
@@ -74,6 +75,7 @@ class Job:
     rows_rejected: int
     rows_done: int
     rows_per_s: float
+    nas: NasCounts | None = described("Copies on a NAS, of all agents together; null: there are none.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +131,7 @@ def job_of(view: JobView) -> Job:
         rows_rejected=view.rows_rejected,
         rows_done=view.rows_done,
         rows_per_s=view.rows_per_s,
+        nas=view.nas,
     )
 
 
@@ -337,7 +340,7 @@ class Hosts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Queue:
+class QueuedJobs:
     """Jobs that have not ended, in the order of service."""
 
     jobs: tuple[QueueView, ...]

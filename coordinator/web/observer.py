@@ -36,6 +36,7 @@ class Observer:
         self._seen: set[str] = set(api.job_ids())
         self._details: dict[str, tuple[Snapshot, bytes]] = {}
         self._status: tuple[Snapshot, bytes] | None = None
+        self._ticked = False
         self.current: Snapshot
 
     async def run(self) -> None:
@@ -67,6 +68,7 @@ class Observer:
             agents=tuple(api.agents()),
             hosts=tuple(api.hosts()),
         )
+        self._ticked = True
         self._details.clear()
         self.histories.add(snapshot, asyncio.get_running_loop().time())
         self._publish(snapshot)
@@ -87,6 +89,11 @@ class Observer:
             feed.publish("hosts", {"hosts": encode(hosts)})
         fleet = {"taken_at": snapshot.taken_at, "fleet": encode(snapshot.fleet), "totals": encode(snapshot.totals)}
         feed.publish("fleet", fleet)
+
+    @property
+    def jobs_ended(self) -> int:
+        """How many jobs had ended at the last tick. May be asked from any thread."""
+        return self.current.fleet.jobs_ended if self._ticked else 0
 
     # ---- answers ----------------------------------------------------------------------------------------------------
 

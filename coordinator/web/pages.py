@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,30 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Named here, as what the machine's own tables say differs, and browsers refuse scripts of another type (nosniff)."""
 
 TEMPLATES = web.AppKey("templates", jinja2.Environment)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One page. page names its template and its script; a page that is no tab is reached from elsewhere."""
+
+    path: str
+    page: str
+    title: str
+    tab: bool = True
+
+
+PAGES = (
+    Page(path="/", page="download", title="Download"),
+    Page(path="/activity", page="activity", title="Activity"),
+    Page(path="/library", page="library", title="Library"),
+    Page(path="/fleet", page="fleet", title="Fleet"),
+    Page(path="/collections", page="collections", title="Collections"),
+    Page(path="/login", page="login", title="Log in", tab=False),
+)
 
 
 def add_pages(app: web.Application, site: Site) -> None:
@@ -25,40 +48,53 @@ def add_pages(app: web.Application, site: Site) -> None:
     app[TEMPLATES] = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
+        trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     if site.base_url:
         app.router.add_get(site.base_url, _to_index)
-    app.router.add_get(f"{site.base_url}/", index)
-    for path in sorted(STATIC.iterdir()) if STATIC.is_dir() else ():
-        app.router.add_get(f"{site.base_url}/static/{path.name}", _static(path))
+    for page in PAGES:
+        app.router.add_get(f"{site.base_url}{page.path}", _page(page))
+    for path in sorted(STATIC.iterdir()):
+        if path.suffix in CONTENT_TYPES:
+            app.router.add_get(f"{site.base_url}/static/{path.name}", _static(path))
 
 
-def render(request: web.Request, template: str, **values: object) -> web.Response:
-    """A page from a template, which also has base_url and version."""
-    site = request.app[SITE]
-    text = request.app[TEMPLATES].get_template(template).render(base_url=site.base_url, version=site.version, **values)
-    return web.Response(text=text, content_type="text/html")
+def _page(page: Page) -> Handler:
+    """A handler for one page. Nothing of the request gets into it."""
 
+    async def serve(request: web.Request) -> web.Response:
+        site = request.app[SITE]
+        text = (
+            request.app[TEMPLATES]
+            .get_template(f"{page.page}.html")
+            .render(
+                base_url=site.base_url,
+                version=site.version,
+                page=page.page,
+                title=page.title,
+                tabs=[each for each in PAGES if each.tab],
+            )
+        )
+        return web.Response(text=text, content_type="text/html")
 
-async def index(request: web.Request) -> web.Response:
-    """The page to begin with."""
-    return render(request, "index.html")
+    setattr(serve, PUBLIC, True)
+    return serve
 
 
 async def _to_index(request: web.Request) -> web.Response:
     raise web.HTTPPermanentRedirect(f"{request.app[SITE].base_url}/")
 
 
+setattr(_to_index, PUBLIC, True)
+
+
 def _static(path: Path) -> Handler:
     """A handler for one file: a request names one of the files that were there at the start, never a path."""
+    content_type = CONTENT_TYPES[path.suffix]
 
     async def serve(_request: web.Request) -> web.FileResponse:
-        return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
+        return web.FileResponse(path, headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
 
     setattr(serve, PUBLIC, True)
     return serve
-
-
-for _page in (index, _to_index):
-    setattr(_page, PUBLIC, True)

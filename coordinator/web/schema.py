@@ -49,6 +49,7 @@ class Components:
 
     def __init__(self) -> None:
         self.schemas: dict[str, dict[str, Any]] = {}
+        self._kinds: dict[str, Any] = {}
 
     def schema_of(self, kind: Any) -> dict[str, Any]:
         """The schema of a type; dataclasses and enums become references."""
@@ -87,6 +88,8 @@ class Components:
 
     def _named(self, kind: Any, make: Any) -> dict[str, Any]:
         name = schema_name(kind)
+        if self._kinds.setdefault(name, kind) is not kind:
+            raise TypeError(f"{kind!r} and {self._kinds[name]!r} are both called {name}")
         if name not in self.schemas:
             self.schemas[name] = {}  # a type may refer to itself
             self.schemas[name] = {"description": _first_line(kind), **make()}

@@ -22,7 +22,17 @@ from ...common.library.library import open_library
 from ...common.logs import get_logger
 from ...common.passwords import PasswordHash
 from ...common.views import Role
-from . import access, collections_api, events_api, fleet_api, inspect_api, jobs_api, library_api, session_api
+from . import (
+    access,
+    collections_api,
+    events_api,
+    fleet_api,
+    inspect_api,
+    jobs_api,
+    library_api,
+    session_api,
+    verify_api,
+)
 from .guard import OPEN_CHANGE, PUBLIC, SITE, guard, problem_response, read_json
 from .library import SiteLibrary
 from .observer import Observer, to_json
@@ -32,6 +42,7 @@ from .routing import Route, path_text, status_of
 from .schema import decode, decode_query
 from .sessions import LoginLimit, Sessions
 from .site import Site
+from .verifying import Verifications
 
 if TYPE_CHECKING:
     from ...common.settings import Settings
@@ -53,6 +64,7 @@ ROUTES: tuple[Route, ...] = (
     *fleet_api.routes.table,
     *events_api.routes.table,
     *inspect_api.routes.table,
+    *verify_api.routes.table,
     *library_api.routes.table,
     *collections_api.routes.table,
     *session_api.routes.table,
@@ -102,7 +114,11 @@ class WebServer:
     async def run(self) -> None:
         """Keep what is shown up to date, until `stop`."""
         async with asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(self.site.observer.run()), tasks.create_task(self._renew())]
+            work = [
+                tasks.create_task(self.site.observer.run()),
+                tasks.create_task(self.site.verifications.run()),
+                tasks.create_task(self._renew()),
+            ]
             await self._stopping.wait()
             for task in work:
                 task.cancel()
@@ -152,9 +168,17 @@ def make_site(coordinator: Coordinator, *, settings: Settings, open_source: Open
         allowed_origins=chosen.allowed_origins,
         machine=socket.gethostname(),
     )
+    observer = Observer(coordinator, wall_clock=time.time)
+    library = SiteLibrary(
+        open_library(settings),
+        api=coordinator,
+        open_source=open_source,
+        settings=settings,
+        jobs_ended=lambda: observer.jobs_ended,
+    )
     site = Site(
         api=coordinator,
-        observer=Observer(coordinator, wall_clock=time.time),
+        observer=observer,
         settings=settings,
         access=rules,
         sessions=Sessions(life_s=chosen.session_life),
@@ -165,7 +189,8 @@ def make_site(coordinator: Coordinator, *, settings: Settings, open_source: Open
         version=version,
         now=time.monotonic,
         local_csrf=hmac.digest(secrets.token_bytes(32), b"csrf", hashlib.sha256).hex(),
-        library=SiteLibrary(open_library(settings), api=coordinator, open_source=open_source, settings=settings),
+        library=library,
+        verifications=Verifications(),
         checking=asyncio.Semaphore(1),
         inspecting=asyncio.Semaphore(INSPECTIONS_MAX),
         sampling=asyncio.Semaphore(SAMPLINGS_MAX),

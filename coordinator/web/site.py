@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .access import AccessRules, Origin
     from .library_api import LibraryView
     from .observer import Observer
+    from .verifying import Verifications
 
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Site:
     inspecting: asyncio.Semaphore
     sampling: asyncio.Semaphore
     library: LibraryView
+    verifications: Verifications
     document: Mapping[str, object] = field(default_factory=dict[str, object])  # OpenAPI
 
     @property

@@ -45,6 +45,7 @@ class HubSite:
             "paths-info": ("paths-info", self._paths_info),
             "refs": ("refs", self._refs),
             "xet-read-token": ("xet-token", self._xet_token),
+            "auth-check": ("info", self._auth_check),
         }
 
     def route(self, head: RequestHead) -> Route:
@@ -93,7 +94,7 @@ class HubSite:
         revision, path = _split_revision(arguments)
 
         def respond(head: RequestHead, faults: list[Fault]) -> Answer:
-            found = self._find(head, key, revision, files=False)
+            found = self._find(head, key, revision, files=name == "auth-check")
             return found if isinstance(found, Answer) else call(head, *found, path)
 
         return Route(kind=request_kind, repo=key, respond=respond)
@@ -167,6 +168,9 @@ class HubSite:
             },
             headers={"X-Repo-Commit": commit.sha},
         )
+
+    def _auth_check(self, _head: RequestHead, _repo: HubRepo, _commit: Commit, _path: str) -> Answer:
+        return json_answer({})
 
     def _tree(self, head: RequestHead, repo: HubRepo, commit: Commit, path: str) -> Answer:
         query = head.query

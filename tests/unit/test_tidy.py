@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -214,3 +215,28 @@ def test_no_secret_path_or_host_of_this_machine_is_written_down() -> None:
         text = path.read_text(encoding="utf-8")
         for word in (str(ROOT) + "/", "/tmp/pytest", "/home/runner", "/root/."):
             assert word not in text, f"{name_of(path)} names {word}"
+
+
+WEB = ROOT / "coordinator" / "web"
+SCRIPT_LINES_MAX = 400
+PAGE_BANNED = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc")
+"""What would make markup or code of a text: names from outside become text nodes (`dom.js`)."""
+
+
+@pytest.mark.parametrize("path", sorted((WEB / "static").glob("*.js")), ids=lambda path: path.name)
+def test_scripts_are_short_make_no_markup_of_text_and_import_what_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= SCRIPT_LINES_MAX
+    assert [banned for banned in PAGE_BANNED if banned in text] == []
+    for name, module in re.findall(r'import \{([^}]*)\} from "\./([\w.]+)"', text):
+        source = (WEB / "static" / module).read_text(encoding="utf-8")
+        for each in filter(None, (part.strip() for part in name.split(","))):
+            assert re.search(rf"export (async )?(function|class|const|let) {each}\b", source), f"{module} has no {each}"
+            assert len(re.findall(rf"\b{each}\b", text)) > 1, f"{each} is imported and not used"
+
+
+@pytest.mark.parametrize("path", sorted((WEB / "templates").glob("*.html")), ids=lambda path: path.name)
+def test_templates_hold_no_script_and_no_style_of_their_own(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|javascript:|\|\s*safe", text)
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "pages load nothing from elsewhere"

@@ -245,3 +245,13 @@ def test_every_error_has_a_status_and_keeps_its_remedy() -> None:
             assert not (asked_origin and status == 401)  # a page would ask for a login that helps nothing
         problem = problem_of(error, 400)
         assert (problem.code, problem.cause, problem.remedy) == (kind.code, "cause", "remedy")
+
+
+def test_two_types_of_one_name_are_noticed() -> None:
+    one = dataclasses.make_dataclass("Thing", [("a", int)])
+    other = dataclasses.make_dataclass("ThingView", [("b", int)])
+    components = Components()
+    components.schema_of(one)
+    components.schema_of(one)
+    with pytest.raises(TypeError, match="both called Thing"):
+        components.schema_of(other)

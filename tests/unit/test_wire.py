@@ -73,6 +73,7 @@ from shoal.common.records import (
 )
 from shoal.common.secrets import Secret
 from shoal.common.swarm_records import (
+    MIXED,
     Arrival,
     ChunkDigest,
     ChunkProgress,
@@ -325,7 +326,7 @@ agent_messages = st.one_of(
                 Arrival,
                 chunk=counts,
                 digest=digests,
-                peer=counts,
+                peer=counts | st.just(MIXED),
                 from_origin=counts,
                 from_peers=counts,
                 etag=texts,

@@ -47,7 +47,7 @@ HOST_CONDITION_BLOCKED: HostCondition
 HOST_CONDITION_PARKED: HostCondition
 
 class Agent(_message.Message):
-    __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s", "peer_address", "sent_bytes", "bad_chunks", "cut_off", "nas")
+    __slots__ = ("agent_id", "name", "status", "version", "zone", "capacity", "units", "bytes_held", "rate_bytes_per_s", "objects_done", "bytes_done", "memory_bytes", "connected_s", "silent_s", "peer_address", "sent_bytes", "bad_chunks", "cut_off", "nas", "disk_free_bytes", "disk_total_bytes")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class Agent(_message.Message):
     BAD_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     CUT_OFF_FIELD_NUMBER: _ClassVar[int]
     NAS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     name: str
     status: AgentStatus
@@ -86,7 +88,9 @@ class Agent(_message.Message):
     bad_chunks: int
     cut_off: bool
     nas: _work_pb2.NasCounts
-    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., peer_address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., bad_chunks: _Optional[int] = ..., cut_off: bool = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ...) -> None: ...
+    disk_free_bytes: int
+    disk_total_bytes: int
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[AgentStatus, str]] = ..., version: _Optional[str] = ..., zone: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., units: _Optional[int] = ..., bytes_held: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., objects_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., connected_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., peer_address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., bad_chunks: _Optional[int] = ..., cut_off: bool = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ...) -> None: ...
 
 class Host(_message.Message):
     __slots__ = ("host", "requests_per_s", "bytes_per_s", "blocked_s", "throttled", "errors", "connections", "condition", "rate_now", "rate_measured", "last_status", "ok", "timeouts", "unreachable", "refused", "crawl_delay_s", "shares")

@@ -26,7 +26,7 @@ from shoal.v1 import swarm_pb2 as shoal_dot_v1_dot_swarm__pb2
 from shoal.v1 import work_pb2 as shoal_dot_v1_dot_work__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/v1/fleet_service.proto\x12\x08shoal.v1\x1a\x14shoal/v1/swarm.proto\x1a\x13shoal/v1/work.proto\"\x97\x02\n\x0eSessionRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.shoal.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.shoal.v1.HeartbeatH\x00\x12$\n\x07results\x18\x03 \x01(\x0b\x32\x11.shoal.v1.ResultsH\x00\x12$\n\x07goodbye\x18\x04 \x01(\x0b\x32\x11.shoal.v1.GoodbyeH\x00\x12\x33\n\x0fswarm_inventory\x18\x05 \x01(\x0b\x32\x18.shoal.v1.SwarmInventoryH\x00\x12-\n\x0cswarm_report\x18\x06 \x01(\x0b\x32\x15.shoal.v1.SwarmReportH\x00\x42\t\n\x07message\"\xf4\x02\n\x0fSessionResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.shoal.v1.WelcomeH\x00\x12/\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x16.shoal.v1.HeartbeatAckH\x00\x12\"\n\x06grants\x18\x03 \x01(\x0b\x32\x10.shoal.v1.GrantsH\x00\x12\x1e\n\x04\x61\x63ks\x18\x04 \x01(\x0b\x32\x0e.shoal.v1.AcksH\x00\x12\"\n\x06revoke\x18\x05 \x01(\x0b\x32\x10.shoal.v1.RevokeH\x00\x12 \n\x05yield\x18\x06 \x01(\x0b\x32\x0f.shoal.v1.YieldH\x00\x12$\n\x07\x62udgets\x18\x07 \x01(\x0b\x32\x11.shoal.v1.BudgetsH\x00\x12 \n\x05\x64rain\x18\x08 \x01(\x0b\x32\x0f.shoal.v1.DrainH\x00\x12-\n\x0cswarm_orders\x18\t \x01(\x0b\x32\x15.shoal.v1.SwarmOrdersH\x00\x42\t\n\x07message\"\x80\x02\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12$\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12 \n\x04held\x18\x05 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12!\n\x07results\x18\x06 \x03(\x0b\x32\x10.shoal.v1.Result\x12\x0c\n\x04zone\x18\x07 \x01(\t\x12!\n\x04peer\x18\x08 \x01(\x0b\x32\x13.shoal.v1.PeerOffer\x12\x17\n\x0f\x62udgets_version\x18\t \x01(\x03\x12\x11\n\tchallenge\x18\n \x01(\t\"\xa1\x02\n\tHeartbeat\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12 \n\x04held\x18\x02 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12$\n\x08progress\x18\x03 \x03(\x0b\x32\x12.shoal.v1.Progress\x12(\n\x05hosts\x18\x04 \x03(\x0b\x32\x19.shoal.v1.HostObservation\x12$\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12\x0e\n\x06memory\x18\x06 \x01(\x03\x12\x0c\n\x04sent\x18\x07 \x01(\x03\x12\x17\n\x0f\x62udgets_version\x18\x08 \x01(\x03\x12\x16\n\x0elapsed_version\x18\t \x01(\x03\x12 \n\x03nas\x18\n \x01(\x0b\x32\x13.shoal.v1.NasReport\",\n\x07Results\x12!\n\x07results\x18\x01 \x03(\x0b\x32\x10.shoal.v1.Result\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xa0\x01\n\x07Welcome\x12\x13\n\x0bincarnation\x18\x01 \x01(\x03\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x13\n\x0blease_ttl_s\x18\x03 \x01(\x01\x12\"\n\x06\x66\x65nced\x18\x04 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12\x10\n\x08peer_key\x18\x05 \x01(\x0c\x12\x0f\n\x07\x65poch_s\x18\x06 \x01(\x01\x12\x0f\n\x07share_s\x18\x07 \x01(\x01\"\x1b\n\x0cHeartbeatAck\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"J\n\x06Grants\x12\x1f\n\x06leases\x18\x01 \x03(\x0b\x32\x0f.shoal.v1.Lease\x12\x1f\n\x04jobs\x18\x02 \x03(\x0b\x32\x11.shoal.v1.JobSpec\"#\n\x04\x41\x63ks\x12\x1b\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\r.shoal.v1.Ack\",\n\x06Revoke\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"+\n\x05Yield\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"A\n\x07\x42udgets\x12%\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x14.shoal.v1.HostBudget\x12\x0f\n\x07version\x18\x02 \x01(\x03\"*\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\treconnect\x18\x02 \x01(\x08\"d\n\x13ListManifestRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0eunfinished_too\x18\x04 \x01(\x08\"V\n\x14ListManifestResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.shoal.v1.ObjectSpec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12SignObjectsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nobject_ids\x18\x02 \x03(\x03\"<\n\tSignedUrl\x12\x11\n\tobject_id\x18\x01 \x01(\x03\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0f\n\x07valid_s\x18\x03 \x01(\x01\"8\n\x13SignObjectsResponse\x12!\n\x04urls\x18\x01 \x03(\x0b\x32\x13.shoal.v1.SignedUrl\"3\n\x13ReadDocumentRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"$\n\x14ReadDocumentResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xbe\x02\n\x0c\x46leetService\x12\x42\n\x07Session\x12\x18.shoal.v1.SessionRequest\x1a\x19.shoal.v1.SessionResponse(\x01\x30\x01\x12M\n\x0cListManifest\x12\x1d.shoal.v1.ListManifestRequest\x1a\x1e.shoal.v1.ListManifestResponse\x12J\n\x0bSignObjects\x12\x1c.shoal.v1.SignObjectsRequest\x1a\x1d.shoal.v1.SignObjectsResponse\x12O\n\x0cReadDocument\x12\x1d.shoal.v1.ReadDocumentRequest\x1a\x1e.shoal.v1.ReadDocumentResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/v1/fleet_service.proto\x12\x08shoal.v1\x1a\x14shoal/v1/swarm.proto\x1a\x13shoal/v1/work.proto\"\x97\x02\n\x0eSessionRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.shoal.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.shoal.v1.HeartbeatH\x00\x12$\n\x07results\x18\x03 \x01(\x0b\x32\x11.shoal.v1.ResultsH\x00\x12$\n\x07goodbye\x18\x04 \x01(\x0b\x32\x11.shoal.v1.GoodbyeH\x00\x12\x33\n\x0fswarm_inventory\x18\x05 \x01(\x0b\x32\x18.shoal.v1.SwarmInventoryH\x00\x12-\n\x0cswarm_report\x18\x06 \x01(\x0b\x32\x15.shoal.v1.SwarmReportH\x00\x42\t\n\x07message\"\xf4\x02\n\x0fSessionResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.shoal.v1.WelcomeH\x00\x12/\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x16.shoal.v1.HeartbeatAckH\x00\x12\"\n\x06grants\x18\x03 \x01(\x0b\x32\x10.shoal.v1.GrantsH\x00\x12\x1e\n\x04\x61\x63ks\x18\x04 \x01(\x0b\x32\x0e.shoal.v1.AcksH\x00\x12\"\n\x06revoke\x18\x05 \x01(\x0b\x32\x10.shoal.v1.RevokeH\x00\x12 \n\x05yield\x18\x06 \x01(\x0b\x32\x0f.shoal.v1.YieldH\x00\x12$\n\x07\x62udgets\x18\x07 \x01(\x0b\x32\x11.shoal.v1.BudgetsH\x00\x12 \n\x05\x64rain\x18\x08 \x01(\x0b\x32\x0f.shoal.v1.DrainH\x00\x12-\n\x0cswarm_orders\x18\t \x01(\x0b\x32\x15.shoal.v1.SwarmOrdersH\x00\x42\t\n\x07message\"\x80\x02\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12$\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12 \n\x04held\x18\x05 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12!\n\x07results\x18\x06 \x03(\x0b\x32\x10.shoal.v1.Result\x12\x0c\n\x04zone\x18\x07 \x01(\t\x12!\n\x04peer\x18\x08 \x01(\x0b\x32\x13.shoal.v1.PeerOffer\x12\x17\n\x0f\x62udgets_version\x18\t \x01(\x03\x12\x11\n\tchallenge\x18\n \x01(\t\"\xc8\x02\n\tHeartbeat\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12 \n\x04held\x18\x02 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12$\n\x08progress\x18\x03 \x03(\x0b\x32\x12.shoal.v1.Progress\x12(\n\x05hosts\x18\x04 \x03(\x0b\x32\x19.shoal.v1.HostObservation\x12$\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x12.shoal.v1.Capacity\x12\x0e\n\x06memory\x18\x06 \x01(\x03\x12\x0c\n\x04sent\x18\x07 \x01(\x03\x12\x17\n\x0f\x62udgets_version\x18\x08 \x01(\x03\x12\x16\n\x0elapsed_version\x18\t \x01(\x03\x12 \n\x03nas\x18\n \x01(\x0b\x32\x13.shoal.v1.NasReport\x12\x11\n\tdisk_free\x18\x0b \x01(\x03\x12\x12\n\ndisk_total\x18\x0c \x01(\x03\",\n\x07Results\x12!\n\x07results\x18\x01 \x03(\x0b\x32\x10.shoal.v1.Result\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xa0\x01\n\x07Welcome\x12\x13\n\x0bincarnation\x18\x01 \x01(\x03\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x13\n\x0blease_ttl_s\x18\x03 \x01(\x01\x12\"\n\x06\x66\x65nced\x18\x04 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\x12\x10\n\x08peer_key\x18\x05 \x01(\x0c\x12\x0f\n\x07\x65poch_s\x18\x06 \x01(\x01\x12\x0f\n\x07share_s\x18\x07 \x01(\x01\"\x1b\n\x0cHeartbeatAck\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"J\n\x06Grants\x12\x1f\n\x06leases\x18\x01 \x03(\x0b\x32\x0f.shoal.v1.Lease\x12\x1f\n\x04jobs\x18\x02 \x03(\x0b\x32\x11.shoal.v1.JobSpec\"#\n\x04\x41\x63ks\x12\x1b\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\r.shoal.v1.Ack\",\n\x06Revoke\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"+\n\x05Yield\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.shoal.v1.LeaseRef\"A\n\x07\x42udgets\x12%\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x14.shoal.v1.HostBudget\x12\x0f\n\x07version\x18\x02 \x01(\x03\"*\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\treconnect\x18\x02 \x01(\x08\"d\n\x13ListManifestRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0eunfinished_too\x18\x04 \x01(\x08\"V\n\x14ListManifestResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.shoal.v1.ObjectSpec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12SignObjectsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nobject_ids\x18\x02 \x03(\x03\"<\n\tSignedUrl\x12\x11\n\tobject_id\x18\x01 \x01(\x03\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0f\n\x07valid_s\x18\x03 \x01(\x01\"8\n\x13SignObjectsResponse\x12!\n\x04urls\x18\x01 \x03(\x0b\x32\x13.shoal.v1.SignedUrl\"3\n\x13ReadDocumentRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"$\n\x14ReadDocumentResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xbe\x02\n\x0c\x46leetService\x12\x42\n\x07Session\x12\x18.shoal.v1.SessionRequest\x1a\x19.shoal.v1.SessionResponse(\x01\x30\x01\x12M\n\x0cListManifest\x12\x1d.shoal.v1.ListManifestRequest\x1a\x1e.shoal.v1.ListManifestResponse\x12J\n\x0bSignObjects\x12\x1c.shoal.v1.SignObjectsRequest\x1a\x1d.shoal.v1.SignObjectsResponse\x12O\n\x0cReadDocument\x12\x1d.shoal.v1.ReadDocumentRequest\x1a\x1e.shoal.v1.ReadDocumentResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,41 +40,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=743
   _globals['_HELLO']._serialized_end=999
   _globals['_HEARTBEAT']._serialized_start=1002
-  _globals['_HEARTBEAT']._serialized_end=1291
-  _globals['_RESULTS']._serialized_start=1293
-  _globals['_RESULTS']._serialized_end=1337
-  _globals['_GOODBYE']._serialized_start=1339
-  _globals['_GOODBYE']._serialized_end=1364
-  _globals['_WELCOME']._serialized_start=1367
-  _globals['_WELCOME']._serialized_end=1527
-  _globals['_HEARTBEATACK']._serialized_start=1529
-  _globals['_HEARTBEATACK']._serialized_end=1556
-  _globals['_GRANTS']._serialized_start=1558
-  _globals['_GRANTS']._serialized_end=1632
-  _globals['_ACKS']._serialized_start=1634
-  _globals['_ACKS']._serialized_end=1669
-  _globals['_REVOKE']._serialized_start=1671
-  _globals['_REVOKE']._serialized_end=1715
-  _globals['_YIELD']._serialized_start=1717
-  _globals['_YIELD']._serialized_end=1760
-  _globals['_BUDGETS']._serialized_start=1762
-  _globals['_BUDGETS']._serialized_end=1827
-  _globals['_DRAIN']._serialized_start=1829
-  _globals['_DRAIN']._serialized_end=1871
-  _globals['_LISTMANIFESTREQUEST']._serialized_start=1873
-  _globals['_LISTMANIFESTREQUEST']._serialized_end=1973
-  _globals['_LISTMANIFESTRESPONSE']._serialized_start=1975
-  _globals['_LISTMANIFESTRESPONSE']._serialized_end=2061
-  _globals['_SIGNOBJECTSREQUEST']._serialized_start=2063
-  _globals['_SIGNOBJECTSREQUEST']._serialized_end=2119
-  _globals['_SIGNEDURL']._serialized_start=2121
-  _globals['_SIGNEDURL']._serialized_end=2181
-  _globals['_SIGNOBJECTSRESPONSE']._serialized_start=2183
-  _globals['_SIGNOBJECTSRESPONSE']._serialized_end=2239
-  _globals['_READDOCUMENTREQUEST']._serialized_start=2241
-  _globals['_READDOCUMENTREQUEST']._serialized_end=2292
-  _globals['_READDOCUMENTRESPONSE']._serialized_start=2294
-  _globals['_READDOCUMENTRESPONSE']._serialized_end=2330
-  _globals['_FLEETSERVICE']._serialized_start=2333
-  _globals['_FLEETSERVICE']._serialized_end=2651
+  _globals['_HEARTBEAT']._serialized_end=1330
+  _globals['_RESULTS']._serialized_start=1332
+  _globals['_RESULTS']._serialized_end=1376
+  _globals['_GOODBYE']._serialized_start=1378
+  _globals['_GOODBYE']._serialized_end=1403
+  _globals['_WELCOME']._serialized_start=1406
+  _globals['_WELCOME']._serialized_end=1566
+  _globals['_HEARTBEATACK']._serialized_start=1568
+  _globals['_HEARTBEATACK']._serialized_end=1595
+  _globals['_GRANTS']._serialized_start=1597
+  _globals['_GRANTS']._serialized_end=1671
+  _globals['_ACKS']._serialized_start=1673
+  _globals['_ACKS']._serialized_end=1708
+  _globals['_REVOKE']._serialized_start=1710
+  _globals['_REVOKE']._serialized_end=1754
+  _globals['_YIELD']._serialized_start=1756
+  _globals['_YIELD']._serialized_end=1799
+  _globals['_BUDGETS']._serialized_start=1801
+  _globals['_BUDGETS']._serialized_end=1866
+  _globals['_DRAIN']._serialized_start=1868
+  _globals['_DRAIN']._serialized_end=1910
+  _globals['_LISTMANIFESTREQUEST']._serialized_start=1912
+  _globals['_LISTMANIFESTREQUEST']._serialized_end=2012
+  _globals['_LISTMANIFESTRESPONSE']._serialized_start=2014
+  _globals['_LISTMANIFESTRESPONSE']._serialized_end=2100
+  _globals['_SIGNOBJECTSREQUEST']._serialized_start=2102
+  _globals['_SIGNOBJECTSREQUEST']._serialized_end=2158
+  _globals['_SIGNEDURL']._serialized_start=2160
+  _globals['_SIGNEDURL']._serialized_end=2220
+  _globals['_SIGNOBJECTSRESPONSE']._serialized_start=2222
+  _globals['_SIGNOBJECTSRESPONSE']._serialized_end=2278
+  _globals['_READDOCUMENTREQUEST']._serialized_start=2280
+  _globals['_READDOCUMENTREQUEST']._serialized_end=2331
+  _globals['_READDOCUMENTRESPONSE']._serialized_start=2333
+  _globals['_READDOCUMENTRESPONSE']._serialized_end=2369
+  _globals['_FLEETSERVICE']._serialized_start=2372
+  _globals['_FLEETSERVICE']._serialized_end=2690
 # @@protoc_insertion_point(module_scope)

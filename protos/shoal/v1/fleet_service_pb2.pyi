@@ -69,7 +69,7 @@ class Hello(_message.Message):
     def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_work_pb2.Result, _Mapping]]] = ..., zone: _Optional[str] = ..., peer: _Optional[_Union[_swarm_pb2.PeerOffer, _Mapping]] = ..., budgets_version: _Optional[int] = ..., challenge: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent", "budgets_version", "lapsed_version", "nas")
+    __slots__ = ("seq", "held", "progress", "hosts", "capacity", "memory", "sent", "budgets_version", "lapsed_version", "nas", "disk_free", "disk_total")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,8 @@ class Heartbeat(_message.Message):
     BUDGETS_VERSION_FIELD_NUMBER: _ClassVar[int]
     LAPSED_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_FIELD_NUMBER: _ClassVar[int]
     seq: int
     held: _containers.RepeatedCompositeFieldContainer[_work_pb2.LeaseRef]
     progress: _containers.RepeatedCompositeFieldContainer[_work_pb2.Progress]
@@ -90,7 +92,9 @@ class Heartbeat(_message.Message):
     budgets_version: int
     lapsed_version: int
     nas: _work_pb2.NasReport
-    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ..., budgets_version: _Optional[int] = ..., lapsed_version: _Optional[int] = ..., nas: _Optional[_Union[_work_pb2.NasReport, _Mapping]] = ...) -> None: ...
+    disk_free: int
+    disk_total: int
+    def __init__(self, seq: _Optional[int] = ..., held: _Optional[_Iterable[_Union[_work_pb2.LeaseRef, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[_work_pb2.Progress, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[_work_pb2.HostObservation, _Mapping]]] = ..., capacity: _Optional[_Union[_work_pb2.Capacity, _Mapping]] = ..., memory: _Optional[int] = ..., sent: _Optional[int] = ..., budgets_version: _Optional[int] = ..., lapsed_version: _Optional[int] = ..., nas: _Optional[_Union[_work_pb2.NasReport, _Mapping]] = ..., disk_free: _Optional[int] = ..., disk_total: _Optional[int] = ...) -> None: ...
 
 class Results(_message.Message):
     __slots__ = ("results",)
