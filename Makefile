@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCE ?=
 TO ?=
+# Half as many workers again as cores: many tests wait for processes, time-outs and budgets.
+TEST_WORKERS ?= $(shell echo $$(( ( $$(nproc) * 3 + 1 ) / 2 )))
 
 .PHONY: get test lint format generate bench soak clean
 
@@ -25,7 +27,7 @@ get: $(BIN)/shoal
 
 ## make test   unit, simulation, integration and acceptance tests
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 ## make lint   style, types, protocol, freshness of generated files
 lint: $(VENV)/.dev
