@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None, *, given: Mapping[str, object] | Non
     if config and not getattr(options, "config", None):
         options.config = config
     try:
-        return int(run_command(options, given or {}))
+        code = int(run_command(options, given or {}))
+        sys.stdout.flush()  # here, where a reader that went away is no error
+        return code
     except ShoalError as error:
         return _fail(error, options)
     except KeyboardInterrupt:

@@ -246,7 +246,7 @@ def test_the_token_and_what_it_may_read(shoal: Shoal) -> None:
         assert right.finished.exit_code == 0, right.rows
         assert "of tester, from environment variable HF_TOKEN" in right.only("token").seen
         other = diagnose(shoal, *asked, only="sources,bytes", environ={"HF_ENDPOINT": hub.url, "HF_TOKEN": stranger})
-        row = other.failed("bytes", exit_code=3)
+        row = other.failed("sources", exit_code=3)
         assert "gated" in row.seen and f"{hub.url}/acme/gated" in row.remedy
         wrong = diagnose(
             shoal, *asked, only="token", environ={"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_Expired0123456789"}
