@@ -263,7 +263,7 @@ def test_a_copy_on_a_node_that_died_is_lost_and_the_others_are_there(
 
 
 def launch(hub: StandInHub, cluster: Any, *words: str) -> subprocess.CompletedProcess[str]:
-    given = [f'--set=hub.endpoint=["{hub.url}"]', "--set=agent.root=/"]
+    given = [f"--set=hub.endpoint={hub.url}", "--set=agent.root=/"]
     command = [sys.executable, "-m", "shoal.client.main", "launch", "ray", "--address", cluster.address, *given, *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
