@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
+from .http import HttpClient, HttpLimits, TlsOptions, proxies_for
 from .logs import get_logger
 from .policy import policy_of
 
@@ -28,9 +28,7 @@ def user_agent(version: str) -> str:
 
 def proxies(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Proxies by scheme: `fetch.proxy` for everything, else what the environment says."""
-    if settings.fetch.proxy:
-        return {"http": settings.fetch.proxy, "https": settings.fetch.proxy}
-    return proxies_from_environ(environ)
+    return proxies_for(settings.fetch.proxy, environ)
 
 
 def tls_options(settings: Settings, *, hub: bool) -> TlsOptions:

@@ -125,10 +125,6 @@ class TokenBook:
             )
         return _view(row)
 
-    def valid(self, token_id: str) -> bool:
-        """Whether a credential that was checked before still holds: it was not revoked and has not expired."""
-        return not self.lapse(token_id)
-
     def lapse(self, token_id: str) -> str:
         """Why a credential that was checked before holds no more ("was revoked"); empty while it does."""
         row = self._rows.get(token_id)

@@ -89,7 +89,7 @@ def _keep_memory() -> None:
     """Pixels of one image are used again for the next.
 
     glibc gives blocks beyond 128 KiB back to the kernel as soon as they are free, and every page of the next image is then a fault:
-    a fifth of the time of a small image (benchmarks/results/images.md). Where there is no mallopt, nothing is lost but that.
+    a fifth of the time of a small image (docs/decisions/0005-images.md). Where there is no mallopt, nothing is lost but that.
     """
     if sys.platform == "linux":
         import ctypes

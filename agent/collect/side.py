@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...common.collect_records import CollectSpec
 from ...common.dataset_schema import IGNORED
 from ...common.errors import ShoalError
-from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
+from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_for
 from ...common.http.addresses import inward_reason
 from ...common.ignored_hosts import REREAD_S, IgnoredHosts
 from ...common.records import JobSpec
@@ -112,7 +112,7 @@ def _client(spec: CollectSpec, options: EngineOptions, agent: str) -> HttpClient
         ),
         user_agent=agent,
         tls=TlsOptions(verify=options.verify_tls, ca_bundle=str(options.ca_bundle or "")),
-        proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
+        proxies=proxies_for(options.proxy, os.environ),
         https_only=options.https_only,
         check_host=options.rules.check_denied_host if options.rules.deny else None,
         refuse_address=None if spec.allow_private_addresses else inward_reason,

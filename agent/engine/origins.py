@@ -87,7 +87,7 @@ class Origins:
 
 
 def _make_client(options: EngineOptions, verify: bool, bundle: Path | None) -> HttpClient:
-    from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_from_environ
+    from ...common.http import HttpClient, HttpLimits, TlsOptions, proxies_for
 
     return HttpClient(
         limits=HttpLimits(
@@ -97,7 +97,7 @@ def _make_client(options: EngineOptions, verify: bool, bundle: Path | None) -> H
         ),
         user_agent=options.user_agent,
         tls=TlsOptions(verify=verify, ca_bundle=str(bundle or "")),
-        proxies={"all": options.proxy} if options.proxy else proxies_from_environ(os.environ),
+        proxies=proxies_for(options.proxy, os.environ),
         https_only=options.https_only,
         check_host=options.rules.check_denied_host if options.rules.deny else None,
     )

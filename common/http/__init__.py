@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .client import HttpClient
     from .dial import HttpLimits
     from .message import ContentRange, Headers
-    from .proxies import proxies_from_environ
+    from .proxies import proxies_for, proxies_from_environ
     from .ratelimit_headers import RateLimit, parse_ratelimit, parse_retry_after
     from .response import Response
     from .tls import TlsOptions
@@ -52,6 +52,7 @@ __all__ = [
     "parse_ratelimit",
     "parse_retry_after",
     "parse_url",
+    "proxies_for",
     "proxies_from_environ",
 ]
 
@@ -67,6 +68,7 @@ _MODULES = {
     "parse_ratelimit": "ratelimit_headers",
     "parse_retry_after": "ratelimit_headers",
     "parse_url": "url",
+    "proxies_for": "proxies",
     "proxies_from_environ": "proxies",
 }
 

@@ -8,6 +8,11 @@ from ..errors import Refused, UsageError
 from .url import Url, host_port, is_ip_literal, parse_url
 
 
+def proxies_for(proxy: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """``proxy`` for every scheme; where it is empty, what the environment says."""
+    return {"all": proxy} if proxy else proxies_from_environ(environ)
+
+
 def proxies_from_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The proxies that an environment names: keys ``http``, ``https``, ``all`` and ``no``, those that are set.
 

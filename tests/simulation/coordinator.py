@@ -22,8 +22,8 @@ from shoal.common.records import (
 )
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.effects import Effects
-from shoal.coordinator.leases import HeldLease
 from shoal.coordinator.model import JobRow, JobStatus
+from shoal.coordinator.restoring import held_again
 from shoal.coordinator.store.base import Cursor, ObjectStatus
 from shoal.coordinator.store.order import cursor_after
 
@@ -89,20 +89,7 @@ class SimCoordinator:
                 self._plan_soon(row.job_id)
         for lease in self.ledger.leases():
             found = self.ledger.get_object(lease.object_id) if lease.object_id else None
-            held = HeldLease(
-                unit=lease.unit,
-                token=lease.token,
-                agent_id=lease.agent_id,
-                kind=lease.kind,
-                job_id=lease.job_id,
-                object_id=lease.object_id,
-                start=lease.start,
-                stop=lease.stop,
-                weight=0,
-                granted_at=now,
-                deadline=now + self._limits.lease_ttl_s,
-            )
-            held.left.add(lease.start, lease.stop)
+            held = held_again(lease, now=now, ttl_s=self._limits.lease_ttl_s)
             core.restore_lease(held, found.spec if found and found.status is ObjectStatus.QUEUED else None)
         check_invariants(core)
         self.wake()

@@ -125,9 +125,9 @@ async def test_a_token_expires(book: TokenBook, clock: Clock) -> None:
     made = await book.create(Role.AGENT, "node7", 60)
     assert made.view.expires_at == clock.now + 60
     clock.now += 59.9
-    assert book.check(made.token.reveal()) and book.valid(made.view.token_id)
+    assert book.check(made.token.reveal()) and not book.lapse(made.view.token_id)
     clock.now += 0.1
-    assert not book.valid(made.view.token_id)
+    assert book.lapse(made.view.token_id)
     with pytest.raises(Unauthenticated, match="has expired"):
         book.check(made.token.reveal())
 
@@ -138,7 +138,7 @@ async def test_rotation_both_are_valid_until_the_old_one_is_revoked(book: TokenB
     assert [view.token_id for view in book.list()] == [old.view.token_id, new.view.token_id]
     assert book.check(old.token.reveal()) and book.check(new.token.reveal())
     await book.revoke(old.view.token_id)
-    assert not book.valid(old.view.token_id)
+    assert book.lapse(old.view.token_id)
     with pytest.raises(Unauthenticated):
         book.check(old.token.reveal())
     assert book.check(new.token.reveal()) == new.view

@@ -7,7 +7,7 @@ import { bar, figures, setActions, setBadge, setBar, setLine, state, title } fro
 import { JobView } from "./job_view.js";
 import { Live } from "./live.js";
 import { SpeedPlot } from "./plot.js";
-import { begin, empty, note, showLink } from "./shell.js";
+import { begin, empty, note, onViews, showLink } from "./shell.js";
 
 const STEP = 50;
 
@@ -131,17 +131,6 @@ function route() {
   }
 }
 
-/** Links between the list and a job need no new page. */
-function follow(event) {
-  const link = event.target.closest?.("a[href^='?'], a[data-list]");
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
-  event.preventDefault();
-  history.pushState(null, "", link.getAttribute("href"));
-  route();
-  scrollTo(0, 0);
-  byId("main").focus();
-}
-
 begin(async () => {
   const plot = new SpeedPlot(byId("fleet-plot"), { what: "Speed of the fleet" });
   showLink(live);
@@ -154,8 +143,7 @@ begin(async () => {
     if (detail.has("jobs") || detail.has("fleet")) draw();
   });
   live.addEventListener("link", ({ detail }) => detail === "live" && byId("jobs-trouble").firstElementChild && list(shown));
-  document.addEventListener("click", follow);
-  addEventListener("popstate", route);
+  onViews(route);
   for (const button of document.querySelectorAll(".segments button")) button.addEventListener("click", () => list(button.dataset.state));
   byId("jobs-more").addEventListener("click", () => {
     if (shown !== "active") return list(shown, { more: true });

@@ -5,7 +5,7 @@ import { byId, el, keep, onceAFrame, setText } from "./dom.js";
 import { bar, figures, setActions, setBadge, setBar, setLine, state, title } from "./job_parts.js";
 import { Live } from "./live.js";
 import { RunView } from "./run_view.js";
-import { begin, empty, note, showLink } from "./shell.js";
+import { begin, empty, note, onViews, showLink } from "./shell.js";
 
 const STEP = 50;
 
@@ -73,22 +73,11 @@ function route() {
   }
 }
 
-function follow(event) {
-  const link = event.target.closest?.("a[href^='?'], a[data-list]");
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
-  event.preventDefault();
-  history.pushState(null, "", link.getAttribute("href"));
-  route();
-  scrollTo(0, 0);
-  byId("main").focus();
-}
-
 begin(async () => {
   showLink(live);
   live.addEventListener("change", ({ detail }) => detail.has("jobs") && draw());
   live.addEventListener("link", ({ detail }) => detail === "live" && byId("runs-trouble").firstElementChild && list());
-  document.addEventListener("click", follow);
-  addEventListener("popstate", route);
+  onViews(route);
   byId("runs-more").addEventListener("click", () => list({ more: true }));
   live.start();
   route();

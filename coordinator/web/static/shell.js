@@ -19,6 +19,20 @@ export async function begin(run) {
   document.documentElement.dataset.ready = "true";
 }
 
+/** Links between the views of one page need no new page: `route` shows what the address says, also when one goes back. */
+export function onViews(route) {
+  addEventListener("popstate", route);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("a[href^='?'], a[data-list]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+    event.preventDefault();
+    history.pushState(null, "", link.getAttribute("href"));
+    route();
+    scrollTo(0, 0);
+    byId("main").focus();
+  });
+}
+
 function showLogOut(user) {
   const button = byId("log-out");
   button.hidden = false;
