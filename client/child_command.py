@@ -13,9 +13,12 @@ import os
 import signal
 import sys
 import threading
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 from .main import main as run_command_line
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 GRACE_S = 10.0
 """What the command gets to end in order after its parent is gone."""
@@ -23,11 +26,19 @@ GRACE_S = 10.0
 
 def main() -> int:
     """Run the command. Returns its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # before the command has handlers of its own: as Ctrl+C
+    for number in STOPS:
+        signal.signal(number, _interrupt)  # until the command has handlers of its own
     pipe = os.fdopen(int(sys.argv[1]), "rb", buffering=0)
     given: dict[str, Any] = json.loads(pipe.readline())
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     return run_command_line(sys.argv[2:], given=given["settings"], config=given["config"])
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """As Ctrl+C, once: whoever cancels a launch reaches this process twice, by the launcher and by its parent."""
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_with_parent(pipe: IO[bytes]) -> None:

@@ -191,7 +191,7 @@ async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) 
                     raise
     if signalled:
         going_on = [job_id for job_id, view in latest.items() if not view.ended]
-        goes_on = detach and LAUNCH_VARIABLE not in os.environ and bool(going_on)
+        goes_on = detach and not _is_launched() and bool(going_on)
         remedy = f"the job goes on; shoal cancel {going_on[0]} ends it" if goes_on else "run it again to go on"
         raise Interrupted("", cause="interrupted", remedy=remedy)
     return [latest[job_id] for job_id in dict.fromkeys(job_ids)]
@@ -246,7 +246,11 @@ class NasEnd:
 
 
 class _on_signals:  # reads as a statement
-    """Calls back at the first SIGINT or SIGTERM; the second one ends the process as if nothing was installed."""
+    """Calls back at the first SIGINT or SIGTERM; the second one ends the process as if nothing was installed.
+
+    In a launch the second one is ignored: who cancels it there reaches this process twice, by the launcher and by its parent, and the
+    parent ends what takes too long.
+    """
 
     def __init__(self, callback: object) -> None:
         self._callback = callback
@@ -265,13 +269,17 @@ class _on_signals:  # reads as a statement
     def _signalled(self, number: int) -> None:
         self._seen.append(number)
         self._restore()
-        print("stopping; once more to stop at once", file=sys.stderr)
+        print("stopping" if _is_launched() else "stopping; once more to stop at once", file=sys.stderr)
         self._callback()  # type: ignore[operator]
 
     def _restore(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if self._seen and _is_launched() else signal.SIG_DFL)
+
+
+def _is_launched() -> bool:
+    return LAUNCH_VARIABLE in os.environ
 
 
 async def failed_objects(transfers: Transfers, job: JobView) -> list[ObjectView]:

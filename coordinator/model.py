@@ -92,6 +92,7 @@ class ObjectState:
     ready_at: float = 0.0
     publisher: str = ""  # the agent that brought most of it: its hasher is likely to have seen the beginning
     failed_at: float = float("-inf")  # of the last failure that was counted
+    expired_at: float = float("-inf")  # of the last expiry that was counted
     transfer_failures: int = 0  # those of failures that new bytes make up for
     unseen: int = 0  # times in a row that an agent did not find its partial file
 

@@ -81,8 +81,10 @@ class ReportBook:
         """The lease's deadline passed: the agent is lost or stuck."""
         job = self._jobs[lease.job_id]
         obj = job.objects.get(lease.object_id)
-        if obj is not None:
+        # The ranges of a lost agent run out together: those granted before the last expiry belong to it.
+        if obj is not None and lease.granted_at >= obj.expired_at:
             obj.expiries += 1
+            obj.expired_at = now
             if obj.expiries >= EXPIRIES_MAX:
                 text = f"{obj.spec.path}: its lease ran out {obj.expiries} times (look at the agents' logs)"
                 self._fail(job, obj, Failure(code="lost", text=text, retryable=False))

@@ -128,6 +128,19 @@ def test_sigterm_drains_all_and_the_next_run_goes_on(site: MpiSite, hub: StandIn
     until_tidy(site.folder / "models")
 
 
+def test_a_command_that_is_told_twice_to_stop_still_ends_in_order(one_site: MpiSite, hub: StandInHub) -> None:
+    """A launcher that signals all that runs on a node tells it besides its parent."""
+    hub.faults.total_rate = SLOW
+    with one_site.start("--", "get", "hf://acme/big", "--to", "models") as run:
+        half_way(run, hub)
+        (pid,) = (pid for pid, words in one_site.processes().items() if "shoal.client.child_command " in words)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            kill(pid, number)
+        done = run.wait()
+    assert done.exit_code == 130
+    assert "interrupted (run it again to go on)" in done.stderr
+
+
 def test_a_killed_rank_leaves_nothing_behind(site: MpiSite, hub: StandInHub, request: pytest.FixtureRequest) -> None:
     """These launchers end all ranks when one dies; what is ours ends with them."""
     rank = 0 if "openmpi" in request.node.name else 2
@@ -181,6 +194,7 @@ def in_slurm(slurm: SlurmCluster, hub: StandInHub, tmp_path: Path) -> Iterator[M
     yield site
     site.nothing_left()
     slurm.until_idle()
+    slurm.clear_disks()
 
 
 slurm_group = pytest.mark.xdist_group("slurm")

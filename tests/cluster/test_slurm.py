@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -116,6 +115,7 @@ def read_environ(pid: int) -> list[str]:
 def site(slurm: SlurmCluster, tmp_path: Path, hub: StandInHub) -> Iterator[Site]:
     yield Site(slurm, tmp_path, hub)
     slurm.until_idle()
+    slurm.clear_disks()
     until(f"nothing to be left: {slurm.processes()}", lambda: not slurm.processes())
 
 
@@ -265,7 +265,6 @@ def test_a_broadcast_to_each_nodes_own_disk_comes_before_the_training_step(
     job = finished.stdout.strip()
     for node in NODES:
         assert delivered(slurm.local_of(node) / "model") == BIG
-        shutil.rmtree(slurm.local_of(node) / "model")
     assert site.log(job).count(f"{{}}4 4 {job}") == 4, site.log(job)
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
     assert "#SBATCH --no-kill" not in (site.state(job) / "job.sh").read_text()

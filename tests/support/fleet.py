@@ -13,6 +13,7 @@ ends of all logs are printed, for pytest to show when the test failed. No log ma
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -63,9 +64,21 @@ FORBIDDEN = (
 _HIGH_WATER = re.compile(rb"VmHWM:\s+(\d+) kB")
 
 
+def _own_ports() -> Iterator[int]:
+    """All ports of this process, in turn, for ever: what one worker of pytest-xdist hands out, no other one does."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = PORTS[int(worker) :: workers]
+    first = random.Random().randrange(len(mine))
+    return itertools.cycle([*mine[first:], *mine[:first]])
+
+
+_ports = _own_ports()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
-    for port in random.Random().sample(PORTS, 100):
+    """A port that nobody listens on now, and that is not handed out again soon: what it is for may start much later."""
+    for port in itertools.islice(_ports, 100):
         with socket.socket() as probe:
             try:
                 probe.bind((host, port))

@@ -449,6 +449,18 @@ def test_an_object_that_kills_its_agents_is_given_up() -> None:
     assert made.row.objects_failed == 1
 
 
+def test_agents_that_die_with_many_ranges_of_an_object_are_one_loss_of_it() -> None:
+    made = fleet(4096 * MIB, agents=4)
+    granted = open_object(made)
+    assert sum(map(len, granted.values())) > EXPIRIES_MAX
+    made.pass_time(30.0)
+    assert made.row.objects_failed == 0
+    for agent_id in granted:
+        made.say(agent_id, Heartbeat())
+    made.take()
+    assert made.assign()
+
+
 def test_a_broken_session_has_a_moment_to_come_back() -> None:
     made = fleet(5, 6)
     kept, other = made.assign()["a0"]
