@@ -24,7 +24,8 @@ OPENCV_REMEDY: Final = "pip install 'shoal[images]', or set collect.resampler to
 _GAP: Final = (
     2.0  # what is more than so many times too large is first averaged over whole pixels: cheap, and hardly to be seen
 )
-_NO_MEMORY: Final = -4  # cv::Error::StsNoMem
+_NO_MEMORY: Final = ("(-4:", "bad_alloc")
+"""In the text of a cv2.error: cv::Error::StsNoMem, or the C++ library's own. Its ``code`` may be that of an earlier error."""
 
 
 def load_opencv() -> None:
@@ -85,7 +86,7 @@ def _bilinear(picture: Image, extent: tuple[float, float], box: tuple[int, int])
             interpolation=cv2.INTER_LINEAR_EXACT,
         )
     except cv2.error as error:
-        if error.code == _NO_MEMORY:
+        if any(sign in str(error) for sign in _NO_MEMORY):
             raise MemoryError from None
         raise
     from PIL.Image import fromarray
