@@ -14,7 +14,7 @@ import pytest
 
 from shoal.agent.collect.place import FolderPlace
 from shoal.agent.collect.segments import Entry, Recorded, Segment, SegmentWriter, settled_frames
-from shoal.common.collect_records import Restart, batch_path
+from shoal.common.collect_records import ImageEncoding, Resampler, Restart, batch_path
 from shoal.common.errors import NoSpace, UnsafeName
 from shoal.common.records import Outcome, UnitKind
 from shoal.common.safe_root import SafeRoot
@@ -151,6 +151,24 @@ async def test_draining_returns_what_is_under_way(tmp_path: Path) -> None:
         async with collecting(tmp_path, connections=8) as bench:
             assert (await bench.batch(site.host, rows)).tally == ((200, 100),)
         assert len(site.log) == 100 and fetched < 100  # not one row was fetched twice
+
+
+@pytest.mark.parametrize("encoding", [ImageEncoding.JPEG, ImageEncoding.ORIGINAL])
+async def test_what_another_resampler_made_is_not_mixed_in(tmp_path: Path, encoding: ImageEncoding) -> None:
+    async with odd_server(picture()) as site:
+        site.delay_s = 0.05
+        rows = table_of([f"{site.url}/ok/{n}" for n in range(40)])
+        async with collecting(tmp_path, connections=2, image_encoding=encoding, resampler=Resampler.PILLOW) as bench:
+            ref = bench.start(UnitKind.BATCH, host=site.host, rows=rows)
+            while len(site.log) < 10:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await bench.collector.drain(10.0)
+            assert (await bench.last(ref)).outcome is Outcome.RETURNED
+        fetched = len(site.log)
+        async with collecting(tmp_path, image_encoding=encoding, resampler=Resampler.OPENCV) as bench:
+            assert (await bench.batch(site.host, rows)).tally == ((200, 40),)
+        again = fetched if encoding is ImageEncoding.JPEG else 0  # what is kept as served was made by neither
+        assert fetched < 40 and len(site.log) == 40 + again
 
 
 async def test_a_fenced_agent_publishes_nothing(tmp_path: Path) -> None:
