@@ -114,6 +114,7 @@ class JobSpec:
     collect: CollectSpec | None = None  # of a dataset job that collects a URL table
     tool: ToolSpec | None = None  # of a dataset job that runs a tool
     nas: str = ""  # "": as each agent is configured; "off": no copies; otherwise the folder on the NAS
+    licenses: tuple[str, ...] = ()  # that a Hub repo names, as far as is known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

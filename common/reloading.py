@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 LIVE_EVERYWHERE = ("log.level", "log.format", "hub.token", "hub.token_*")
 LIVE_COORDINATOR = (*LIVE_EVERYWHERE, "hosts.*.rate", "hosts.*.connections", "fetch.request_rate", "security.allow",
-                    "security.deny", "security.https_only")  # fmt: skip
+                    "security.deny", "security.https_only", "security.max_object_size", "security.max_job_size",
+                    "security.allow_licenses", "security.deny_licenses", "security.unknown_license", "quota.bytes",
+                    "quota.jobs", "quota.period")  # fmt: skip
 LIVE_AGENT = (*LIVE_EVERYWHERE, "fetch.rate_limit", "agent.upload_rate", "security.token", "security.token_*")
 """Settings, as globs, that take effect without a restart. docs/systemd.md lists them for people."""
 

@@ -108,6 +108,7 @@ def encode_job_spec(spec: JobSpec) -> work.JobSpec:
         collect=encode_collect_spec(spec.collect),
         tool=encode_tool_spec(spec.tool),
         nas=spec.nas,
+        licenses=spec.licenses,
     )
 
 
@@ -136,6 +137,7 @@ def decode_job_spec(spec: work.JobSpec) -> JobSpec:
         collect=decode_collect_spec(spec.collect) if spec.HasField("collect") else None,
         tool=decode_tool_spec(spec.tool) if spec.HasField("tool") else None,
         nas=spec.nas,
+        licenses=texts(spec.licenses, "JobSpec.licenses"),
     )
 
 

@@ -22,7 +22,7 @@ from .backup import remove_stale_copies
 from .server import CoordinatorServer
 from .store.runner import StoreRunner
 from .store.sqlite import SqliteStore
-from .wiring import host_policies_of, make_coordinator, policy_of, sources
+from .wiring import host_policies_of, make_coordinator, site_rules_of, sources
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
@@ -59,7 +59,7 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
     ):
 
         async def take_up(new: Settings) -> None:
-            await coordinator.configure(host_policies_of(new), policy_of(new))
+            await coordinator.configure(host_policies_of(new), site_rules_of(new))
 
         reloader = Reloader(settings, load, take_up, notifier, live=LIVE_COORDINATOR)
         async with sources(settings, version=version, live=lambda: reloader.settings) as open_source:

@@ -155,7 +155,7 @@ class Planner:
         self._store = store
         self._open_source = open_source
         self._clock = clock
-        self._site = site or SiteRules()
+        self.site = site or SiteRules()
         self._wall_clock = wall_clock
 
     async def plan(self, job_id: str) -> None:
@@ -200,7 +200,7 @@ class Planner:
             async for page in pages:
                 largest = max(largest, max(spec.size or 0 for spec in page))
                 for spec in page:
-                    self._site.policy.check_object_size(spec.path, spec.size)
+                    self.site.policy.check_object_size(spec.path, spec.size)
                 await self._store.run(self._store.store.add_objects, row.job_id, page)
         refused = [(name, _unsafe(name, reason)) for name, reason in source.refused]
         if refused:
@@ -210,9 +210,9 @@ class Planner:
         for warning in source.warnings:
             log.warning("job.listing_warning", job=row.job_id, warning=warning)
         objects, total_bytes = await self._store.run(self._store.store.counts, row.job_id)
-        self._site.policy.check_job_size(row.uri, total_bytes)
+        self.site.policy.check_job_size(row.uri, total_bytes)
         others = (job.row for job in self._core.jobs.values() if job.row is not row)
-        self._site.quotas.check_bytes(row.user, others, self._wall_clock(), more=total_bytes)
+        self.site.quotas.check_bytes(row.user, others, self._wall_clock(), more=total_bytes)
         delivery = Delivery(asked.get("delivery", Delivery.SPREAD))
         chunks = None
         if delivery is Delivery.REPLICATE:

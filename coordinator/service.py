@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from ..common.errors import Conflict, UsageError
 from ..common.logs import get_logger
-from ..common.policy import Policy
 from ..common.records import AgentMessage, Goodbye, Hello, ObjectSpec, Results
 from ..common.views import (
     AgentView,
@@ -347,11 +346,12 @@ class Coordinator:
         await self._durable()
         return next(view for view in self.hosts() if view.host == host.lower())
 
-    async def configure(self, host_policies: Mapping[str, HostPolicy], policy: Policy) -> None:
-        """Take up another configuration: limits of hosts, and what may be fetched."""
+    async def configure(self, host_policies: Mapping[str, HostPolicy], site: SiteRules) -> None:
+        """Take up another configuration: limits of hosts, and the site's rules for what is listed from now on."""
         before, self._host_policies = self._host_policies, host_policies
         await set_policies(self.core, self._store, host_policies, before=before)
-        self._collections.policy = policy
+        self._site = self._planner.site = site
+        self._collections.policy = site.policy
         self._wake.set()
 
     def fleet(self) -> FleetView:

@@ -90,6 +90,16 @@ def host_policies_of(settings: Settings) -> dict[str, HostPolicy]:
     }
 
 
+def site_rules_of(settings: Settings, *, user: str = "") -> SiteRules:
+    """What may be fetched, and how much of it, as the configuration has it."""
+    quota = settings.quota
+    return SiteRules(
+        user=user,
+        policy=policy_of(settings),
+        quotas=Quotas(bytes=quota.bytes, jobs=quota.jobs, period_s=quota.period),
+    )
+
+
 def make_coordinator(
     settings: Settings,
     store: StoreRunner,
@@ -121,9 +131,5 @@ def make_coordinator(
             policy=policy_of(settings),
             wall_clock=time.time,
         ),
-        site=SiteRules(
-            user=user,
-            policy=policy_of(settings),
-            quotas=Quotas(bytes=settings.quota.bytes, jobs=settings.quota.jobs, period_s=settings.quota.period),
-        ),
+        site=site_rules_of(settings, user=user),
     )

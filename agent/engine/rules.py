@@ -19,6 +19,7 @@ def check_job(rules: Policy, job: JobSpec) -> None:
     rules.check_job_size(job.source, job.total_bytes)
     if job.origin is OriginKind.HUB:
         rules.check_repo(job.repo_kind or "model", job.repo_id)
+        rules.check_licenses(job.source, job.licenses)
         for endpoint in job.endpoints:
             rules.check_denied_host(urlsplit(endpoint).hostname or "")
             rules.check_encrypted(endpoint, f"Hub at {endpoint}")

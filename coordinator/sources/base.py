@@ -54,6 +54,7 @@ class Resolved:
     repo_id: str = ""
     revision: str = ""  # as the user named it
     commit: str = ""  # 40 hex digits, "" where there is no such thing
+    licenses: tuple[str, ...] = ()  # that a Hub repo names, in order; none where they were not asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ from .hub_api import HubApi, JsonObject
 from .intake import Intake, shown
 
 DEFAULT_REVISION: Final = "main"
+LICENSES_CHARACTERS_MAX: Final = 4096
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -53,6 +54,7 @@ class HubSource:
         self._intake = Intake(selection=request.selection, thing=str(uri))
         self._unknown_types = 0
         self._without_digest = 0
+        self._licenses: tuple[str, ...] = ()
 
     @property
     def refused(self) -> list[tuple[str, str]]:
@@ -83,6 +85,7 @@ class HubSource:
             repo_id=self._uri.repo_id,
             revision=self._revision,
             commit=self._commit,
+            licenses=self._licenses,
         )
 
     async def pages(self) -> AsyncGenerator[list[ObjectSpec], None]:
@@ -112,10 +115,7 @@ class HubSource:
         if self._revision != DEFAULT_REVISION:
             path += f"/revision/{quote(self._revision, safe='')}"
         # `expand` leaves out the list of files, which has megabytes in a big repo. Spaces are never gated.
-        query = "expand=sha" if self._uri.kind == "space" else "expand=sha&expand=gated"
-        rules_licenses = self._context.policy.rules_licenses
-        if rules_licenses:
-            query += "&expand=cardData&expand=tags"
+        query = "expand=sha&expand=cardData&expand=tags" + ("" if self._uri.kind == "space" else "&expand=gated")
         answer = await self._api.get_object(f"{path}?{query}")
         commit, repo_id = answer.get("sha"), answer.get("id")
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
@@ -123,8 +123,11 @@ class HubSource:
         if isinstance(repo_id, str):
             # A repo that was renamed is answered for under its new name, which the rules may refuse.
             self._context.policy.check_repo(self._uri.kind, repo_id)
-        if rules_licenses:
-            self._context.policy.check_licenses(str(self._uri), licenses_of(answer))
+        licenses = sorted(licenses_of(answer))
+        self._context.policy.check_licenses(str(self._uri), licenses)
+        # For the agents' own rules. A list that nobody would write is as good as none: it is not known.
+        if sum(map(len, licenses)) <= LICENSES_CHARACTERS_MAX:
+            self._licenses = tuple(licenses)
         if answer.get("gated"):
             # Everybody may list a gated repo: without this, every single file would be refused later.
             await self._api.check_access(f"{self._api_path()}/auth-check")

@@ -39,6 +39,7 @@ def spec_from_json(text: str | None) -> JobSpec | None:
     known["origin"] = OriginKind(known["origin"])
     known["layout"] = Layout(known["layout"])
     known["endpoints"] = tuple(known["endpoints"])
+    known["licenses"] = tuple(known.get("licenses", ()))
     known["delivery"] = Delivery(known.get("delivery", Delivery.SPREAD))
     if known.get("chunks") is not None:
         known["chunks"] = ChunkSizes(**known["chunks"])

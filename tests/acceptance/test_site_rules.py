@@ -98,6 +98,8 @@ def test_a_pinned_commit_does_not_get_around_the_licence(shoal: Shoal, hub: Stan
         ("SHOAL_SECURITY_HTTPS_ONLY", "true"),
         ("SHOAL_SECURITY_MAX_OBJECT_SIZE", "1MiB"),
         ("SHOAL_SECURITY_MAX_JOB_SIZE", "1MiB"),
+        ("SHOAL_SECURITY_DENY_LICENSES", "apache-*"),
+        ("SHOAL_SECURITY_ALLOW_LICENSES", "mit"),
     ],
 )
 def test_an_agent_does_not_break_its_own_rules(hub: StandInHub, tmp_path: Path, variable: str, value: str) -> None:

@@ -95,18 +95,21 @@ def test_a_coordinator_takes_up_settings_and_says_which_need_a_restart(fleet: Fl
     settings_file(
         daemon,
         "[hosts.'slow.example']\nrate = 2\n[hosts.'mine.example']\nrate = 99\n"
-        "[security]\ndeny = ['acme/*']\n[log]\nlevel = 'debug'\n[coordinator]\nlease_ttl = '60s'\n",
+        "[security]\ndeny = ['acme/two']\ndeny_licenses = ['mit']\nunknown_license = 'allow'\nmax_job_size = '1B'\n[quota]\njobs = 9\n"
+        "[log]\nlevel = 'debug'\n[coordinator]\nlease_ttl = '60s'\n",
     )
     reloaded(daemon, manager)
     rates = {name: host.requests_per_s for name, host in fleet.hosts().items()}
     assert rates["slow.example"] == 2
     assert rates["mine.example"] == 7  # an administrator's word wins
     assert rates.get("gone.example", 0) == 0
-    job = fleet.submit("hf://acme/one", "--to", fleet.folder / "to")
-    failed = fleet.until("the job to be refused", lambda: (view := fleet.job(job)).ended and view)
-    assert failed and failed.failure and "security.deny" in failed.failure.text
+    for repo, rule in (("acme/two", "security.deny"), ("acme/one", "security.max_job_size")):
+        job = fleet.submit(f"hf://{repo}", "--to", fleet.folder / "to")
+        failed = fleet.until("the job to be refused", lambda job=job: (view := fleet.job(job)).ended and view)
+        assert failed and failed.failure and rule in failed.failure.text
     (taken,) = daemon.events("settings.reloaded")
-    assert set(taken["in_force"]) >= {"hosts.slow.example.rate", "security.deny", "log.level"}
+    rules = {"security.deny", "security.deny_licenses", "security.max_job_size", "quota.jobs"}
+    assert set(taken["in_force"]) >= {"hosts.slow.example.rate", "log.level", *rules}
     (late,) = daemon.events("settings.need_restart")
     assert late["settings"] == ["coordinator.lease_ttl"]
 

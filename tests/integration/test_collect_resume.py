@@ -115,8 +115,8 @@ async def test_files_that_do_not_belong_together_are_no_result(tmp_path: Path) -
 
 async def test_stopping_keeps_what_was_recorded_and_reports_nothing(tmp_path: Path) -> None:
     async with odd_server(picture()) as site:
-        site.delay_s = 0.02
-        rows = table_of([f"{site.url}/ok/{n}" for n in range(120)])
+        site.delay_s = 0.05  # so that the batch is far from done when the image worker is ready, on a slow machine too
+        rows = table_of([f"{site.url}/ok/{n}" for n in range(400)])
         async with collecting(tmp_path, connections=4) as bench:
             ref = bench.start(UnitKind.BATCH, host=site.host, rows=rows)
             while len(site.log) < 60 or not recorded_rows(tmp_path):  # noqa: ASYNC110
@@ -129,11 +129,12 @@ async def test_stopping_keeps_what_was_recorded_and_reports_nothing(tmp_path: Pa
             while bench.collector._tools.budget.used:  # noqa: ASYNC110  # nothing of it stays taken
                 await asyncio.sleep(0.02)
         before, kept = len(site.log), len(recorded_rows(tmp_path))
+        site.delay_s = 0.0
         async with collecting(tmp_path, agent="agent-2") as bench:
             report = await bench.batch(site.host, rows)
-            assert report.tally == ((200, 120),)
-            assert len(bench.rows(site.host, "successes")) == 120
-        assert kept and len(site.log) == before + 120 - kept
+            assert report.tally == ((200, 400),)
+            assert len(bench.rows(site.host, "successes")) == 400
+        assert kept and len(site.log) == before + 400 - kept
 
 
 async def test_draining_returns_what_is_under_way(tmp_path: Path) -> None:

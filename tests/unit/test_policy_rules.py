@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,6 +135,11 @@ LOCAL = a_job(OriginKind.FILE, source="file:///data/f")
         ({"deny": ("s3://weights/*",)}, S3, False),
         ({"deny": ("s3://other/*",)}, S3, True),
         ({"job_bytes_max": 9}, a_job(OriginKind.HTTP, total_bytes=10), False),
+        ({"licenses_deny": ("cc-by-nc-*",)}, replace(HUB, licenses=("mit", "cc-by-nc-4.0")), False),
+        ({"licenses_deny": ("cc-by-nc-*",)}, replace(HUB, licenses=("mit",)), True),
+        ({"licenses_deny": ("cc-by-nc-*",)}, HUB, False),
+        ({"licenses_deny": ("cc-by-nc-*",), "unknown_license": "allow"}, HUB, True),
+        ({"licenses_allow": ("mit",)}, WEB, True),
     ],
 )
 def test_jobs_that_an_agent_takes_up(rules: dict[str, Any], spec: JobSpec, allowed: bool) -> None:

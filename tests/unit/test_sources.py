@@ -166,7 +166,7 @@ async def objects_of(source: Source) -> list[ObjectSpec]:
 
 def info_url(endpoint: str = HUB, *, api: str = "models/acme/tiny", revision: str = "") -> str:
     gated = "" if api.startswith("spaces") else "&expand=gated"
-    return f"{endpoint}/api/{api}{f'/revision/{revision}' if revision else ''}?expand=sha{gated}"
+    return f"{endpoint}/api/{api}{f'/revision/{revision}' if revision else ''}?expand=sha&expand=cardData&expand=tags{gated}"
 
 
 def tree_url(
@@ -250,6 +250,19 @@ async def test_datasets_and_spaces(kind: str, prefix: str) -> None:
     assert (resolved.repo_kind, resolved.revision, resolved.commit) == (kind[:-1], "v/1", SHA)
     assert resolved.source == f"hf://{kind}/acme/tiny@v%2F1"
     assert [spec.url for spec in await objects_of(source)] == [f"{prefix}/acme/tiny/resolve/{SHA}/a"]
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"cardData": {"license": ["mit", "apache-2.0"]}, "tags": ["license:mit"]}, ("apache-2.0", "mit")),
+        ({"cardData": {"license": [f"l{number}" * 20 for number in range(1000)]}}, ()),
+        ({}, ()),
+    ],
+)
+async def test_the_licences_are_told_to_who_has_rules_of_its_own(named: dict[str, object], told: tuple[str]) -> None:
+    w = world({info_url(): info(**named)})
+    assert (await source_of("hf://acme/tiny", w.context).resolve()).licenses == told
 
 
 async def test_a_commit_needs_no_question() -> None:
