@@ -9,8 +9,7 @@ Pure and synchronous: no I/O, no clock, no randomness. The simulator in tests/si
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..common.records import (
     Ack,
@@ -34,7 +33,7 @@ from ..common.swarm_records import SwarmInventory, SwarmReport
 from .assigner import Assigner
 from .dataset_model import BatchRow
 from .datasets import DatasetBook
-from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
+from .effects import DropLease, Effects, PutAgent, PutHostPolicy, RequeueFailed, Send, take_changes
 from .leases import HeldLease, LeaseTable
 from .limits import RECONNECT_GRACE_S, CoreLimits
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
@@ -83,16 +82,15 @@ class Core:
         """What is to be done since the last call: writes first, then sends."""
         for job in self.jobs.values():
             if job.changed:
-                job.changed = False
-                self._effects.writes.append(PutJob(replace(job.row)))
+                self._effects.writes.extend(take_changes(job))
         self._assigner.send_grants()
         return self._effects.take()
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
-    def add_job(self, row: JobRow) -> None:
-        """A job was submitted (or, after a restart, found in the store)."""
-        job = self.jobs[row.job_id] = JobState(row)
+    def add_job(self, row: JobRow, fetched_by: Mapping[str, int] | None = None) -> None:
+        """A job was submitted (or, after a restart, found in the store). fetched_by: bytes that came through each agent before."""
+        job = self.jobs[row.job_id] = JobState(row, fetched_by=dict(fetched_by or {}))
         self._replicas.begin(job)
         self._datasets.begin(job)
 
