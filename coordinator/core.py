@@ -281,6 +281,7 @@ class Core:
         # A new process under an old name holds nothing: what the old one held is free at once. Reports come first, because
         # they may end leases that the agent no longer works on.
         self._results(agent, hello.results, now)
+        agent.rate_bytes = 0  # those came before this session
         claimed = set(hello.held)
         for lease in self.leases.of_agent(agent.agent_id):
             if lease.ref not in claimed:
@@ -311,9 +312,9 @@ class Core:
         agent.tell(beat, self.jobs)
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
-            if lease is not None and progress.arrived > lease.arrived:
-                agent.rate_bytes += progress.arrived - lease.arrived if lease.kind is not UnitKind.BATCH else 0
-                lease.arrived = progress.arrived
+            if lease is not None:
+                news = lease.arrive(progress.arrived)
+                agent.rate_bytes += news if lease.kind is not UnitKind.BATCH else 0  # whose progress counts rows
         agent.measure(now)
         self.hosts.heard(agent.agent_id, beat.budgets_version, beat.lapsed_version, now)
         for seen in beat.hosts:
@@ -326,6 +327,7 @@ class Core:
             acks.append(Ack(result.seq, lease is not None))
             if lease is None:
                 continue
+            agent.rate_bytes += lease.report(result.fetched) if lease.kind is not UnitKind.BATCH else 0
             if lease.kind is UnitKind.REPLICA:
                 ended = self._replicas.result(agent, lease, result, now)
             elif lease.kind is UnitKind.BATCH:

@@ -21,6 +21,7 @@ from shoal.common.records import (
     LeaseRef,
     OriginKind,
     Outcome,
+    Progress,
     Results,
     Revoke,
     UnitKind,
@@ -41,7 +42,7 @@ from shoal.coordinator.effects import (
     PutLease,
     RequeueFailed,
 )
-from shoal.coordinator.model import JobRow, JobStatus, Phase
+from shoal.coordinator.model import RATE_WINDOW_S, JobRow, JobStatus, Phase
 from shoal.coordinator.reports import EXCLUDED_S, EXPIRIES_MAX
 from simulation.invariants import check_invariants
 from support.core_fleet import (
@@ -744,6 +745,38 @@ def test_tokens_grow_over_restarts() -> None:
     assert new.unit == old.unit
     assert new.token > old.token
     assert not again.report("a0", old)
+
+
+def test_what_comes_between_heartbeats_counts_for_an_agents_speed() -> None:
+    made = fleet(64 * MIB)
+    agent = made.core.agents["a0"]
+    one, two, *_ = open_object(made)["a0"]
+    seconds = 2 * RATE_WINDOW_S
+
+    def beat(*progress: Progress) -> float:
+        """The speed of a window, in bytes/s, without that of before."""
+        agent.rate = 0.0
+        made.now += seconds
+        held = tuple(lease.ref for lease in made.core.leases.of_agent("a0"))
+        made.say("a0", Heartbeat(held=held, progress=progress))
+        made.take()
+        return agent.rate
+
+    made.report("a0", one, Outcome.PARTIAL, done=((one.start, one.start + MIB),), fetched=MIB)
+    assert beat(Progress(one.unit, one.token, MIB)) == MIB / seconds, "told twice, counted once"
+    made.report("a0", one, fetched=one.stop - one.start - MIB)  # it ends: no heartbeat tells of it again
+    assert beat() == (one.stop - one.start - MIB) / seconds
+    assert beat(Progress(two.unit, two.token, 3 * MIB)) == 3 * MIB / seconds
+    made.report("a0", two, Outcome.PARTIAL, done=((two.start, two.start + MIB),), fetched=MIB)
+    assert beat() == 0.0
+
+
+def test_what_is_told_after_a_lost_connection_is_no_speed_of_now() -> None:
+    made = fleet(5)
+    (lease,) = made.assign()["a0"]
+    made.hello("a0", results=[made.result(lease, size=5, fetched=5)])
+    assert made.core.jobs["j"].fetched_by == {"a0": 5}
+    assert made.core.agents["a0"].rate_bytes == 0
 
 
 def fetched(made: Fleet) -> dict[str, int]:
