@@ -36,6 +36,7 @@ from .output import (
 )
 from .remote import RemoteCoordinator, connect
 from .running import run
+from .watching import watch_patiently
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
@@ -187,7 +188,7 @@ async def _job_status(remote: RemoteCoordinator, options: argparse.Namespace) ->
         print(json.dumps(to_document(job), indent=2) if options.json else describe(job))
         return ExitCode.OK
     job = await remote.get_job(options.job)
-    async for view in remote.watch_job(job.job_id):
+    async for view in watch_patiently(remote, job.job_id):
         job = view
         if options.json:
             print(json.dumps(to_document(job)), flush=True)

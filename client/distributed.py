@@ -20,7 +20,8 @@ from ..common.settings import load_settings
 from ..common.views import JobStatus, JobView, ReplicaStatus, SubmitRequest, Submitted
 from .loop_thread import loop_thread
 from .requests import DeliveryFailed, DistributedResult, DownloadRequest, FailedRequest
-from .sdk import AsyncClient, WatchesJobs, job_error, watch_patiently
+from .sdk import AsyncClient, ListsObjects, job_error
+from .watching import WatchesJobs, watch_patiently
 
 if TYPE_CHECKING:
     from ..common.secrets import Secret
@@ -29,7 +30,7 @@ OnProgress = Callable[[Sequence[JobView]], None]
 """Called with the newest views of all jobs at every change, in the order of the requests. It must not block."""
 
 
-class TakesJobs(WatchesJobs, Protocol):
+class TakesJobs(WatchesJobs, ListsObjects, Protocol):
     """A coordinator, embedded or far away."""
 
     async def submit(self, request: SubmitRequest) -> list[Submitted]: ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpac
 
 from ..common.errors import Conflict, ShoalError, TimedOut, Unreachable, UsageError, error_class
 from ..common.records import Delivery
-from ..common.retry import Backoff
 from ..common.secrets import Secret
 from ..common.settings import Settings, load_settings
 from ..common.views import (
@@ -27,16 +25,12 @@ from ..common.views import (
     ReplicaView,
 )
 from .requests import submit_request
+from .watching import watch_patiently
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from .remote import RemoteCoordinator
 
 PAGE = 1000
-RECONNECT_S = 120.0
-"""A coordinator that was there and is gone is waited for so long: it may be restarting."""
-RECONNECT = Backoff(initial_s=0.5, max_s=5.0)
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -79,34 +73,13 @@ class JobResult:
         return self.job.replicas
 
 
-class WatchesJobs(Protocol):
-    """What waiting for jobs needs, of an embedded coordinator or one far away."""
+class ListsObjects(Protocol):
+    """What tells of a job's failures, of an embedded coordinator or one far away."""
 
-    def watch_job(self, job_id: str) -> AsyncIterator[JobView]: ...
     async def list_objects(self, job_id: str, *, status: str, after_id: int, limit: int) -> list[ObjectView]: ...
 
 
-async def watch_patiently(coordinator: WatchesJobs, job_id: str) -> AsyncGenerator[JobView]:
-    """The job now and at every change until it has ended, across restarts of the coordinator.
-
-    Raises: Unreachable at once if it was never there, or after RECONNECT_S; NotFound.
-    """
-    loop, rng = asyncio.get_running_loop(), random.Random()
-    failures, heard_at = 0, float("-inf")
-    while True:
-        try:
-            async for view in coordinator.watch_job(job_id):
-                failures, heard_at = 0, loop.time()
-                yield view
-            return
-        except Unreachable:
-            if loop.time() - heard_at > RECONNECT_S:
-                raise
-        failures += 1
-        await asyncio.sleep(RECONNECT.delay_s(failures, rng, at_least_s=RECONNECT.initial_s))
-
-
-async def job_error(coordinator: WatchesJobs, job: JobView) -> ShoalError:
+async def job_error(coordinator: ListsObjects, job: JobView) -> ShoalError:
     """The error that ended a job: of its first failed object, if objects failed, else the job's own."""
     if job.status is JobStatus.CANCELLED:
         return Conflict(f"job {job.job_id}", cause="it was cancelled", remedy="retry it, or submit it again")

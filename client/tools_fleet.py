@@ -15,6 +15,7 @@ from ..tools.records import Problem, Progress, ToolReport
 from ..tools.state import ToolFolder
 from .running import run
 from .transfer import failed_objects, transfers
+from .watching import watch_patiently
 
 if TYPE_CHECKING:
     from ..common.settings import Settings
@@ -42,7 +43,7 @@ async def _run(
     request = SubmitRequest(uris=(), delivery=Delivery.DATASET, destination=str(data), tool=spec, name=spec.name)
     async with transfers(settings) as coordinator:
         job = (await coordinator.submit(request))[0].job
-        async for view in coordinator.watch_job(job.job_id):
+        async for view in watch_patiently(coordinator, job.job_id):
             job = view
             stage = STAGES.get(view.status, "run")
             tell(Progress(stage=stage, done=view.objects_done, total=view.objects_total))

@@ -22,6 +22,7 @@ from ..common.views import Control, JobView, ObjectView, SubmitRequest, Submitte
 from .copies import Copies, finish, nas_line
 from .output import job_document, reason_of, to_document
 from .running import run
+from .watching import RECONNECT_S, watch_patiently
 
 if TYPE_CHECKING:
     import argparse
@@ -167,7 +168,8 @@ async def transfers(
 
 
 async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) -> list[JobView]:
-    """Show the progress of jobs until all have ended, and return their last views.
+    """Show the progress of jobs until all have ended, and return their last views. A coordinator that restarts is waited for, except in
+    a launch: there it has ended for good.
 
     On SIGINT or SIGTERM: with detach the jobs go on without us, else the work is given back; raises Interrupted either way. A second
     signal ends the process at once.
@@ -178,7 +180,7 @@ async def follow(transfers: Transfers, job_ids: Sequence[str], *, detach: bool) 
     with open_display(sys.stderr) as display:
 
         async def watch(job_id: str) -> None:
-            async for view in transfers.watch_job(job_id):
+            async for view in watch_patiently(transfers, job_id, patience_s=0.0 if _is_launched() else RECONNECT_S):
                 latest[job_id] = view
                 display.show(list(latest.values()))
 

@@ -213,6 +213,21 @@ def test_status_of_the_fleet_of_a_job_and_of_a_repo(fleet: Fleet, hub: StandInHu
     assert fleet.run("status", "acme/unknown").expect(3).stderr.count("acme/unknown") == 1
 
 
+def test_getting_goes_on_across_a_restart_of_the_coordinator(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    hub.faults.total_rate = MIB
+    fleet.start("a1")
+    with fleet.shoal.start("get", "hf://acme/big", "--to", str(tmp_path / "to")) as getting:
+        hub.log.wait_for(lambda log: log.bytes_served > MIB, timeout_s=30)
+        fleet.coordinator.kill()
+        until("the outage to be told", lambda: "coordinator.waited_for" in getting.stderr)
+        fleet.coordinator.start()
+        hub.faults.total_rate = None
+        done = getting.wait().expect(0)
+    assert "acme/big: done" in done.stderr
+    assert file_sha256_hex(tmp_path / "to/model.bin") == sha256_hex(BIG)
+    assert done.stdout.strip() == str(tmp_path / "to")
+
+
 def test_watching_the_fleet_goes_on_until_it_is_stopped(fleet: Fleet) -> None:
     fleet.start("a1")
     with fleet.shoal.start("status", "--watch", "--json") as watching:

@@ -12,8 +12,9 @@ import pytest
 import shoal.client as package
 from shoal.client import Client, DeliveryFailed, DownloadRequest
 from shoal.client.distributed import async_download_distributed, check_requests, deliver, inside_ray
-from shoal.client.sdk import AsyncClient, AsyncJob, watch_patiently
+from shoal.client.sdk import AsyncClient, AsyncJob
 from shoal.client.sdk_sync import Job
+from shoal.client.watching import watch_patiently
 from shoal.common.errors import NotFound, ShoalError, TimedOut, Unreachable, UsageError, VerificationFailed
 from shoal.common.records import Delivery, Failure
 from shoal.common.views import (
@@ -135,7 +136,7 @@ async def test_a_coordinator_that_restarts_is_waited_for(monkeypatch: pytest.Mon
     async def no_wait(delay_s: float) -> None:
         waits.append(delay_s)
 
-    monkeypatch.setattr("shoal.client.sdk.asyncio.sleep", no_wait)
+    monkeypatch.setattr("shoal.client.watching.asyncio.sleep", no_wait)
     script = Script()
     script.broken = 3
     views = [view async for view in watch_patiently(script, "a")]
