@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import json
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..common.errors import MissingExtra, ShoalError, TransferError
+from ..common.installed import is_installed
 from ..common.logs import get_logger
 from ..common.secrets import redact
 from .engine.options import Backend, EngineOptions
@@ -88,7 +88,7 @@ class Backends:
     async def _order(self, holding: Holding, transfer: Transfer, to: Path, folder: Path) -> dict[str, object]:
         """What the child is told. Raises MissingExtra, and what asking for the object raises."""
         package = _PACKAGES[self._name]
-        if importlib.util.find_spec(package) is None:
+        if not is_installed(package):
             remedy = 'pip install "shoal[hf-transfer]"' if self._name == "hf_transfer" else f"pip install {package}"
             raise MissingExtra(package, cause="it is not installed", remedy=remedy)
         assert transfer.location is not None

@@ -20,6 +20,7 @@ from .collect_origin import PictureOrigin, UrlTable, make_pictures, make_table, 
 from .collect_quality import ORIGINAL
 from .collect_tools import (
     ANY,
+    BY_PILLOW,
     COLLECT_TOOLS,
     REFERENCE,
     RIVAL,
@@ -55,7 +56,7 @@ CELLS = (
         name="resize",
         title="Fetch, make the long side 256, encode as JPEG, Parquet",
         resized=True,
-        tools=(REFERENCE, RIVAL, RIVAL_TUNED),
+        tools=(REFERENCE, BY_PILLOW, RIVAL, RIVAL_TUNED),
     ),
     CollectCell(
         name="as-served",
@@ -141,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=3, help="rounds; each runs every tool once")
     parser.add_argument("--minutes", type=float, default=60.0, help="after so long no further round of a cell begins")
     parser.add_argument("--cells", nargs="+", choices=names, default=names)
-    parser.add_argument("--tools", nargs="+", choices=list(COLLECT_TOOLS), default=list(COLLECT_TOOLS))
+    usual = [tool for tool in COLLECT_TOOLS if tool != BY_PILLOW]
+    parser.add_argument("--tools", nargs="+", choices=list(COLLECT_TOOLS), default=usual)
     parser.add_argument("--rows", type=int, default=20_000, help="URLs of the table")
     parser.add_argument("--pictures", type=int, default=500, help="different pictures that the URLs lead to")
     parser.add_argument(

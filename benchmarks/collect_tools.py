@@ -58,7 +58,7 @@ class CollectTool:
     environ: Mapping[str, str]
 
 
-def shoal_config(run: Collection, content: str) -> str:
+def shoal_config(run: Collection, content: str, resampler: str = "opencv") -> str:
     """The configuration of one run."""
     encoding = "jpeg" if run.resized else "original"
     return f"""\
@@ -67,16 +67,17 @@ content = "{content}"
 image_size = {IMAGE_SIZE}
 image_encoding = "{encoding}"
 image_quality = {ENCODE_QUALITY}
+resampler = "{resampler}"
 image_workers = {run.processes}
 default_rate_limit = 0
 allow_private_addresses = true
 """
 
 
-def _shoal(content: str = "image") -> Callable[[Collection], list[str]]:
+def _shoal(content: str = "image", resampler: str = "opencv") -> Callable[[Collection], list[str]]:
     def command(run: Collection) -> list[str]:
         config = run.scratch / "shoal.toml"
-        config.write_text(shoal_config(run, content))
+        config.write_text(shoal_config(run, content, resampler))
         options = ["--config", str(config), "--to", str(run.target)]
         return [str(SCRIPTS / "shoal"), "collect", *options, str(run.table.path)]
 
@@ -127,12 +128,14 @@ def _img2dataset_rows(target: Path) -> Generator[Row]:
 
 REFERENCE = "shoal"
 ANY = "shoal, any content"
+BY_PILLOW = "shoal, pillow"
 RIVAL = "img2dataset"
 RIVAL_TUNED = "img2dataset, tuned"
 _RIVAL_ENVIRON = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
 COLLECT_TOOLS: Mapping[str, CollectTool] = {
     REFERENCE: CollectTool(command=_shoal(), rows=_shoal_rows, environ={}),
     ANY: CollectTool(command=_shoal("any"), rows=_shoal_rows, environ={}),
+    BY_PILLOW: CollectTool(command=_shoal(resampler="pillow"), rows=_shoal_rows, environ={}),
     RIVAL: CollectTool(command=_img2dataset(), rows=_img2dataset_rows, environ=_RIVAL_ENVIRON),
     RIVAL_TUNED: CollectTool(
         command=_img2dataset(thread_count=THREADS_TUNED, extract_exif=False),

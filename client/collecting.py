@@ -18,6 +18,7 @@ from ..common.collect_records import (
     Content,
     DatasetFormat,
     ImageEncoding,
+    Resampler,
     Restart,
 )
 from ..common.errors import ExitCode, NotWritable, UsageError, error_class
@@ -128,6 +129,7 @@ def collect_spec(settings: Settings, tables: Sequence[str]) -> CollectSpec:
         image_size=chosen.image_size,
         image_encoding=ImageEncoding(chosen.image_encoding),
         image_quality=chosen.image_quality,
+        resampler=Resampler(chosen.resampler),
         format=DatasetFormat(chosen.format),
         row_group_bytes=chosen.row_group_size,
         request_timeout_s=chosen.request_timeout,

@@ -31,6 +31,13 @@ class ImageEncoding(enum.StrEnum):
     RAW_BGR = "raw-bgr"  # height x width x 3 bytes, blue first: as the reference tool stores them
 
 
+class Resampler(enum.StrEnum):
+    """What makes images smaller. Each has bits of its own, so it belongs to the job, not to what an agent has installed."""
+
+    PILLOW = "pillow"  # HAMMING
+    OPENCV = "opencv"  # bilinear, exact: the same bits on every processor
+
+
 class DatasetFormat(enum.StrEnum):
     """How the result of a batch is stored."""
 
@@ -77,6 +84,7 @@ class CollectSpec:
     image_size: int = 224  # longest side in pixels; 0: as it is
     image_encoding: ImageEncoding = ImageEncoding.JPEG
     image_quality: int = 95
+    resampler: Resampler = Resampler.OPENCV
     format: DatasetFormat = DatasetFormat.PARQUET
     row_group_bytes: int = 32 << 20
     request_timeout_s: float = 30.0
@@ -140,6 +148,7 @@ def collect_spec_from(values: Mapping[str, Any]) -> CollectSpec:
     known = {key: _frozen(value) for key, value in values.items()}
     known["content"] = Content(known["content"])
     known["image_encoding"] = ImageEncoding(known["image_encoding"])
+    known["resampler"] = Resampler(known.get("resampler", Resampler.PILLOW))  # jobs from before there was a choice
     known["format"] = DatasetFormat(known["format"])
     known["restart"] = Restart(known["restart"])
     return CollectSpec(**known)

@@ -13,6 +13,7 @@ from .collect_records import (
     DatasetFormat,
     HostProfile,
     ImageEncoding,
+    Resampler,
     Restart,
     ToolSpec,
 )
@@ -21,6 +22,7 @@ from .wire_values import EnumCodec, amount, count, each, name, prose, texts, vio
 
 CONTENT = EnumCodec(Content, work.Content, "CONTENT")
 IMAGE_ENCODING = EnumCodec(ImageEncoding, work.ImageEncoding, "IMAGE_ENCODING")
+RESAMPLER = EnumCodec(Resampler, work.Resampler, "RESAMPLER")
 DATASET_FORMAT = EnumCodec(DatasetFormat, work.DatasetFormat, "DATASET_FORMAT")
 
 _RESTARTS = {
@@ -53,6 +55,7 @@ def encode_collect_spec(spec: CollectSpec | None) -> work.CollectSpec | None:
         image_size=spec.image_size,
         image_encoding=IMAGE_ENCODING.number(spec.image_encoding),
         image_quality=spec.image_quality,
+        resampler=RESAMPLER.number(spec.resampler),
         format=DATASET_FORMAT.number(spec.format),
         row_group_bytes=spec.row_group_bytes,
         request_timeout_s=spec.request_timeout_s,
@@ -96,6 +99,7 @@ def decode_collect_spec(spec: work.CollectSpec) -> CollectSpec:
         image_size=count(spec.image_size, "CollectSpec.image_size"),
         image_encoding=IMAGE_ENCODING.member(spec.image_encoding, "CollectSpec.image_encoding"),
         image_quality=count(spec.image_quality, "CollectSpec.image_quality"),
+        resampler=RESAMPLER.optional(spec.resampler, "CollectSpec.resampler") or Resampler.PILLOW,
         format=DATASET_FORMAT.member(spec.format, "CollectSpec.format"),
         row_group_bytes=count(spec.row_group_bytes, "CollectSpec.row_group_bytes"),
         request_timeout_s=amount(spec.request_timeout_s, "CollectSpec.request_timeout_s"),

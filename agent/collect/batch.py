@@ -108,9 +108,7 @@ class BatchRun:
         self._give_up_code = give_up_code
         self._profiler = profiler
         self._profile: HostProfile | None = None
-        self._order = ImageOrder(
-            spec.image_encoding, spec.image_size, spec.image_quality, spec.pixels_max, spec.decode_memory_bytes
-        )
+        self._order = ImageOrder.of(spec)
         self._urls: list[str] = []
         self._jobs: dict[ImageJob, Share] = {}  # with the image workers
         self._changed = asyncio.Event()
@@ -214,6 +212,8 @@ class BatchRun:
         spec = self._spec
         words: list[object] = [self._batch, spec.content, spec.image_size, spec.image_encoding, spec.image_quality]
         words += [spec.pixels_max, spec.body_bytes_max, spec.respect_ai_opt_out, self._job if old is not None else ""]
+        if self._order.wants_opencv:  # Pillow's key is what it was before there was a choice
+            words.append(spec.resampler)
         digest = hashlib.sha256(repr([str(word) for word in words]).encode())
         for uuid, url in zip(values(self._rows["uuid"]), self._urls, strict=True):
             digest.update(f"{uuid}\0{url}\n".encode(errors="surrogatepass"))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import socket
 import sys
@@ -27,9 +26,11 @@ from typing import Final, cast
 
 from ...common.collect_records import ErrorCode
 from ...common.errors import MissingExtra, ShoalError
+from ...common.installed import is_installed
 from ...common.logs import get_logger
 from .image_wire import READY, RESULT, order_head, payload_length, read_result
 from .images import ImageMade, ImageOrder, ImageRefused
+from .resampling import opencv_missing
 
 WINDOW_JOBS: Final = 32  # on their way to one worker: enough that it never waits, few to be done again
 WATCH_S: Final = 1.0  # an image that takes too long is noticed so much later at the most
@@ -78,6 +79,7 @@ class ImagePool:
         self._queue: deque[ImageJob] = deque()  # bounded by the budget that the bodies are held in
         self._workers: list[_Worker] = []
         self._wanted = asyncio.Event()
+        self.opencv = False  # an order wanted it: a new worker has it before it is ready, so that no image waits for it
         self._starts_failed = 0
         self.broken: ShoalError | None = None
 
@@ -86,10 +88,12 @@ class ImagePool:
         """The pids of the workers."""
         return tuple(worker.pid for worker in self._workers if worker.pid)
 
-    def check(self) -> None:
-        """Raises MissingExtra where Pillow is not installed."""
-        if importlib.util.find_spec("PIL") is None:
+    def check(self, order: ImageOrder) -> None:
+        """Raises MissingExtra where Pillow is not installed, or OpenCV is not and such an order wants it."""
+        if not is_installed("PIL"):
             raise MissingExtra("images", cause="Pillow is not installed", remedy="pip install 'shoal[images]'")
+        if order.wants_opencv and not is_installed("cv2"):
+            raise opencv_missing("OpenCV is not installed")
 
     def submit(self, job: ImageJob) -> None:
         """Have an image made. Never blocks."""
@@ -97,6 +101,7 @@ class ImagePool:
             asyncio.get_running_loop().call_soon(job.settle, self.broken)
             return
         self._queue.append(job)
+        self.opencv = self.opencv or job.order.wants_opencv
         self._wanted.set()
         self.feed()
 
@@ -201,10 +206,12 @@ class _Worker(asyncio.Protocol):
                 raise
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "shoal.agent.collect.image_child", str(theirs.fileno())),
+                *(["opencv"] if self._pool.opencv else []),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else NumPy starts a thread for each core
             )
         self._timer = self._loop.call_later(START_S_MAX, self._too_slow)
         await self._gone

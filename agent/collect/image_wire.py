@@ -3,11 +3,11 @@
 =========== =======================================================================================================
 frame       bytes
 =========== =======================================================================================================
-order       length of the image u32, longest side u32, encoding u8, quality u8, 2 unused, pixels u64, memory u64; image
-result      code i32 (0: made, else an ErrorCode), payload u32, four sizes u32, two MD5; payload (image or UTF-8 text)
+order       length of the image u32, longest side u32, encoding, quality, resampler u8, 1 unused, pixels, memory u64; image
+result      code i32 (0: made, 1: no OpenCV, else an ErrorCode), payload u32, four sizes u32, two MD5; payload (image or text)
 =========== =======================================================================================================
 
-Numbers are little-endian. A payload of `AS_SERVED` bytes means: kept as it was served, and none follow.
+Numbers are little-endian, text is UTF-8. A payload of `AS_SERVED` bytes means: kept as it was served, and none follow.
 """
 
 from __future__ import annotations
@@ -15,33 +15,62 @@ from __future__ import annotations
 import struct
 from typing import Final, cast
 
-from ...common.collect_records import ErrorCode, ImageEncoding
+from ...common.collect_records import ErrorCode, ImageEncoding, Resampler
+from ...common.errors import MissingExtra
 from .images import ImageMade, ImageOrder, ImageRefused
+from .resampling import opencv_missing
 
-ORDER: Final = struct.Struct("<IIBBxxQQ")
+ORDER: Final = struct.Struct("<IIBBBxQQ")
 RESULT: Final = struct.Struct("<iI4I16s16s")
 READY: Final = b"R"  # a worker's first byte: from now on it works
 AS_SERVED: Final = 0xFFFFFFFF
+_NO_OPENCV: Final = 1  # no ErrorCode: those are negative
 _ENCODINGS: Final[tuple[ImageEncoding, ...]] = tuple(ImageEncoding)
 _NUMBERS: Final = {encoding: number for number, encoding in enumerate(_ENCODINGS)}
+_RESAMPLERS: Final[tuple[Resampler, ...]] = tuple(Resampler)
 
 
 def order_head(order: ImageOrder, length: int) -> bytes:
     """The head of an order; the image follows it."""
-    return ORDER.pack(length, order.size, _NUMBERS[order.encoding], order.quality, order.pixels_max, order.memory_bytes)
+    return ORDER.pack(
+        length,
+        order.size,
+        _NUMBERS[order.encoding],
+        order.quality,
+        _RESAMPLERS.index(order.resampler),
+        order.pixels_max,
+        order.memory_bytes,
+    )
 
 
 def read_order(head: bytes) -> tuple[int, ImageOrder]:
     """(length of the image, what is to be done with it)."""
-    length, size, encoding, quality, pixels, memory = ORDER.unpack(head)
-    return int(length), ImageOrder(_ENCODINGS[int(encoding)], int(size), int(quality), int(pixels), int(memory))
+    length, size, encoding, quality, resampler, pixels, memory = ORDER.unpack(head)
+    order = ImageOrder(
+        encoding=_ENCODINGS[int(encoding)],
+        size=int(size),
+        quality=int(quality),
+        pixels_max=int(pixels),
+        memory_bytes=int(memory),
+        resampler=_RESAMPLERS[int(resampler)],
+    )
+    return int(length), order
+
+
+def no_opencv_frame(cause: str) -> tuple[bytes, bytes]:
+    """(head, payload) of the answer to an order that no image of the job can be made by; cause: for a person."""
+    return _told(_NO_OPENCV, cause)
+
+
+def _told(code: int, text: str) -> tuple[bytes, bytes]:
+    payload = text.encode(errors="replace")
+    return RESULT.pack(code, len(payload), 0, 0, 0, 0, bytes(16), bytes(16)), payload
 
 
 def result_frame(made: ImageMade | ImageRefused) -> tuple[bytes, bytes]:
     """(head, payload) of a result."""
     if isinstance(made, ImageRefused):
-        text = made.message.encode(errors="replace")
-        return RESULT.pack(made.code, len(text), 0, 0, 0, 0, bytes(16), bytes(16)), text
+        return _told(made.code, made.message)
     stored = made.stored if made.stored is not None else b""
     length = len(stored) if made.stored is not None else AS_SERVED
     head = RESULT.pack(0, length, *made.original_size, *made.stored_size, made.original_md5, made.stored_md5)
@@ -54,9 +83,11 @@ def payload_length(head: bytes | memoryview) -> int:
     return 0 if length == AS_SERVED else length
 
 
-def read_result(head: bytes | memoryview, payload: bytes) -> ImageMade | ImageRefused:
-    """What a worker says of one image."""
+def read_result(head: bytes | memoryview, payload: bytes) -> ImageMade | ImageRefused | MissingExtra:
+    """What a worker says of one image, or, an error, of itself."""
     code, length, height, width, stored_height, stored_width, original_md5, stored_md5 = RESULT.unpack(head)
+    if code == _NO_OPENCV:
+        return opencv_missing(payload.decode(errors="replace"))
     if code:
         return ImageRefused(ErrorCode(code), payload.decode(errors="replace"))
     stored = None if length == AS_SERVED else payload

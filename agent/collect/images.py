@@ -1,8 +1,8 @@
 """Images in memory: checked, decoded, made smaller, encoded. Runs in a worker process, never in the agent's own.
 
-JPEG is decoded at a reduced scale (`draft`) that is at least the result's size, and resized with Pillow's HAMMING filter. Measured
-against a mean over areas (benchmarks/results/images.md) that is as near as a full decode with LANCZOS and costs a third of it. Every
-agent does it with Pillow, so that the digest of a stored image does not depend on who made it.
+JPEG is decoded at a reduced scale (`draft`) that is at least the result's size, then made smaller as `resampling.py` says. Measured
+against a mean over areas (benchmarks/results/images.md) that is about as near as a full decode with LANCZOS and costs a fraction of it.
+How is part of the order, so that the digest of a stored image does not depend on which agent made it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ...common.collect_records import ErrorCode, ImageEncoding
+from ...common.collect_records import CollectSpec, ErrorCode, ImageEncoding, Resampler
+from .resampling import resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 # What begins with MPO (two JPEGs in one file) opens as JPEG.
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 _ORIENTATION: Final = 0x0112  # EXIF 2.32, section 4.6.4
-_GAP: Final = (
-    2.0  # what is more than so many times too large is first averaged over whole pixels: cheap, and hardly to be seen
-)
 _MESSAGE_CHARACTERS_MAX: Final = 200
 
 
@@ -44,6 +42,24 @@ class ImageOrder:
     quality: int
     pixels_max: int
     memory_bytes: int
+    resampler: Resampler
+
+    @classmethod
+    def of(cls, spec: CollectSpec) -> ImageOrder:
+        """What a job wants done with each of its images."""
+        return cls(
+            encoding=spec.image_encoding,
+            size=spec.image_size,
+            quality=spec.image_quality,
+            pixels_max=spec.pixels_max,
+            memory_bytes=spec.decode_memory_bytes,
+            resampler=spec.resampler,
+        )
+
+    @property
+    def wants_opencv(self) -> bool:
+        """Whether there may be anything for OpenCV to do."""
+        return self.resampler is Resampler.OPENCV and self.size > 0 and self.encoding is not ImageEncoding.ORIGINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +103,10 @@ def _process(data: bytes | bytearray | memoryview, order: ImageOrder) -> ImageMa
             size = _turned((height, width), _orientation(image))
             return ImageMade(None, size, size, original_md5, original_md5)
         box = _box(width, height, order.size)
+        extent: tuple[float, float] | None = None
         if image.format in ("JPEG", "MPO"):
-            image.draft("RGB", box)
+            drafted = image.draft("RGB", box)
+            extent = drafted[1][2:] if drafted is not None else image.size
         image.load()
         orientation = _orientation(image)
         if image.format == "TIFF":
@@ -96,8 +114,7 @@ def _process(data: bytes | bytearray | memoryview, order: ImageOrder) -> ImageMa
             box = _box(width, height, order.size)
         small = _plain(image)
         if small.size != box:
-            gap = None if image.format in ("JPEG", "MPO") else _GAP
-            small = small.resize(box, Image.Resampling.HAMMING, reducing_gap=gap)
+            small = resampled(small, box, order.resampler, extent)
         if orientation != 1:
             small = small.transpose(_turns()[orientation])
         stored = _encoded(small, order)

@@ -33,6 +33,7 @@ from .fetch import Timing
 from .footer import check_same
 from .gate import HostGate
 from .image_pool import ImagePool
+from .images import ImageOrder
 from .options import JOB_IDLE_S, OVERVIEW_S, THREADS, CollectOptions
 from .profile import profile_of
 from .side import JobSide
@@ -233,7 +234,7 @@ class Collector:
                 )
             await side.reread_ignored()
             if side.spec.content is Content.IMAGE:
-                tools.images.check()
+                tools.images.check(ImageOrder.of(side.spec))
             rows = read_rows(await self._rows(run, f"batch/{spec.object_id}"))
             profiler: Callable[[Timing, Failed | None], HostProfile] | None = None
             if lease.profile:

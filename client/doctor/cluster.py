@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...common.errors import ExitCode
-from .configuration import is_there
+from ...common.installed import is_installed
 from .records import Finding, failed, ok, skipped, warning
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def run(*command: str) -> tuple[int, str, str]:
 
 async def check_mpi(visit: Visit) -> list[Finding]:
     """Whether mpi4py is installed and finds an MPI library."""
-    if not is_there("mpi4py"):
+    if not is_installed("mpi4py"):
         if "mpi" in visit.wishes.named:
             remedy = "pip install 'shoal[mpi]', with an MPI library on the machine (module load, or pip install mpich)"
             return [failed("mpi4py is not installed", remedy=remedy, exit_code=ExitCode.USAGE)]

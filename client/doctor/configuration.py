@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from ...common.errors import ExitCode
+from ...common.installed import is_installed
 from ...common.settings_sources import Rank, unknown_variables
 from ...common.uri import S3Uri
 from ...common.version import VERSION
@@ -50,13 +50,15 @@ async def check_config(visit: Visit) -> list[Finding]:
 async def check_packages(visit: Visit) -> list[Finding]:
     """Python, Shoal, what it cannot do without, and the extras that this configuration needs."""
     findings = [judge_python(sys.version_info[:3])]
-    missing = [name for name, module in REQUIRED.items() if not is_there(module)]
+    missing = [name for name, module in REQUIRED.items() if not is_installed(module)]
     findings += [
         failed("it is not installed", subject=name, remedy="pip install shoal again", exit_code=ExitCode.USAGE)
         for name in missing
     ]
-    findings += [judge_extra(*extra) for extra in extras(visit.settings, visit.wishes.uris) if not is_there(extra[0])]
-    if not is_there("uvloop"):
+    findings += [
+        judge_extra(*extra) for extra in extras(visit.settings, visit.wishes.uris) if not is_installed(extra[0])
+    ]
+    if not is_installed("uvloop"):
         seen = "not installed: the coordinator and agents handle about half as many messages a second"
         findings.append(warning(seen, subject="uvloop", remedy="pip install uvloop"))
     return findings
@@ -83,6 +85,8 @@ def extras(settings: Settings, uris: tuple[object, ...]) -> list[tuple[str, str,
     tables = next((name for name in given if name.startswith(("collect.", "tools."))), "")
     if tables:
         needed += [(module, "images", f"{tables} is set") for module in ("pyarrow", "PIL")]
+    if tables.startswith("collect.") and settings.collect.resampler == "opencv":
+        needed.append(("cv2", "images", "collect.resampler is opencv"))
     return needed
 
 
@@ -90,14 +94,6 @@ def judge_extra(module: str, extra: str, why: str) -> Finding:
     """An extra that is needed and missing."""
     remedy = f"pip install 'shoal[{extra}]'"
     return failed(f"not installed, and {why}", subject=module, remedy=remedy, exit_code=ExitCode.USAGE)
-
-
-def is_there(module: str) -> bool:
-    """Whether a module can be imported, without doing so."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _version(name: str) -> str:

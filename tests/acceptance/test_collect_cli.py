@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from shoal.common.dataset_schema import errors_schema, successes_schema
+from support.absent import without
 from support.cli import Finished, Shoal
 from support.dataset_files import errors, outcomes, rejects, successes, write_csv
 from support.fleet import until
@@ -375,3 +376,23 @@ allow_private_addresses = true
     found = successes(tmp_path / "out")
     assert {(row["species"], max(row["resized_size"])) for row in found} == {("owl", 64)}
     assert {row["source_id"] for row in found} == {"g0", "g1", "g3", "g4", "g5"}
+
+
+def test_without_opencv_a_run_says_what_to_do_and_pillow_does_it(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
+    host = site.host()
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    write_csv(table, urls_of(host, 3))
+    absent = without(tmp_path / "absent", "cv2")
+    finished = collect(shoal, table, "--to", out, "--image-size", "100", **absent)
+    assert finished.exit_code != 0
+    assert (
+        "OpenCV is not installed (pip install 'shoal[images]', or set collect.resampler to pillow)" in finished.stderr
+    )
+    assert not host.requests, "nothing is fetched that cannot be made"
+    by_pillow = {**absent, "SHOAL_COLLECT_RESAMPLER": "pillow"}
+    collect(shoal, table, "--to", out, "--image-size", "100", **by_pillow).expect(0)
+    pillow = {row["identifier"]: row["hashsum_resized"] for row in successes(out)}
+    collect(shoal, table, "--to", tmp_path / "other", "--image-size", "100").expect(0)
+    opencv = {row["identifier"]: row["hashsum_resized"] for row in successes(tmp_path / "other")}
+    assert pillow.keys() == opencv.keys() and len(pillow) == 3
+    assert not set(pillow.values()) & set(opencv.values())

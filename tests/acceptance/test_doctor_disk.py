@@ -13,6 +13,7 @@ import pytest
 
 from shoal.client.doctor.machine import files_needed
 from shoal.common.settings import Settings
+from support.absent import without
 from support.cli import Shoal, installed
 from support.diagnosis import diagnose
 from support.hub import hub_in_thread
@@ -201,22 +202,8 @@ def test_a_file_that_is_no_toml_does_not_end_it(shoal: Shoal) -> None:
     assert found.only("destination").result == "ok"
 
 
-def without(folder: Path, *modules: str) -> dict[str, str]:
-    """An environment in which these packages are not installed."""
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {modules!r}:\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-    )
-    return {"PYTHONPATH": str(folder)}
-
-
 def test_extras_are_missed_when_the_configuration_needs_them(shoal: Shoal, tmp_path: Path) -> None:
-    environ = without(tmp_path / "absent", "boto3", "hf_transfer", "pyarrow", "uvloop")
+    environ = without(tmp_path / "absent", "boto3", "cv2", "hf_transfer", "pyarrow", "uvloop")
     found = diagnose(shoal, only="packages", environ=environ)
     assert found.finished.exit_code == 0  # nothing here needs them
     assert [row.subject for row in found.of("packages") if row.result == "warning"] == ["uvloop"]
@@ -227,8 +214,15 @@ def test_extras_are_missed_when_the_configuration_needs_them(shoal: Shoal, tmp_p
     assert remedies == {
         "boto3": "pip install 'shoal[s3]'",
         "hf_transfer": "pip install 'shoal[hf-transfer]'",
+        "cv2": "pip install 'shoal[images]'",
         "pyarrow": "pip install 'shoal[images]'",
     }
+    found = diagnose(
+        shoal,
+        only="packages",
+        environ={**environ, "SHOAL_COLLECT_IMAGE_SIZE": "128", "SHOAL_COLLECT_RESAMPLER": "pillow"},
+    )
+    assert [row.subject for row in found.of("packages") if row.result == "failed"] == ["pyarrow"]
 
 
 # --- MPI and Slurm --------------------------------------------------------------------------------------------------

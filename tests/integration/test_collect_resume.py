@@ -14,7 +14,7 @@ import pytest
 
 from shoal.agent.collect.place import FolderPlace
 from shoal.agent.collect.segments import Entry, Recorded, Segment, SegmentWriter, settled_frames
-from shoal.common.collect_records import Restart, batch_path
+from shoal.common.collect_records import ImageEncoding, Resampler, Restart, batch_path
 from shoal.common.errors import NoSpace, UnsafeName
 from shoal.common.records import Outcome, UnitKind
 from shoal.common.safe_root import SafeRoot
@@ -115,8 +115,8 @@ async def test_files_that_do_not_belong_together_are_no_result(tmp_path: Path) -
 
 async def test_stopping_keeps_what_was_recorded_and_reports_nothing(tmp_path: Path) -> None:
     async with odd_server(picture()) as site:
-        site.delay_s = 0.02
-        rows = table_of([f"{site.url}/ok/{n}" for n in range(120)])
+        site.delay_s = 0.05  # so that the batch is far from done when the image worker is ready, on a slow machine too
+        rows = table_of([f"{site.url}/ok/{n}" for n in range(400)])
         async with collecting(tmp_path, connections=4) as bench:
             ref = bench.start(UnitKind.BATCH, host=site.host, rows=rows)
             while len(site.log) < 60 or not recorded_rows(tmp_path):  # noqa: ASYNC110
@@ -129,11 +129,12 @@ async def test_stopping_keeps_what_was_recorded_and_reports_nothing(tmp_path: Pa
             while bench.collector._tools.budget.used:  # noqa: ASYNC110  # nothing of it stays taken
                 await asyncio.sleep(0.02)
         before, kept = len(site.log), len(recorded_rows(tmp_path))
+        site.delay_s = 0.0
         async with collecting(tmp_path, agent="agent-2") as bench:
             report = await bench.batch(site.host, rows)
-            assert report.tally == ((200, 120),)
-            assert len(bench.rows(site.host, "successes")) == 120
-        assert kept and len(site.log) == before + 120 - kept
+            assert report.tally == ((200, 400),)
+            assert len(bench.rows(site.host, "successes")) == 400
+        assert kept and len(site.log) == before + 400 - kept
 
 
 async def test_draining_returns_what_is_under_way(tmp_path: Path) -> None:
@@ -151,6 +152,24 @@ async def test_draining_returns_what_is_under_way(tmp_path: Path) -> None:
         async with collecting(tmp_path, connections=8) as bench:
             assert (await bench.batch(site.host, rows)).tally == ((200, 100),)
         assert len(site.log) == 100 and fetched < 100  # not one row was fetched twice
+
+
+@pytest.mark.parametrize("encoding", [ImageEncoding.JPEG, ImageEncoding.ORIGINAL])
+async def test_what_another_resampler_made_is_not_mixed_in(tmp_path: Path, encoding: ImageEncoding) -> None:
+    async with odd_server(picture()) as site:
+        site.delay_s = 0.05
+        rows = table_of([f"{site.url}/ok/{n}" for n in range(40)])
+        async with collecting(tmp_path, connections=2, image_encoding=encoding, resampler=Resampler.PILLOW) as bench:
+            ref = bench.start(UnitKind.BATCH, host=site.host, rows=rows)
+            while len(site.log) < 10:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await bench.collector.drain(10.0)
+            assert (await bench.last(ref)).outcome is Outcome.RETURNED
+        fetched = len(site.log)
+        async with collecting(tmp_path, image_encoding=encoding, resampler=Resampler.OPENCV) as bench:
+            assert (await bench.batch(site.host, rows)).tally == ((200, 40),)
+        again = fetched if encoding is ImageEncoding.JPEG else 0  # what is kept as served was made by neither
+        assert fetched < 40 and len(site.log) == 40 + again
 
 
 async def test_a_fenced_agent_publishes_nothing(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from shoal.common.records import Acks, CoordinatorMessage, Delivery, Grants, ObjectSpec, UnitKind
+from shoal.common.records import Acks, CoordinatorMessage, Delivery, Grants, Lease, ObjectSpec, UnitKind
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.model import JobRow, JobStatus
 from shoal.coordinator.store.base import ObjectStatus
@@ -176,9 +176,14 @@ class World:
             agent.closed,
         )
         if "delay" in self.scenario.faults and self.rng.random() < 0.1:
-            self.clock.after(self.rng.random() * 3.0, link.cut)
+            self.clock.after(self.rng.random() * 3.0, lambda: self._cut_young(agent, link))
         self.coordinator.accept(link)
         return link
+
+    def _cut_young(self, agent: SimAgent, link: Link) -> None:
+        if link.alive:
+            self.explain(agent)
+            link.cut()
 
     # ---- what is watched --------------------------------------------------------------------------------------------
 
@@ -191,6 +196,7 @@ class World:
                 told = self.coordinator.told[agent_id] | {job.job_id for job in message.jobs}
                 require(lease.job_id in told, f"{agent_id} is granted work of {lease.job_id}, of which it was not told")
             self.coordinator.told[agent_id] |= {job.job_id for job in message.jobs}
+            self._explain_grants(agent_id, message.leases)
         elif isinstance(message, Acks):
             self._check_acks(agent_id, message)
 
@@ -361,6 +367,14 @@ class World:
             if any(agent.agent_id == lease.agent_id for agent in agents):
                 costs[lease.unit, lease.token] = self._cost(lease.kind, lease.object_id, lease.start, lease.stop)
         self.explained += sum(costs.values())
+
+    def _explain_grants(self, agent_id: str, leases: Iterable[Lease]) -> None:
+        """Nobody knows yet that the agent does not hear: it may bring them just when others were told to."""
+        agent = next(agent for agent in self.agents if agent.agent_id == agent_id)
+        if max(agent.frozen_until, self.network.partitioned_until(agent_id)) > self.clock.now:
+            for lease in leases:
+                object_id = lease.object.object_id if lease.object else 0
+                self.explained += self._cost(lease.kind, object_id, lease.start, lease.stop)
 
     def _cost(self, kind: UnitKind, object_id: int, start: int, stop: int) -> int:
         row = self.coordinator.ledger.get_object(object_id) if kind is UnitKind.WHOLE else None

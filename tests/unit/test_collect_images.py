@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -22,12 +23,19 @@ from shoal.agent.collect.image_wire import (
     result_frame,
 )
 from shoal.agent.collect.images import ImageOrder, ImageRefused, process
-from shoal.common.collect_records import ErrorCode, ImageEncoding
+from shoal.common.collect_records import ErrorCode, ImageEncoding, Resampler
 from support.collecting import picture
+
+resamplers = list(Resampler)  # the fixture leaves the one that orders name
+
+
+@pytest.fixture(autouse=True, params=list(Resampler))
+def each_resampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "resamplers", [request.param])
 
 
 def order(encoding: ImageEncoding = ImageEncoding.PNG, size: int = 64, pixels: int = 10_000_000) -> ImageOrder:
-    return ImageOrder(encoding, size, 95, pixels, 1 << 30)
+    return ImageOrder(encoding, size, 95, pixels, 1 << 30, resamplers[0])
 
 
 def made(data: bytes, **what: Any) -> Image.Image:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shoal.client.collecting import collect_spec
-from shoal.common.collect_records import CollectSpec
+from shoal.common.collect_records import CollectSpec, Resampler, collect_spec_from
+from shoal.common.errors import ProtocolViolation
 from shoal.common.settings import load_settings
 from shoal.common.settings_table import SECTIONS
+from shoal.common.wire_collect import decode_collect_spec, encode_collect_spec
 
 ROOT = Path(__file__).parents[2]
 OTHERWISE = {"input", "output", "image_workers"}
@@ -23,6 +26,7 @@ OTHER_VALUES = {
     "carry": ["species"],
     "content": "any",
     "image_encoding": "png",
+    "resampler": "pillow",
     "format": "files",
     "robots": True,
     "respect_ai_opt_out": True,
@@ -54,3 +58,19 @@ def test_what_is_told_is_used(name: str) -> None:
 def test_who_asks_is_named_with_a_contact() -> None:
     assert spec_with(contact="https://me.example").user_agent.endswith("(+https://me.example)")
     assert spec_with(contact="https://me.example", user_agent="bot/1").user_agent == "bot/1"
+
+
+def test_a_job_from_before_there_was_a_choice_keeps_its_digests() -> None:
+    spec = spec_with()
+    assert spec.resampler is Resampler.OPENCV
+    stored = asdict(spec)
+    assert collect_spec_from(json.loads(json.dumps(stored))).resampler is Resampler.OPENCV
+    del stored["resampler"]
+    assert collect_spec_from(json.loads(json.dumps(stored))).resampler is Resampler.PILLOW
+    message = encode_collect_spec(spec)
+    assert message is not None and decode_collect_spec(message).resampler is Resampler.OPENCV
+    message.ClearField("resampler")
+    assert decode_collect_spec(message).resampler is Resampler.PILLOW
+    message.resampler = 99  # type: ignore[assignment]
+    with pytest.raises(ProtocolViolation, match="resampler"):
+        decode_collect_spec(message)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from shoal.agent.collect.images import ImageOrder, ImageRefused, process
 from shoal.agent.collect.jpeg_head import SEGMENTS_MAX, plain_jpeg_size
-from shoal.common.collect_records import ImageEncoding
+from shoal.common.collect_records import ImageEncoding, Resampler
 
-AS_SERVED = ImageOrder(ImageEncoding.ORIGINAL, 0, 95, 10**9, 1 << 30)
+AS_SERVED = ImageOrder(ImageEncoding.ORIGINAL, 0, 95, 10**9, 1 << 30, Resampler.PILLOW)
 
 
 def jpeg(size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: object) -> bytes:

@@ -25,6 +25,7 @@ from shoal.common.collect_records import (
     DatasetFormat,
     HostProfile,
     ImageEncoding,
+    Resampler,
     Restart,
     ToolSpec,
 )
@@ -155,6 +156,7 @@ collects = st.builds(
     image_size=connections,
     image_encoding=st.sampled_from(ImageEncoding),
     image_quality=connections,
+    resampler=st.sampled_from(Resampler),
     format=st.sampled_from(DatasetFormat),
     row_group_bytes=counts,
     request_timeout_s=amounts,

@@ -64,6 +64,12 @@ class ImageEncoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     IMAGE_ENCODING_ORIGINAL: _ClassVar[ImageEncoding]
     IMAGE_ENCODING_RAW_BGR: _ClassVar[ImageEncoding]
 
+class Resampler(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESAMPLER_UNSPECIFIED: _ClassVar[Resampler]
+    RESAMPLER_PILLOW: _ClassVar[Resampler]
+    RESAMPLER_OPENCV: _ClassVar[Resampler]
+
 class DatasetFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DATASET_FORMAT_UNSPECIFIED: _ClassVar[DatasetFormat]
@@ -124,6 +130,9 @@ IMAGE_ENCODING_WEBP: ImageEncoding
 IMAGE_ENCODING_PNG: ImageEncoding
 IMAGE_ENCODING_ORIGINAL: ImageEncoding
 IMAGE_ENCODING_RAW_BGR: ImageEncoding
+RESAMPLER_UNSPECIFIED: Resampler
+RESAMPLER_PILLOW: Resampler
+RESAMPLER_OPENCV: Resampler
 DATASET_FORMAT_UNSPECIFIED: DatasetFormat
 DATASET_FORMAT_PARQUET: DatasetFormat
 DATASET_FORMAT_WEBDATASET: DatasetFormat
@@ -271,7 +280,7 @@ class HostRobots(_message.Message):
     def __init__(self, host: _Optional[str] = ..., obey: bool = ...) -> None: ...
 
 class CollectSpec(_message.Message):
-    __slots__ = ("tables", "columns", "carry", "batch_size", "content", "image_size", "image_encoding", "image_quality", "format", "row_group_bytes", "request_timeout_s", "idle_timeout_s", "attempts", "redirects_max", "body_bytes_max", "pixels_max", "decode_timeout_s", "decode_memory_bytes", "robots", "respect_ai_opt_out", "allow_private_addresses", "user_agent", "rate", "rate_multiplier", "connections", "backoff_initial_s", "backoff_cap_s", "host_patience_s", "robots_of", "ignored", "restart", "restart_codes")
+    __slots__ = ("tables", "columns", "carry", "batch_size", "content", "image_size", "image_encoding", "image_quality", "format", "row_group_bytes", "request_timeout_s", "idle_timeout_s", "attempts", "redirects_max", "body_bytes_max", "pixels_max", "decode_timeout_s", "decode_memory_bytes", "robots", "respect_ai_opt_out", "allow_private_addresses", "user_agent", "rate", "rate_multiplier", "connections", "backoff_initial_s", "backoff_cap_s", "host_patience_s", "robots_of", "ignored", "restart", "restart_codes", "resampler")
     TABLES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     CARRY_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +313,7 @@ class CollectSpec(_message.Message):
     IGNORED_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
     RESTART_CODES_FIELD_NUMBER: _ClassVar[int]
+    RESAMPLER_FIELD_NUMBER: _ClassVar[int]
     tables: _containers.RepeatedScalarFieldContainer[str]
     columns: _containers.RepeatedCompositeFieldContainer[Pair]
     carry: _containers.RepeatedScalarFieldContainer[str]
@@ -336,7 +346,8 @@ class CollectSpec(_message.Message):
     ignored: _containers.RepeatedScalarFieldContainer[str]
     restart: Restart
     restart_codes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, tables: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Pair, _Mapping]]] = ..., carry: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., content: _Optional[_Union[Content, str]] = ..., image_size: _Optional[int] = ..., image_encoding: _Optional[_Union[ImageEncoding, str]] = ..., image_quality: _Optional[int] = ..., format: _Optional[_Union[DatasetFormat, str]] = ..., row_group_bytes: _Optional[int] = ..., request_timeout_s: _Optional[float] = ..., idle_timeout_s: _Optional[float] = ..., attempts: _Optional[int] = ..., redirects_max: _Optional[int] = ..., body_bytes_max: _Optional[int] = ..., pixels_max: _Optional[int] = ..., decode_timeout_s: _Optional[float] = ..., decode_memory_bytes: _Optional[int] = ..., robots: bool = ..., respect_ai_opt_out: bool = ..., allow_private_addresses: bool = ..., user_agent: _Optional[str] = ..., rate: _Optional[float] = ..., rate_multiplier: _Optional[float] = ..., connections: _Optional[int] = ..., backoff_initial_s: _Optional[float] = ..., backoff_cap_s: _Optional[float] = ..., host_patience_s: _Optional[float] = ..., robots_of: _Optional[_Iterable[_Union[HostRobots, _Mapping]]] = ..., ignored: _Optional[_Iterable[str]] = ..., restart: _Optional[_Union[Restart, str]] = ..., restart_codes: _Optional[_Iterable[int]] = ...) -> None: ...
+    resampler: Resampler
+    def __init__(self, tables: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Pair, _Mapping]]] = ..., carry: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., content: _Optional[_Union[Content, str]] = ..., image_size: _Optional[int] = ..., image_encoding: _Optional[_Union[ImageEncoding, str]] = ..., image_quality: _Optional[int] = ..., format: _Optional[_Union[DatasetFormat, str]] = ..., row_group_bytes: _Optional[int] = ..., request_timeout_s: _Optional[float] = ..., idle_timeout_s: _Optional[float] = ..., attempts: _Optional[int] = ..., redirects_max: _Optional[int] = ..., body_bytes_max: _Optional[int] = ..., pixels_max: _Optional[int] = ..., decode_timeout_s: _Optional[float] = ..., decode_memory_bytes: _Optional[int] = ..., robots: bool = ..., respect_ai_opt_out: bool = ..., allow_private_addresses: bool = ..., user_agent: _Optional[str] = ..., rate: _Optional[float] = ..., rate_multiplier: _Optional[float] = ..., connections: _Optional[int] = ..., backoff_initial_s: _Optional[float] = ..., backoff_cap_s: _Optional[float] = ..., host_patience_s: _Optional[float] = ..., robots_of: _Optional[_Iterable[_Union[HostRobots, _Mapping]]] = ..., ignored: _Optional[_Iterable[str]] = ..., restart: _Optional[_Union[Restart, str]] = ..., restart_codes: _Optional[_Iterable[int]] = ..., resampler: _Optional[_Union[Resampler, str]] = ...) -> None: ...
 
 class ToolSpec(_message.Message):
     __slots__ = ("name", "load", "load_digest", "allow_unregistered", "reset", "options", "workers")
