@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..common.units import format_duration, format_size
-from ..common.views import JobView, ReplicaView
+from ..common.views import JobAgentView, JobView, ReplicaView
 from .copies import nas_line
 from .output import error_lines, moment, percent, printable, speed_of, state, table
 
@@ -18,9 +18,12 @@ REPLICA_COLUMNS: Mapping[str, Callable[[ReplicaView], str]] = {
     "failure": lambda replica: replica.failure.text if replica.failure else "",
 }
 
+AGENTS_SHOWN = 10
+"""Agents of a job that are named with what they brought; ``--json`` has more."""
+
 
 def describe(job: JobView) -> str:
-    """One job for a person: its facts, its failure, the agents' copies, the files in work with their chunk maps."""
+    """One job for a person: its facts, its failure, the files in work with their chunk maps, what each agent has or brought."""
     from_peers = f", {format_size(job.bytes_from_peers)} from peers" if job.bytes_from_peers else ""
     lines = [
         f"job          {job.job_id}" + (f" ({printable(job.name)})" if job.name else ""),
@@ -51,7 +54,20 @@ def describe(job: JobView) -> str:
         )
     if job.replicas:
         lines += ["", table(job.replicas, REPLICA_COLUMNS)]
+    if job.agents:
+        lines += ["", *_agent_lines(job)]
     return "\n".join(lines)
+
+
+def _agent_lines(job: JobView) -> list[str]:
+    """Who brought how much of the job."""
+    columns: Mapping[str, Callable[[JobAgentView], str]] = {
+        "agent": lambda agent: agent.name,
+        "from origin>": lambda agent: format_size(agent.from_origin),
+        "share>": lambda agent: f"{100 * agent.from_origin // max(1, job.bytes_fetched)}%",
+    }
+    more = max(0, len(job.agents) - AGENTS_SHOWN) + job.agents_more
+    return [table(job.agents[:AGENTS_SHOWN], columns)] + ([f"and {more} more"] if more else [])
 
 
 def chunk_map(done: Sequence[tuple[int, int]], size: int | None, width: int = 24) -> str:

@@ -144,6 +144,15 @@ class ReplicaView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JobAgentView:
+    """What one agent brought of a job that is not replicated."""
+
+    agent_id: str
+    name: str  # of the agent
+    from_origin: int = 0  # bytes that it took from the origin, those that were thrown away and fetched again included
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobView:
     """A job as people see it."""
 
@@ -173,6 +182,8 @@ class JobView:
     delivery: Delivery = Delivery.SPREAD
     bytes_from_peers: int = 0
     replicas: tuple[ReplicaView, ...] = ()  # of a replicated job, by agent
+    agents: tuple[JobAgentView, ...] = ()  # of any other job: who brought something, most first; empty in lists
+    agents_more: int = 0  # that brought something and are not among agents: those are bounded
     rows_total: int = 0  # of a dataset job's table, without those that were rejected
     rows_rejected: int = 0
     rows_done: int = 0  # that have ended, those of unfinished batches included

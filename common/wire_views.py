@@ -17,6 +17,7 @@ from .views import (
     AgentStatus,
     AgentView,
     FleetView,
+    JobAgentView,
     JobStatus,
     JobView,
     NewToken,
@@ -90,6 +91,8 @@ def encode_job(view: JobView) -> jobs.Job:
         rows_per_s=view.rows_per_s,
         tally=encode_tally(view.tally),
         nas=encode_nas_counts(view.nas),
+        agents=map(_encode_job_agent, view.agents),
+        agents_more=view.agents_more,
     )
 
 
@@ -128,6 +131,20 @@ def decode_job(job: jobs.Job) -> JobView:
         rows_per_s=amount(job.rows_per_s, "Job.rows_per_s"),
         tally=decode_tally(job.tally, "Job.tally"),
         nas=decode_nas_counts(job.nas) if job.HasField("nas") else None,
+        agents=each(_decode_job_agent, job.agents, "Job.agents"),
+        agents_more=count(job.agents_more, "Job.agents_more"),
+    )
+
+
+def _encode_job_agent(view: JobAgentView) -> jobs.JobAgent:
+    return jobs.JobAgent(agent_id=view.agent_id, name=view.name, from_origin=view.from_origin)
+
+
+def _decode_job_agent(agent: jobs.JobAgent) -> JobAgentView:
+    return JobAgentView(
+        agent_id=name(agent.agent_id, "JobAgent.agent_id"),
+        name=name(agent.name, "JobAgent.name"),
+        from_origin=count(agent.from_origin, "JobAgent.from_origin"),
     )
 
 

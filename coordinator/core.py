@@ -9,8 +9,7 @@ Pure and synchronous: no I/O, no clock, no randomness. The simulator in tests/si
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..common.records import (
     Ack,
@@ -34,7 +33,7 @@ from ..common.swarm_records import SwarmInventory, SwarmReport
 from .assigner import Assigner
 from .dataset_model import BatchRow
 from .datasets import DatasetBook
-from .effects import DropLease, Effects, PutAgent, PutHostPolicy, PutJob, RequeueFailed, Send
+from .effects import DropLease, Effects, PutAgent, PutHostPolicy, RequeueFailed, Send, take_changes
 from .leases import HeldLease, LeaseTable
 from .limits import RECONNECT_GRACE_S, CoreLimits
 from .model import AgentState, JobRow, JobState, JobStatus, ObjectState
@@ -83,16 +82,15 @@ class Core:
         """What is to be done since the last call: writes first, then sends."""
         for job in self.jobs.values():
             if job.changed:
-                job.changed = False
-                self._effects.writes.append(PutJob(replace(job.row)))
+                self._effects.writes.extend(take_changes(job))
         self._assigner.send_grants()
         return self._effects.take()
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
-    def add_job(self, row: JobRow) -> None:
-        """A job was submitted (or, after a restart, found in the store)."""
-        job = self.jobs[row.job_id] = JobState(row)
+    def add_job(self, row: JobRow, fetched_by: Mapping[str, int] | None = None) -> None:
+        """A job was submitted (or, after a restart, found in the store). fetched_by: bytes that came through each agent before."""
+        job = self.jobs[row.job_id] = JobState(row, fetched_by=dict(fetched_by or {}))
         self._replicas.begin(job)
         self._datasets.begin(job)
 
@@ -283,6 +281,7 @@ class Core:
         # A new process under an old name holds nothing: what the old one held is free at once. Reports come first, because
         # they may end leases that the agent no longer works on.
         self._results(agent, hello.results, now)
+        agent.rate_bytes = 0  # those came before this session
         claimed = set(hello.held)
         for lease in self.leases.of_agent(agent.agent_id):
             if lease.ref not in claimed:
@@ -313,9 +312,9 @@ class Core:
         agent.tell(beat, self.jobs)
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)
-            if lease is not None and progress.arrived > lease.arrived:
-                agent.rate_bytes += progress.arrived - lease.arrived if lease.kind is not UnitKind.BATCH else 0
-                lease.arrived = progress.arrived
+            if lease is not None:
+                news = lease.arrive(progress.arrived)
+                agent.rate_bytes += news if lease.kind is not UnitKind.BATCH else 0  # whose progress counts rows
         agent.measure(now)
         self.hosts.heard(agent.agent_id, beat.budgets_version, beat.lapsed_version, now)
         for seen in beat.hosts:
@@ -328,6 +327,7 @@ class Core:
             acks.append(Ack(result.seq, lease is not None))
             if lease is None:
                 continue
+            agent.rate_bytes += lease.report(result.fetched) if lease.kind is not UnitKind.BATCH else 0
             if lease.kind is UnitKind.REPLICA:
                 ended = self._replicas.result(agent, lease, result, now)
             elif lease.kind is UnitKind.BATCH:

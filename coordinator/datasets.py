@@ -148,10 +148,9 @@ class DatasetBook:
         dataset = job.dataset
         if obj is None or dataset is None:
             return result.outcome is not Outcome.PARTIAL
-        job.row.bytes_fetched += result.fetched
+        job.fetched(agent.agent_id, result.fetched)
         job.row.bytes_done += result.fetched
         agent.bytes_done += result.fetched
-        job.changed = True
         host = self._host_of(dataset, obj)
         if result.profile is not None and result.profile.host == host.host:
             self._profiled(job, host, result.profile)

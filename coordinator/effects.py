@@ -5,11 +5,11 @@ The shell writes first and sends afterwards, so that nothing is granted or ackno
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..common.collect_records import HostProfile
 from ..common.records import CoordinatorMessage, Failure, Tally, UnitKind
-from .model import JobRow
+from .model import JobRow, JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,15 @@ class PutJob:
     """Store a job's row as it is now."""
 
     row: JobRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PutFetched:
+    """So many bytes of a job came from the origin through this agent, in all."""
+
+    job_id: str
+    agent_id: str
+    bytes_fetched: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +139,7 @@ class AddUnits:
 
 Write = (
     PutJob
+    | PutFetched
     | ObjectDone
     | ObjectFailed
     | ObjectRetried
@@ -143,6 +153,17 @@ Write = (
     | ForgetHostProfiles
     | AddUnits
 )
+
+
+def take_changes(job: JobState) -> list[Write]:
+    """What of a job differs from its stored rows, as it is now; from then on it counts as stored."""
+    fetchers, job.fetchers = job.fetchers, set()
+    job.changed = False
+    parts = (
+        PutFetched(job_id=job.row.job_id, agent_id=agent_id, bytes_fetched=job.fetched_by[agent_id])
+        for agent_id in sorted(fetchers)
+    )
+    return [PutJob(replace(job.row)), *parts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,24 @@ class HeldLease:
     granted_at: float
     deadline: float
     left: IntervalSet = field(default_factory=IntervalSet)
-    arrived: int = 0
+    arrived: int = 0  # bytes, or rows of a batch, as far as is known
+    fetched: int = 0  # bytes that its reports named
     yield_asked_at: float | None = None
 
     @property
     def ref(self) -> LeaseRef:
         return LeaseRef(self.unit, self.token)
+
+    def arrive(self, arrived: int) -> int:
+        """So much of it has come in all. Returns how much of that was not known."""
+        news = max(0, arrived - self.arrived)
+        self.arrived += news
+        return news
+
+    def report(self, fetched: int) -> int:
+        """So many more bytes were fetched. Returns how many of them no heartbeat had told of."""
+        self.fetched += fetched
+        return self.arrive(self.fetched)
 
 
 class LeaseTable:

@@ -140,6 +140,8 @@ class JobState:
     replication: Replication | None = None  # of a replicated job
     nas: dict[str, NasCounts] = field(default_factory=dict[str, "NasCounts"])  # agent -> its copies of the job on a NAS
     dataset: DatasetState | None = None  # of a job that collects a table, once its batches are loaded
+    fetched_by: dict[str, int] = field(default_factory=dict[str, int])  # agent -> its part of the row's bytes_fetched
+    fetchers: set[str] = field(default_factory=set[str])  # those whose part differs from the stored one
 
     @property
     def spec(self) -> JobSpec:
@@ -150,6 +152,17 @@ class JobState:
     def unit(self) -> str:
         """The unit of the job itself, for PREPARE and FINALIZE."""
         return f"j{self.row.job_id}"
+
+    def fetched(self, agent_id: str, count: int) -> None:
+        """The agent took so many bytes from the origin. They stay counted where they are thrown away and fetched again.
+
+        Not for replicated jobs: `replica_model.py` counts by copy.
+        """
+        self.changed = True
+        if count:
+            self.row.bytes_fetched += count
+            self.fetched_by[agent_id] = self.fetched_by.get(agent_id, 0) + count
+            self.fetchers.add(agent_id)
 
     def enqueue(self, obj: ObjectState) -> None:
         """Let the object wait for a WHOLE or OPEN lease."""

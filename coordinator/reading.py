@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 from itertools import islice
 
 from ..common.errors import Conflict, NotFound, ShoalError
@@ -19,6 +20,7 @@ from ..common.views import (
     FleetView,
     HostShareView,
     HostView,
+    JobAgentView,
     JobView,
     ObjectView,
     QueueView,
@@ -37,6 +39,8 @@ from .store.base import ObjectRow
 
 ACTIVE_MAX = 64
 """Objects shown as active in one view of a job."""
+AGENTS_MAX = 100
+"""Agents shown in one view of a job, with what they brought."""
 METER_WINDOW_S = 5.0
 
 
@@ -177,7 +181,16 @@ class Reader:
             rows_per_s=rate if rows else 0.0,
             tally=row.tally,
             nas=together(job.nas.values()),
+            agents=self._fetchers(job) if active else (),
+            agents_more=max(0, len(job.fetched_by) - AGENTS_MAX) if active else 0,
         )
+
+    def _fetchers(self, job: JobState) -> tuple[JobAgentView, ...]:
+        views = (
+            JobAgentView(agent_id=agent_id, name=self._agent_name(agent_id), from_origin=fetched)
+            for agent_id, fetched in job.fetched_by.items()
+        )
+        return tuple(nsmallest(AGENTS_MAX, views, key=lambda view: (-view.from_origin, view.name, view.agent_id)))
 
     def _active(self, job: JobState) -> tuple[ActiveObjectView, ...]:
         shown = islice(job.begun.values(), ACTIVE_MAX)

@@ -45,8 +45,7 @@ class ReportBook:
     def take(self, agent: AgentState, lease: HeldLease, result: Result, now: float) -> bool:
         """Take a report on a lease in force. Returns whether the lease has ended."""
         job = self._jobs[lease.job_id]
-        job.row.bytes_fetched += result.fetched
-        job.changed = True
+        job.fetched(agent.agent_id, result.fetched)
         if result.outcome is Outcome.FAILED and result.failure is None:
             result = replace(result, failure=Failure(code="internal", text=f"{lease.unit}: the agent gave no reason"))
         if lease.kind in JOB_UNITS:

@@ -113,8 +113,9 @@ class Coordinator:
         incarnation = await run(store.open)
         self.core = core = Core(incarnation=incarnation, limits=self._limits)
         now = self._now()
+        fetched_by = await run(store.fetched_by)
         for row in await run(store.jobs):
-            core.add_job(row)
+            core.add_job(row, fetched_by.get(row.job_id))
             if row.status is JobStatus.PLANNING:
                 self._to_plan.append(row.job_id)
         for lease in await run(store.leases):

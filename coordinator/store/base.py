@@ -96,6 +96,10 @@ class Store(Protocol):
         """All jobs, oldest first."""
         ...
 
+    def fetched_by(self) -> dict[str, dict[str, int]]:
+        """Bytes that came from the origin, by job and agent id; jobs without any are left out."""
+        ...
+
     def leases(self) -> list[PutLease]:
         """Leases in force when the last incarnation ended."""
         ...

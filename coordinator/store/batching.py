@@ -13,6 +13,7 @@ from ..effects import (
     ObjectFailed,
     ObjectRetried,
     PutAgent,
+    PutFetched,
     PutHostPolicy,
     PutHostProfile,
     PutJob,
@@ -40,6 +41,8 @@ class WriteBatch:
         match write:
             case PutJob(row):
                 self._last["job", row.job_id] = write
+            case PutFetched():
+                self._last["fetched", f"{write.job_id} {write.agent_id}"] = write
             case PutLease() | DropLease():
                 self._last["lease", write.unit] = write
             case PutAgent():
@@ -86,6 +89,8 @@ def _keyed(write: Write) -> tuple[str, Row]:
     match write:
         case PutJob(row):
             return sql.PUT_JOB, job_to_row(row)
+        case PutFetched():
+            return sql.PUT_FETCHED, (write.job_id, write.agent_id, write.bytes_fetched)
         case PutLease():
             return sql.PUT_LEASE, lease_to_row(write)
         case DropLease(unit):

@@ -24,6 +24,7 @@ from ..effects import (
     ObjectFailed,
     ObjectRetried,
     PutAgent,
+    PutFetched,
     PutHostPolicy,
     PutHostProfile,
     PutJob,
@@ -66,6 +67,7 @@ class _Job:
     row: JobRow
     ids: dict[str, int] = field(default_factory=dict[str, int])  # by path; ids ascend
     profiles: dict[str, HostProfile] = field(default_factory=dict[str, HostProfile])
+    fetched_by: dict[str, int] = field(default_factory=dict[str, int])
     order: list[tuple[int, int]] | None = None  # (-weight, id) of what was queued when it was sorted
 
 
@@ -107,6 +109,8 @@ class MemoryStore:
                     self._jobs[row.job_id] = _Job(replace(row))
                 else:
                     job.row = replace(row)
+            case PutFetched():
+                self._job(write.job_id).fetched_by[write.agent_id] = write.bytes_fetched
             case ObjectDone() | ObjectFailed() | ObjectRetried():
                 self._apply_to_object(write)
             case FinishObjects(job_id):
@@ -250,6 +254,10 @@ class MemoryStore:
         """All jobs, oldest first."""
         rows = (replace(job.row) for job in self._jobs.values())
         return sorted(rows, key=lambda row: (row.created_at, row.job_id))
+
+    def fetched_by(self) -> dict[str, dict[str, int]]:
+        """Bytes that came from the origin, by job and agent; jobs without any are left out."""
+        return {job_id: dict(job.fetched_by) for job_id, job in self._jobs.items() if job.fetched_by}
 
     def leases(self) -> list[PutLease]:
         """Leases in force, in the order in which they were granted."""

@@ -269,6 +269,13 @@ class SqliteStore:
         """All jobs, oldest first."""
         return [job_from_row(row) for row in self._all(sql.JOBS)]
 
+    def fetched_by(self) -> dict[str, dict[str, int]]:
+        """Bytes that came from the origin, by job and agent; jobs without any are left out."""
+        found: dict[str, dict[str, int]] = {}
+        for job_id, agent_id, bytes_fetched in self._all(sql.FETCHED):
+            found.setdefault(job_id, {})[agent_id] = bytes_fetched
+        return found
+
     def leases(self) -> list[PutLease]:
         """Leases in force when the last incarnation ended, in the order in which they were granted."""
         return [lease_from_row(row) for row in self._all(sql.LEASES)]

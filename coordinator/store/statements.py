@@ -30,6 +30,12 @@ PUT_JOB = _put("jobs", "job_id", JOB_COLUMNS)
 JOB_EXISTS = "SELECT 1 FROM jobs WHERE job_id = ?"
 JOBS = f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs ORDER BY created_at, job_id"
 
+PUT_FETCHED = """
+INSERT INTO fetched (job_id, agent_id, bytes_fetched) VALUES (?, ?, ?)
+ON CONFLICT (job_id, agent_id) DO UPDATE SET bytes_fetched = excluded.bytes_fetched
+"""
+FETCHED = "SELECT job_id, agent_id, bytes_fetched FROM fetched"
+
 PUT_LEASE = _put("leases", "unit", LEASE_COLUMNS)
 DROP_LEASE = "DELETE FROM leases WHERE unit = ?"
 LEASES = f"SELECT {', '.join(LEASE_COLUMNS)} FROM leases ORDER BY token"

@@ -17,6 +17,7 @@ from ...common.views import (
     AgentView,
     FleetView,
     HostView,
+    JobAgentView,
     JobStatus,
     JobView,
     ObjectStatus,
@@ -98,6 +99,10 @@ class JobDetail:
     job: Job
     active: tuple[ActiveObject, ...]
     replicas: tuple[ReplicaView, ...]
+    agents: tuple[JobAgentView, ...] = described(
+        "Who brought how much, most first; at most 100. Empty for a replicated job: it has replicas."
+    )
+    agents_more: int = described("How many more brought something.")
     tally: Mapping[str, int] = described("Of a URL table: rows that have ended, by code; 200 is success.")
 
 
@@ -141,6 +146,8 @@ def detail_of(view: JobView, *, cells: int = MAP_CELLS_DEFAULT) -> JobDetail:
         job=job_of(view),
         active=tuple(_active(each, cells) for each in view.active),
         replicas=view.replicas,
+        agents=view.agents,
+        agents_more=view.agents_more,
         tally={str(code): rows for code, rows in view.tally},
     )
 

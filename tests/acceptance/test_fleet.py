@@ -51,7 +51,11 @@ def bring_one_file(fleet: Fleet, hub: StandInHub, to: Path, size: int) -> None:
     assert file_sha256_hex(to / "model.bin") == sha256_hex(content)
     assert leftovers(to) == []
     assert hub.log.bytes_served <= size * 1.05
-    assert {name for name, share in shares(hub).items() if share >= size / 5} == set(AGENTS)
+    served = shares(hub)
+    assert {name for name, share in served.items() if share >= size / 5} == set(AGENTS)
+    brought = {agent.name: agent.from_origin for agent in job.agents}
+    assert sum(brought.values()) == size
+    assert all(0 <= served[name] - brought[name] <= size / 20 for name in AGENTS), (served, brought)
     assert hub.log.where(kind="file").max_in_flight <= len(AGENTS) + 1
     peaks = {daemon.name: daemon.peak_rss_bytes() for daemon in (fleet.coordinator, *map(fleet.agent, AGENTS))}
     assert {name for name, peak in peaks.items() if peak >= RSS_MAX} == set()

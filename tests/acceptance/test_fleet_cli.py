@@ -193,7 +193,11 @@ def test_status_of_the_fleet_of_a_job_and_of_a_repo(fleet: Fleet, hub: StandInHu
         assert (one["job_id"], one["status"]) == (job, "running")
         assert [active["path"] for active in one["active"]] == ["model.bin"]
         assert set(one["active"][0]["agents"]) <= {"a1", "a2"}
-    assert "model.bin" in fleet.run("status", job).stdout
+        assert {agent["name"] for agent in one["agents"]} <= {"a1", "a2"}
+        assert sum(agent["from_origin"] for agent in one["agents"]) == one["bytes_fetched"] > 0
+    shown = fleet.run("status", job).stdout
+    assert "model.bin" in shown and "FROM ORIGIN" in shown
+    assert fleet.ask("jobs")["jobs"][0]["agents"] == [], "lists do not tell it"
     agents = {view["name"]: view for view in fleet.ask("agents")["agents"]}
     assert {view["status"] for view in agents.values()} == {"alive"}
     assert sum(view["units"] for view in agents.values()) == fleet.view().units_leased

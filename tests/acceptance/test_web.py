@@ -211,11 +211,15 @@ async def test_a_killed_coordinator_is_the_same_for_the_api_when_it_is_back(tmp_
             job_id = (await api.post("/download", body))["jobs"][0]["job"]["job_id"]
             await asyncio.to_thread(fleet.ended, job_id, JobStatus.DONE)
             before = (await api.get("/api/status"))["totals"]
+            detail = await api.get(f"/api/jobs/{job_id}")
+            ((name, fetched),) = [(agent["name"], agent["from_origin"]) for agent in detail["agents"]]
+            assert name == "a1" and fetched == detail["job"]["bytes_from_origin"] > 0
             await asyncio.to_thread(fleet.coordinator.kill)
             await asyncio.to_thread(fleet.start)
         async with unlocked() as http:
             api = Api(http, f"http://127.0.0.1:{port}")
-            assert (await api.get(f"/api/jobs/{job_id}"))["job"]["status"] == "done"
+            again = await api.get(f"/api/jobs/{job_id}")
+            assert again["job"]["status"] == "done" and again["agents"] == detail["agents"]
             after = await api.get("/api/status")
             assert after["fleet"]["incarnation"] == 2 and after["totals"]["objects_done"] >= before["objects_done"]
         assert await asyncio.to_thread(fleet.coordinator.terminate) == 0

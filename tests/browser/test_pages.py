@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("browser")]
 
 PAGES = ("/", "/activity", "/library", "/fleet", "/collections")
 HOSTILE = "<img src=x onerror=window.hacked=1>\"'&<script>window.hacked=1</script>"
+BY_AGENT = "#job section[aria-label=Agents]"
 JOBS = 300
 MODELS = 1000
 HUGE = 12 << 30
@@ -133,6 +135,7 @@ async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite
     capacity = Capacity(slots=1, units_max=1, bytes_max=1)
     hello = Hello(agent_id="a1", name=HOSTILE[:60], version=HOSTILE, capacity=capacity)
     await site.coordinator.open_session(hello, lambda _message: None, lambda _reason: None)
+    site.coordinator.core.jobs[job_id].fetched("a1", 3 << 20)
 
     def look() -> None:
         browser.open(f"{site.url}/?uri=acme/tiny-GGUF")
@@ -143,6 +146,8 @@ async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite
         browser.open(f"{site.url}/activity?job={job_id}")
         browser.says("#job h1", HOSTILE)
         browser.says("#job .tight", "<img src=x onerror=")
+        browser.says(BY_AGENT, HOSTILE[:60])
+        browser.says(BY_AGENT, "3.00 MiB")
         browser.check_page()
         browser.open(f"{site.url}/fleet")
         browser.says("#agents", "<img src=x")
@@ -158,6 +163,48 @@ async def test_hostile_names_are_text_everywhere(browser: Browser, site: WebSite
         browser.check_console()
 
     await asyncio.to_thread(look)
+
+
+async def test_a_job_tells_which_agent_brought_how_much(browser: Browser, site: WebSite) -> None:
+    (submitted,) = await site.coordinator.submit(SubmitRequest(uris=("hf://acme/tiny-GGUF",), destination="/data/x"))
+    job = site.coordinator.core.jobs[submitted.job.job_id]
+    hello = Hello(agent_id="a1", name="node-1", version="1", capacity=Capacity(slots=1, units_max=1, bytes_max=1))
+    await site.coordinator.open_session(hello, lambda _message: None, lambda _reason: None)
+
+    def look() -> None:
+        browser.open(f"{site.url}/activity?job={submitted.job.job_id}")
+        browser.says("#job h1", "acme/tiny-GGUF")
+        assert not browser.text(BY_AGENT), "nobody brought anything yet"
+
+    def row(name: str) -> list[str]:
+        rows = browser.run(f"return [...document.querySelectorAll('{BY_AGENT} tbody tr')].map((row) => row.innerText)")
+        texts = (re.split(r"\s*[\t\n]\s*", text.strip()) for text in rows)
+        return next((cells for cells in texts if cells[0] == name), [])
+
+    def follow() -> None:
+        browser.until("what node-1 brought", lambda: row("node-1") == ["node-1", "6.00 MiB", "75 %", "0 B/s"])
+        assert row("a2") == ["a2", "2.00 MiB", "25 %", "not known"]
+        assert not [each for each in browser.all(f"{BY_AGENT} button") if each.is_displayed()]
+        browser.check_page()
+
+    def follow_many() -> None:
+        browser.until("the others", lambda: row("node-1")[1:2] == ["7.00 MiB"] and not row("b9"))
+        assert len(browser.all(f"{BY_AGENT} tbody tr")) == 10
+        browser.tab_to(f"{BY_AGENT} button")
+        browser.keys(Keys.ENTER)
+        browser.until("all that are told", lambda: len(browser.all(f"{BY_AGENT} tbody tr")) == 100)
+        assert row("a2")[2:] == ["21 %", "not known"] and row("b9")[2] == "under 1 %"
+        browser.says(BY_AGENT, "and 2 agents more")
+        browser.check_page()
+
+    await asyncio.to_thread(look)
+    job.fetched("a1", 6 << 20)
+    job.fetched("a2", 2 << 20)
+    await asyncio.to_thread(follow)
+    job.fetched("a1", 1 << 20)
+    for number in range(100):
+        job.fetched(f"b{number}", 1000 + number)
+    await asyncio.to_thread(follow_many)
 
 
 async def test_pages_stay_small_with_many_jobs_and_models(browser: Browser, site: WebSite, tmp_path: Path) -> None:

@@ -153,6 +153,8 @@ def _watch(browser: Browser, hub: StandInHub) -> None:
     hub.faults.total_rate = None
     browser.until("100 %", lambda: percent() == 100 and "Done" in browser.text("#job .state"))
     browser.says("#job", "All of it is there, and verified")
+    by_agent = browser.text("#job section[aria-label=Agents] tbody").split()
+    assert by_agent[0] == "a1" and by_agent[-2:] == ["100", "%"], by_agent
     browser.until("files that are done", lambda: browser.text("#job .tight").count("Done") == 2)
     assert browser.one("#job .plot svg").get_attribute("aria-label").startswith("Speed of this download")
     browser.check_page()

@@ -390,8 +390,8 @@ async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
         (submitted,) = await coordinator.submit(bench.request("tiny", 10, 20, 30, priority=3, name="mine"))
         await agent.report(await agent.lease(UnitKind.PREPARE))
         first, second, third = (await agent.told(Grants)).leases
-        assert await agent.report(first, size=30)
-        assert await agent.report(second, Outcome.FAILED, failure=Failure(code="timeout", text="slow"))
+        assert await agent.report(first, size=30, fetched=30)
+        assert await agent.report(second, Outcome.FAILED, failure=Failure(code="timeout", text="slow"), fetched=3)
     job_id = submitted.job.job_id
 
     async with bench.running() as coordinator:
@@ -399,6 +399,7 @@ async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
         view = coordinator.get_job(job_id)
         assert (view.status, view.objects_done, view.bytes_done) == (JobStatus.RUNNING, 1, 30)
         assert (view.priority, view.name) == (3, "mine")
+        assert [(agent.name, agent.from_origin) for agent in view.agents] == [("a1", 33)]
         (seen,) = coordinator.agents()
         assert (seen.name, seen.status) == ("a1", AgentStatus.LOST)
         again = FakeAgent(coordinator, "a1")
@@ -412,7 +413,7 @@ async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
         assert second.object is not None
         assert lease.object.path == second.object.path
         assert lease.token > third.token
-        assert await again.report(lease, size=20)
+        assert await again.report(lease, size=20, fetched=20)
         assert await again.report(await again.lease(UnitKind.FINALIZE))
         view = await last(coordinator, job_id)
         assert (view.status, view.objects_done, view.bytes_done) == (JobStatus.DONE, 3, 60)
@@ -420,6 +421,7 @@ async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
     async with bench.running() as coordinator:
         view = coordinator.get_job(job_id)
         assert (view.status, view.ended_at, view.objects_done) == (JobStatus.DONE, NOW, 3)
+        assert [(agent.name, agent.from_origin) for agent in view.agents] == [("a1", 53)]
 
 
 async def test_a_lease_that_is_claimed_after_a_restart_is_kept_and_another_is_not(bench: Bench) -> None:

@@ -83,8 +83,9 @@ class SimCoordinator:
         self.life += 1
         self.core = core = self._make_core(incarnation=self.ledger.open(), limits=self._limits)
         now = self.clock.now
+        fetched_by = self.ledger.fetched_by()
         for row in self.ledger.jobs():
-            core.add_job(row)
+            core.add_job(row, fetched_by.get(row.job_id))
             if row.status is JobStatus.PLANNING:
                 self._plan_soon(row.job_id)
         for lease in self.ledger.leases():

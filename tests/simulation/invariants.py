@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from shoal.common.intervals import IntervalSet
-from shoal.common.records import UnitKind
+from shoal.common.records import Delivery, UnitKind
 from shoal.coordinator.core import Core
 from shoal.coordinator.leases import HeldLease, LeaseTable
 from shoal.coordinator.model import JobState, ObjectState, Phase
@@ -79,6 +79,9 @@ def _check_job(job: JobState, by_object: dict[int, list[HeldLease]]) -> None:
     require(job.open_pending == pending, f"{name}: open_pending is {job.open_pending}, not {pending}")
     require(len(job.wanted) <= len(job.open), f"{name}: bytes of an object that is not open are wanted")
     row = job.row
+    if row.spec is None or row.spec.delivery is not Delivery.REPLICATE:
+        fetched = sum(job.fetched_by.values())
+        require(fetched == row.bytes_fetched, f"{name}: agents fetched {fetched} bytes, the job {row.bytes_fetched}")
     if row.spec is not None:
         counted = row.objects_done + row.objects_failed
         require(counted <= row.objects_total, f"{name}: {counted} objects ended of {row.objects_total}")

@@ -161,7 +161,7 @@ class Fleet:
         again.stored = dict(self.stored)
         again.seq = self.seq
         for job in self.core.jobs.values():
-            again.core.add_job(job.row)
+            again.core.add_job(job.row, job.fetched_by)
         for put in sorted(self.stored.values(), key=lambda put: put.token):
             objects = self.core.jobs[put.job_id].objects
             held = HeldLease(

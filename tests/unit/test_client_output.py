@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from shoal.client.admin import AGENT_COLUMNS
-from shoal.client.describing import describe
+from shoal.client.describing import AGENTS_SHOWN, describe
 from shoal.client.output import summary_line, table, to_document
 from shoal.common.records import Delivery, Failure
-from shoal.common.views import AgentStatus, AgentView, JobStatus, JobView, ReplicaStatus, ReplicaView
+from shoal.common.views import (
+    AgentStatus,
+    AgentView,
+    JobAgentView,
+    JobStatus,
+    JobView,
+    ReplicaStatus,
+    ReplicaView,
+)
 
 MIB = 1 << 20
 JOB = JobView(
@@ -43,6 +51,41 @@ def test_the_copies_of_a_job_are_listed() -> None:
     assert "the disk is full" in second
     assert "\x1b" not in text
     assert "AGENT" not in describe(JobView(job_id="j", uri="x", status=JobStatus.DONE, created_at=0.0))
+
+
+def shared(*agents: JobAgentView, more: int = 0) -> JobView:
+    """A job that these agents shared."""
+    fetched = sum(agent.from_origin for agent in agents)
+    return JobView(
+        job_id="j",
+        uri="hf://acme/tiny",
+        status=JobStatus.RUNNING,
+        created_at=0.0,
+        bytes_fetched=fetched,
+        agents=agents,
+        agents_more=more,
+    )
+
+
+def test_who_brought_how_much_of_a_shared_job_is_listed() -> None:
+    job = shared(
+        JobAgentView(agent_id="b", name="n2\x1b[2J", from_origin=3 * MIB),
+        JobAgentView(agent_id="a", name="n1", from_origin=MIB),
+    )
+    text = describe(job)
+    head, first, second = text.splitlines()[-3:]
+    assert head.split() == ["AGENT", "FROM", "ORIGIN", "SHARE"]
+    assert first.split()[1:] == ["3MiB", "75%"]
+    assert second.split() == ["n1", "1MiB", "25%"]
+    assert "\x1b" not in text
+    assert to_document(job)["agents"][1] == {"agent_id": "a", "name": "n1", "from_origin": MIB}
+
+
+def test_only_the_first_agents_of_many_are_named() -> None:
+    agents = [JobAgentView(agent_id=f"a{n}", name=f"n{n}", from_origin=100 - n) for n in range(AGENTS_SHOWN + 2)]
+    assert describe(shared(*agents[:AGENTS_SHOWN])).splitlines()[-1].startswith(f"n{AGENTS_SHOWN - 1} ")
+    *_, last, more = describe(shared(*agents, more=5)).splitlines()
+    assert (last.split()[0], more) == (f"n{AGENTS_SHOWN - 1}", "and 7 more")
 
 
 def test_the_end_of_a_replicated_job_says_how_many_have_it() -> None:

@@ -21,6 +21,7 @@ from shoal.common.records import (
     LeaseRef,
     OriginKind,
     Outcome,
+    Progress,
     Results,
     Revoke,
     UnitKind,
@@ -35,12 +36,13 @@ from shoal.coordinator.effects import (
     ObjectFailed,
     ObjectRetried,
     PutAgent,
+    PutFetched,
     PutHostPolicy,
     PutJob,
     PutLease,
     RequeueFailed,
 )
-from shoal.coordinator.model import JobRow, JobStatus, Phase
+from shoal.coordinator.model import RATE_WINDOW_S, JobRow, JobStatus, Phase
 from shoal.coordinator.reports import EXCLUDED_S, EXPIRIES_MAX
 from simulation.invariants import check_invariants
 from support.core_fleet import (
@@ -743,6 +745,86 @@ def test_tokens_grow_over_restarts() -> None:
     assert new.unit == old.unit
     assert new.token > old.token
     assert not again.report("a0", old)
+
+
+def test_what_comes_between_heartbeats_counts_for_an_agents_speed() -> None:
+    made = fleet(64 * MIB)
+    agent = made.core.agents["a0"]
+    one, two, *_ = open_object(made)["a0"]
+    seconds = 2 * RATE_WINDOW_S
+
+    def beat(*progress: Progress) -> float:
+        """The speed of a window, in bytes/s, without that of before."""
+        agent.rate = 0.0
+        made.now += seconds
+        held = tuple(lease.ref for lease in made.core.leases.of_agent("a0"))
+        made.say("a0", Heartbeat(held=held, progress=progress))
+        made.take()
+        return agent.rate
+
+    made.report("a0", one, Outcome.PARTIAL, done=((one.start, one.start + MIB),), fetched=MIB)
+    assert beat(Progress(one.unit, one.token, MIB)) == MIB / seconds, "told twice, counted once"
+    made.report("a0", one, fetched=one.stop - one.start - MIB)  # it ends: no heartbeat tells of it again
+    assert beat() == (one.stop - one.start - MIB) / seconds
+    assert beat(Progress(two.unit, two.token, 3 * MIB)) == 3 * MIB / seconds
+    made.report("a0", two, Outcome.PARTIAL, done=((two.start, two.start + MIB),), fetched=MIB)
+    assert beat() == 0.0
+
+
+def test_what_is_told_after_a_lost_connection_is_no_speed_of_now() -> None:
+    made = fleet(5)
+    (lease,) = made.assign()["a0"]
+    made.hello("a0", results=[made.result(lease, size=5, fetched=5)])
+    assert made.core.jobs["j"].fetched_by == {"a0": 5}
+    assert made.core.agents["a0"].rate_bytes == 0
+
+
+def fetched(made: Fleet) -> dict[str, int]:
+    """What was written of each agent's part in the last turn."""
+    return {put.agent_id: put.bytes_fetched for put in written(made.last, PutFetched)}
+
+
+def test_what_each_agent_brings_is_counted_and_written_with_the_row() -> None:
+    made = fleet(64 * MIB, agents=2)
+    granted = open_object(made)
+    one, two = granted["a0"][0], granted["a1"][0]
+    made.report("a0", one, Outcome.PARTIAL, done=((one.start, one.start + MIB),), fetched=MIB)
+    assert fetched(made) == {"a0": MIB}
+    made.report("a0", one, Outcome.PARTIAL, done=((one.start + MIB, one.start + 2 * MIB),), fetched=MIB + 5)
+    made.report("a1", two, Outcome.PARTIAL)
+    assert fetched(made) == {}, "it brought nothing"
+    made.report("a1", two, Outcome.PARTIAL, done=((two.start, two.start + 7),), fetched=7)
+    assert fetched(made) == {"a1": 7}, "what did not change is not written again"
+    assert written(made.last, PutJob)[0].row.bytes_fetched == 2 * MIB + 12
+    assert made.core.jobs["j"].fetched_by == {"a0": 2 * MIB + 5, "a1": 7}
+
+
+def test_what_was_fetched_in_vain_stays_counted() -> None:
+    made = fleet(5)
+    (lease,) = made.assign()["a0"]
+    made.report("a0", lease, Outcome.FAILED, failure=WRONG, fetched=5)
+    made.pass_time(1.0)
+    (lease,) = made.assign()["a0"]
+    made.report("a0", lease, fetched=5)
+    assert (made.row.bytes_done, made.core.jobs["j"].fetched_by) == (5, {"a0": 10})
+
+
+def test_a_report_that_is_refused_counts_for_nobody() -> None:
+    made = fleet(5, agents=2)
+    ((holder, (lease,)),) = made.assign().items()
+    other = "a1" if holder == "a0" else "a0"
+    assert not made.report(other, lease, fetched=5)
+    assert made.core.jobs["j"].fetched_by == {}
+
+
+def test_what_each_agent_brought_goes_on_after_a_restart() -> None:
+    made = fleet(5, 6)
+    first, second = made.assign()["a0"]
+    made.report("a0", first, fetched=6)
+    again = made.restart()
+    again.hello("a0", held=[LeaseRef(second.unit, second.token)])
+    again.report("a0", second, fetched=5)
+    assert fetched(again) == {"a0": 11}
 
 
 def test_the_row_is_written_whenever_it_changes() -> None:

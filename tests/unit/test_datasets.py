@@ -143,6 +143,7 @@ def test_done_counts_rows_by_code_and_ends_the_job() -> None:
     assert fleet.report("one", second, tally=((200, 50), (-1, 50)))
     assert fleet.row.tally == ((-1, 50), (200, 140), (404, 10))
     assert (fleet.row.objects_done, fleet.row.bytes_fetched) == (2, 5000)
+    assert fleet.core.jobs[fleet.row.job_id].fetched_by == {"one": 5000}
     assert not +fleet.hosts.wanted
     (last,) = all_of(fleet.assign()) or all_of(fleet.assign())
     assert last.kind is UnitKind.FINALIZE

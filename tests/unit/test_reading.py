@@ -31,7 +31,7 @@ from shoal.common.views import ActivePhase, AgentStatus, JobStatus, ObjectStatus
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.effects import PutAgent
 from shoal.coordinator.model import JobRow
-from shoal.coordinator.reading import METER_WINDOW_S, Meter, Reader, arrived_bytes
+from shoal.coordinator.reading import AGENTS_MAX, METER_WINDOW_S, Meter, Reader, arrived_bytes
 from shoal.coordinator.store.base import ObjectRow
 
 MIB = 1 << 20
@@ -204,6 +204,34 @@ def test_a_running_job_shows_its_rate_and_the_time_left(bench: Bench) -> None:
         ("j1/f2", ActivePhase.FETCHING, ("a1",), MIB),
     ]
     assert bench.reader.job("j1", 2.0 * MIB, active=False).active == ()
+
+
+def test_a_job_tells_who_brought_how_much(bench: Bench) -> None:
+    for name in ("a1", "a2", "a3"):
+        bench.hello(name, slots=1)
+    bench.running("j1", 3 * MIB, 3 * MIB, 3 * MIB, 3 * MIB)
+    for name, fetched in (("a1", MIB), ("a2", 3 * MIB), ("a3", 0)):
+        bench.report(name, bench.held[f"id-{name}"][0], 1.0, Outcome.RETURNED, fetched=fetched)
+    bench.core.jobs["j1"].fetched("old", MIB)  # of an agent that only the store remembers
+    view = bench.reader.job("j1", 0.0, active=True)
+    assert [(agent.agent_id, agent.name, agent.from_origin) for agent in view.agents] == [
+        ("id-a2", "a2", 3 * MIB),
+        ("id-a1", "a1", MIB),
+        ("old", "gone", MIB),
+    ]
+    assert view.agents_more == 0
+    assert sum(agent.from_origin for agent in view.agents) == view.bytes_fetched
+    assert bench.reader.job("j1", 0.0, active=False).agents == ()
+
+
+def test_no_more_agents_are_told_than_a_view_can_hold(bench: Bench) -> None:
+    bench.running("j1", MIB)
+    for number in range(AGENTS_MAX + 7):
+        bench.core.jobs["j1"].fetched(f"n{number}", number + 1)
+    view = bench.reader.job("j1", 0.0, active=True)
+    assert (len(view.agents), view.agents_more) == (AGENTS_MAX, 7)
+    assert (view.agents[0].from_origin, view.agents[-1].from_origin) == (AGENTS_MAX + 7, 8)
+    assert bench.reader.job("j1", 0.0, active=False).agents_more == 0
 
 
 def test_a_job_that_ended_has_no_rate(bench: Bench) -> None:

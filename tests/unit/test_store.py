@@ -18,6 +18,7 @@ from shoal.coordinator.effects import (
     ObjectFailed,
     ObjectRetried,
     PutAgent,
+    PutFetched,
     PutHostPolicy,
     PutJob,
     PutLease,
@@ -146,6 +147,17 @@ def test_jobs_come_oldest_first(store: Store) -> None:
     store.apply([PutJob(job_row("b", created_at=2.0)), PutJob(job_row("c", created_at=1.0))])
     store.apply([PutJob(job_row("a", created_at=2.0))])
     assert [row.job_id for row in store.jobs()] == ["c", "a", "b"]
+
+
+def test_what_each_agent_fetched_is_kept_by_job(store: Store) -> None:
+    def put(job_id: str, agent_id: str, bytes_fetched: int) -> PutFetched:
+        return PutFetched(job_id=job_id, agent_id=agent_id, bytes_fetched=bytes_fetched)
+
+    store.apply([PutJob(job_row("j1")), put("j1", "a1", 5), put("j1", "a2", 6), PutJob(job_row("j2"))])
+    store.apply([put("j1", "a1", 7), put("j1", "a1", 1 << 50)])
+    assert store.fetched_by() == {"j1": {"a1": 1 << 50, "a2": 6}}
+    store.fetched_by()["j1"]["a2"] = 0
+    assert store.fetched_by()["j1"]["a2"] == 6
 
 
 # ---- objects --------------------------------------------------------------------------------------------------------
@@ -407,6 +419,7 @@ _MAKERS: dict[str, Callable[[int, int], Write]] = {
     "drop": lambda _, n: DropLease(f"o{n % 3}"),
     "requeue": lambda _, n: RequeueFailed(("j1", "j2", "none")[n % 3]),
     "job": lambda _, n: PutJob(job_row("j1", objects_done=n)),
+    "fetched": lambda _, n: PutFetched(job_id=("j1", "j2")[n % 2], agent_id=f"a{n % 3}", bytes_fetched=n << 40),
 }
 _Write = tuple[str, str, int]  # maker, path of the object in j1, number
 _Page = tuple[str, list[ObjectSpec]]
@@ -454,6 +467,7 @@ def _everything(store: Store) -> object:
     jobs = ("j1", "j2")
     return (
         store.jobs(),
+        store.fetched_by(),
         store.leases(),
         [store.counts(job) for job in jobs],
         [[replace(row, spec=nameless(row.spec)) for row in store.list_objects(job)] for job in jobs],

@@ -97,6 +97,7 @@ from shoal.common.views import (
     HostCondition,
     HostShareView,
     HostView,
+    JobAgentView,
     JobStatus,
     JobView,
     NewToken,
@@ -478,6 +479,8 @@ job_views = st.builds(
     rows_rejected=counts,
     tally=tallies,
     nas=st.none() | nas_counts,
+    agents=tuples(st.builds(JobAgentView, agent_id=names, name=names, from_origin=counts)),
+    agents_more=counts,
     replicas=tuples(
         st.builds(
             ReplicaView,

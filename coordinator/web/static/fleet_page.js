@@ -29,7 +29,7 @@ let queue = [];
 function agentRow(agent) {
   const cell = (label, kind = "") => el("td", { "data-label": label, class: kind }, el("span"));
   const drain = el("button", { type: "button", class: "quiet", "data-action": "drain", "aria-label": `Drain ${agent.name}`, onclick: (event) => drainAgent(event.currentTarget, agent) }, icon("drain"), "Drain");
-  return el("tr", { "data-agent": agent.name }, el("th", { scope: "row" }, el("span", {}, el("span", { text: agent.name }), el("span", { class: "sub" }))), cell("State"), cell("Speed", "num"), el("td", { "data-label": "Free disk" }, el("div", { class: "disk" }, el("span"), el("div", { class: "meter", "aria-hidden": "true" }, el("span")))), el("td", { "data-label": "Work", class: "num" }, el("span"), el("span", { class: "sub" })), cell("Version"), el("td", { class: "actions" }, drain));
+  return el("tr", { "data-agent": agent.name }, el("th", { scope: "row" }, el("span", {}, el("span", { text: agent.name }), el("span", { class: "sub" }))), cell("State"), cell("Speed", "num"), el("td", { "data-label": "Free disk" }, el("div", { class: "measure" }, el("span"), el("div", { class: "meter", "aria-hidden": "true" }, el("span")))), el("td", { "data-label": "Work", class: "num" }, el("span"), el("span", { class: "sub" })), cell("Version"), el("td", { class: "actions" }, drain));
 }
 
 function updateAgent(row, agent) {

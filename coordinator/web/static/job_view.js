@@ -1,10 +1,11 @@
-// One download in detail: progress, speed over time, agents, files under way with their chunk maps, files and errors.
+// One download in detail: progress, speed over time, copies, agents, files under way with their chunk maps, files and errors.
 
 import { get, part, post } from "./api.js";
 import { drawMap } from "./chunk_map.js";
 import { ask } from "./dialog.js";
 import { el, icon, keep, linked, setText } from "./dom.js";
 import * as format from "./format.js";
+import { JobAgents } from "./job_agents.js";
 import { JobFiles } from "./job_files.js";
 import { bar, badge, done, isTable, possible, setActions, setBadge, setBar, state, title } from "./job_parts.js";
 import { SpeedPlot, plainStep } from "./plot.js";
@@ -28,7 +29,10 @@ export class JobView {
     this._id = jobId;
     this._detail = null;
     this._ended = false;
-    this._onChange = ({ detail }) => detail.has("job") && this._take(live.detail);
+    this._onChange = ({ detail }) => {
+      if (detail.has("job")) this._take(live.detail);
+      else if (detail.has("agents") && this._detail) this._agents.show(this._detail);
+    };
     live.addEventListener("change", this._onChange);
     box.replaceChildren(backLink(), wait("Loading …"));
     this._load();
@@ -67,6 +71,7 @@ export class JobView {
     const plotBox = el("div", { class: "plot" });
     this._speedCard = card("Speed", plotBox);
     this._copies = el("section", { class: "card", "aria-label": "Copies by agent", hidden: true });
+    const agents = el("section", { class: "card", "aria-label": "Agents", hidden: true });
     this._byAgent = el("p", { class: "hint" });
     this._active = el("ul", { "aria-label": "Files under way" });
     this._activeCard = card("Under way", this._byAgent, this._active);
@@ -79,11 +84,13 @@ export class JobView {
       this._note,
       this._speedCard,
       this._copies,
+      agents,
       this._activeCard,
       files,
       card("About it", this._facts),
     );
     this._plot = new SpeedPlot(plotBox, isTable(job) ? { what: "Rows over time", show: (rows) => `${format.number(rows)} rows/s`, step: plainStep } : { what: "Speed of this download" });
+    this._agents = new JobAgents(agents, this._live.agents);
     this._files = new JobFiles(files, this._id);
   }
 
@@ -101,6 +108,7 @@ export class JobView {
     this._showNote(job);
     if (!job.ended_at) this._plot.add({ at: this._live.takenAt || Date.now() / 1000, rate: isTable(job) ? job.rows_per_s : job.rate_bytes_per_s });
     this._showCopies(detail.replicas, job);
+    this._agents.show(detail);
     this._showActive(detail.active);
     this._showFacts(job);
     this._files.note(job);

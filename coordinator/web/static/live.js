@@ -143,14 +143,15 @@ export class Live extends EventTarget {
       if (value.hosts) this.hosts.clear();
       changed.add("jobs");
     }
-    for (const job of value.jobs ?? []) this.jobs.set(job.job_id, job);
-    for (const agent of value.agents ?? []) this.agents.set(agent.agent_id, agent);
-    for (const host of value.hosts ?? []) this.hosts.set(host.host, host);
-    for (const name of ["jobs", "agents", "hosts"]) if (value[name]) changed.add(name);
     if (kind === "job") {
-      this.detail = value;
+      this.detail = value; // its agents are what they brought, not how they are
       this.jobs.set(value.job.job_id, value.job);
       changed.add("job");
+    } else {
+      for (const job of value.jobs ?? []) this.jobs.set(job.job_id, job);
+      for (const agent of value.agents ?? []) this.agents.set(agent.agent_id, agent);
+      for (const host of value.hosts ?? []) this.hosts.set(host.host, host);
+      for (const name of ["jobs", "agents", "hosts"]) if (value[name]) changed.add(name);
     }
     this._forgetOld();
     this.dispatchEvent(new CustomEvent("change", { detail: changed }));

@@ -67,7 +67,7 @@ REPLICA_STATUS_FAILED: ReplicaStatus
 REPLICA_STATUS_LOST: ReplicaStatus
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas", "rows_total", "rows_rejected", "tally", "rows_done", "rows_per_s", "nas")
+    __slots__ = ("job_id", "uri", "name", "status", "paused", "priority", "created_at", "ended_at", "destination", "revision", "commit", "objects_total", "objects_done", "objects_skipped", "objects_failed", "bytes_total", "bytes_done", "bytes_fetched", "bytes_arrived", "rate_bytes_per_s", "eta_s", "failure", "active", "delivery", "bytes_from_peers", "replicas", "rows_total", "rows_rejected", "tally", "rows_done", "rows_per_s", "nas", "agents", "agents_more")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,8 @@ class Job(_message.Message):
     ROWS_DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
     NAS_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_MORE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     uri: str
     name: str
@@ -132,7 +134,19 @@ class Job(_message.Message):
     rows_done: int
     rows_per_s: float
     nas: _work_pb2.NasCounts
-    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., rows_total: _Optional[int] = ..., rows_rejected: _Optional[int] = ..., tally: _Optional[_Iterable[_Union[_work_pb2.CodeCount, _Mapping]]] = ..., rows_done: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ...) -> None: ...
+    agents: _containers.RepeatedCompositeFieldContainer[JobAgent]
+    agents_more: int
+    def __init__(self, job_id: _Optional[str] = ..., uri: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., paused: bool = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., destination: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., objects_total: _Optional[int] = ..., objects_done: _Optional[int] = ..., objects_skipped: _Optional[int] = ..., objects_failed: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_arrived: _Optional[int] = ..., rate_bytes_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., active: _Optional[_Iterable[_Union[ActiveObject, _Mapping]]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., bytes_from_peers: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., rows_total: _Optional[int] = ..., rows_rejected: _Optional[int] = ..., tally: _Optional[_Iterable[_Union[_work_pb2.CodeCount, _Mapping]]] = ..., rows_done: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., nas: _Optional[_Union[_work_pb2.NasCounts, _Mapping]] = ..., agents: _Optional[_Iterable[_Union[JobAgent, _Mapping]]] = ..., agents_more: _Optional[int] = ...) -> None: ...
+
+class JobAgent(_message.Message):
+    __slots__ = ("agent_id", "name", "from_origin")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FROM_ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    name: str
+    from_origin: int
+    def __init__(self, agent_id: _Optional[str] = ..., name: _Optional[str] = ..., from_origin: _Optional[int] = ...) -> None: ...
 
 class Replica(_message.Message):
     __slots__ = ("agent_id", "name", "status", "bytes_done", "chunks_done", "from_origin", "from_peers", "failure")
