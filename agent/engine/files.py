@@ -17,7 +17,8 @@ from .crew import Crew, Job
 from .holding import Holding
 from .memory import BufferPool
 from .pieces import MIB, Piece
-from .transfer import Transfer, Written
+from .transfer import Transfer
+from .writing import Written
 
 _STEP_BYTES: Final = 4 * MIB  # between two looks at the lease's deadline
 _NOT_COPIED_THERE: Final = frozenset(

@@ -19,9 +19,10 @@ from .locations import Target
 from .memory import BufferPool
 from .options import EngineOptions
 from .pieces import KIB, Piece, PiecePlanner
-from .transfer import Transfer, Written
+from .transfer import Transfer
 from .tries import Tries, for_the_report
 from .validation import Body, Verdict
+from .writing import Written
 
 if TYPE_CHECKING:
     from ...common.http import Response

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from ...common.digests import GIT_SHA1
 from ...common.errors import Changed, ShoalError
@@ -23,6 +22,7 @@ from .holding import Holding
 from .locations import Location
 from .memory import BufferPool
 from .pieces import KIB
+from .writing import Listener, Written, mark_spans, write_spans
 
 if TYPE_CHECKING:
     from ...common.http import Headers
@@ -36,21 +36,6 @@ _MARK_S_MAX: Final = 0.001  # a mark that takes longer waits for the disk
 _FEW_CORES: Final = 4  # with no more, a thread only takes its core from the loop, and every hand-over costs some of it
 
 _CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Written(NamedTuple):
-    """What a thread wrote to a partial file; mark_s: how long recording it took, None where that is still to be done."""
-
-    spans: tuple[Interval, ...]
-    mark_s: float | None = None
-
-
-class Listener(Protocol):
-    """Hears the bytes of [.., stop) in order, in the thread that writes them: what is hot need not be read again."""
-
-    stop: int
-
-    def update(self, data: memoryview) -> None: ...
 
 
 class Transfer:
@@ -96,6 +81,8 @@ class Transfer:
         self._marking = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._poisoned = False  # what still comes belongs to another version
+        self._resetting = asyncio.Lock()
+        self.resets = 0
         self._writing: dict[Job[Written], Interval] = {}
         self.listeners: dict[int, Listener] = {}  # by the byte that each is to hear next
         self.grown: Callable[[Iterable[Interval]], None] = lambda spans: None  # called when these bytes are on disk
@@ -176,7 +163,7 @@ class Transfer:
                 self.listeners[stop] = listener
         else:
             listener = None
-        write = partial(_write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
+        write = partial(write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
         if self._acts_here:
             return done_here(write, partial(self._written, buffer))
         return self.submit(write, (at, stop), buffer)
@@ -238,7 +225,7 @@ class Transfer:
             spans = tuple(self._unmarked)
             self._unmarked.clear()
             try:
-                mark = partial(_mark_spans, self.partial, spans)
+                mark = partial(mark_spans, self.partial, spans)
                 if self._acts_here:
                     mark()
                 else:
@@ -275,8 +262,26 @@ class Transfer:
         """The first ``count`` bytes of the partial file, or what there is of them."""
         return await self._disk.run(partial(os.pread, self.partial.fd, count, 0)).wait()
 
-    async def reset(self) -> None:
-        """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before."""
+    async def reset(self, *, after: int | None = None) -> None:
+        """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before.
+
+        after: only if `resets` is still that many. Leases that hear of a change together call this one after the other, and what has
+        come since the first of them must not be thrown away by the last.
+        """
+        async with self._resetting:
+            if after is not None and after != self.resets:
+                return
+            was_poisoned = self._poisoned
+            self._poisoned = True  # what comes while the file is emptied must not be taken for what is in it
+            try:
+                await self._empty()
+            except BaseException:
+                self._poisoned = was_poisoned
+                raise
+            self.resets += 1
+            self._poisoned = False
+
+    async def _empty(self) -> None:
         await self.quiet()
         await self._unfollow()
         async with self._marking:
@@ -293,7 +298,6 @@ class Transfer:
             self.sweeper = None
             if self._partial is not None:
                 await self._disk.run(self._partial.reset).wait()
-            self._poisoned = False
 
     async def forget(self, start: int, stop: int) -> None:
         """What [start, stop) holds is not right. Whoever fetches it must have been stopped before. Raises what the disk raises."""
@@ -394,22 +398,3 @@ class Transfer:
         return HashFollower(
             self._hashing, self.partial.fd, digest=self.spec.digest, size=self.spec.size, name=self.spec.path
         )  # fmt: skip
-
-
-def _write_spans(
-    file: Partial, buffer: memoryview, at: int, spans: tuple[Interval, ...], *, mark: bool, listener: Listener | None
-) -> Written:
-    if listener is not None:
-        listener.update(buffer[: spans[0][1] - at])
-    for start, stop in spans:
-        file.write(buffer[start - at : stop - at], start)
-    if not mark:
-        return Written(spans)
-    began_s = time.perf_counter()
-    _mark_spans(file, spans)
-    return Written(spans, time.perf_counter() - began_s)
-
-
-def _mark_spans(file: Partial, spans: tuple[Interval, ...]) -> None:
-    for start, stop in spans:
-        file.mark(start, stop)

@@ -210,11 +210,12 @@ class Units:
         for start, stop in transfer.have.present(lease.start, lease.stop):
             holding.unreported.add(start, stop)
             holding.arrived += stop - start
+        resets = transfer.resets
         try:
             await self._fetch(holding, transfer, lease.start, lease.stop)
         except Changed:
             self._remove(holding)
-            await transfer.reset()
+            await transfer.reset(after=resets)
             holding.unreported.clear()
             raise
         await transfer.settle()

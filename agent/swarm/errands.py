@@ -18,8 +18,9 @@ from ..engine.crew import Job
 from ..engine.filling import FillSize
 from ..engine.reporting import failure_of
 from ..engine.streams import finish_writing
-from ..engine.transfer import Transfer, Written
+from ..engine.transfer import Transfer
 from ..engine.units import Lapsed
+from ..engine.writing import Written
 from .bundles import Bundles
 from .errand import RESUMED, UNKNOWN_STOP, Errand, ObjectFailed, Unable, cut_short, expected_digest, own_lease, peer_of
 from .looking import NAME_ERRORS, ChunkHash, is_ours

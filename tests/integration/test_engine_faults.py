@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.agent.engine.pieces import MIB
+from shoal.agent.storage.partial import Partial
 from shoal.common.records import Outcome, UnitKind, WorkReport
 from support.contents import ContentLike, SyntheticFile
 from support.engine import engine, hub_job, hub_specs, leftovers, same, web_job, web_spec
@@ -171,6 +172,29 @@ async def test_a_file_that_changes_while_its_ranges_are_leased(tmp_path: Path) -
         report = await bench.run(UnitKind.RANGE, spec, 8 * MIB, BIG.size)
         assert failure_of(report)[0] == "changed" and report.done == ()
         assert (await bench.run(UnitKind.OPEN, spec)).done == (), "what came of the old version is gone"
+
+
+async def test_ranges_that_meet_a_change_together_empty_the_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emptied by each of them, it lost bytes of the new version that had come between two of them and were counted as there."""
+    emptied: list[Partial] = []
+    empty = Partial.reset
+    monkeypatch.setattr(Partial, "reset", lambda file: (emptied.append(file), empty(file)))
+    new = SyntheticFile(BIG.size, seed=77)
+    async with FaultOrigin({"a": OriginFile(content=BIG, etag='"old"')}) as web, engine(web_job(tmp_path)) as bench:
+        spec = web_spec(web.url_of("a"), BIG, digested=False)
+        await bench.run(UnitKind.OPEN, spec)
+        await bench.run(UnitKind.RANGE, spec, 0, MIB)
+        web.faults.add(ChangeFile(content=new))
+        leases = [bench.start(UnitKind.RANGE, spec, at * MIB, (at + 1) * MIB) for at in range(1, 9)]
+        reports = [await bench.last(lease) for lease in leases]
+        assert {failure_of(report)[0] for report in reports} == {"changed"}
+        assert len(emptied) == 1
+        await bench.run(UnitKind.OPEN, spec)
+        await bench.run(UnitKind.RANGE, spec, 0, BIG.size)
+        await bench.run(UnitKind.PUBLISH, spec)
+    assert same(tmp_path / "file.bin", new)
 
 
 async def test_a_file_that_never_holds_still(tmp_path: Path) -> None:
