@@ -135,6 +135,8 @@ class Lease:
     stop: int = 0
     remaining: int = 0  # bytes of the job that nobody holds yet: near the end an agent works in smaller pieces
     ttl_s: float = 30.0
+    life: int = 0  # not 0: the object was begun anew; what an agent knows of it from another life counts no more
+    is_spoiled: bool = False  # of an OPEN: what is there is not right, and is to be thrown away first
     profile: bool = False  # of a BATCH: measure its host first, and report what it is like
     give_up_code: int = (
         0  # of a BATCH: not 0: its host is waited for no longer, the rows that are left become errors with this code

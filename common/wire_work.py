@@ -166,6 +166,8 @@ def encode_lease(lease: Lease) -> work.Lease:
         ttl_s=lease.ttl_s,
         profile=lease.profile,
         give_up_code=lease.give_up_code,
+        life=lease.life,
+        is_spoiled=lease.is_spoiled,
     )
 
 
@@ -189,6 +191,8 @@ def decode_lease(lease: work.Lease) -> Lease:
         ttl_s=amount(lease.ttl_s, "Lease.ttl_s"),
         profile=lease.profile,
         give_up_code=lease.give_up_code,
+        life=count(lease.life, "Lease.life"),
+        is_spoiled=lease.is_spoiled,
     )
 
 

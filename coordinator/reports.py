@@ -175,6 +175,7 @@ class ReportBook:
             if 0 <= start < stop <= size:
                 done.add(start, stop)
         job.open_ranges(obj, done)
+        obj.is_spoiled = False
         # After a coordinator's restart, agents may still hold ranges that an earlier incarnation granted.
         for lease in self._leases.of_object(obj.spec.object_id):
             if lease.kind is UnitKind.RANGE:
@@ -281,6 +282,7 @@ class ReportBook:
         if issubclass(kind, (Changed, VerificationFailed)):
             if obj.phase is not Phase.QUEUED:
                 self._begin_anew(job, obj)
+            obj.life, obj.is_spoiled = self._leases.next_token, True
         elif transfer:
             obj.transfer_failures += 1
         job.delay(obj, now + retry_delay_s(obj.failures))

@@ -83,6 +83,7 @@ class Transfer:
         self._poisoned = False  # what still comes belongs to another version
         self._resetting = asyncio.Lock()
         self.resets = 0
+        self._life = 0
         self._writing: dict[Job[Written], Interval] = {}
         self.listeners: dict[int, Listener] = {}  # by the byte that each is to hear next
         self.grown: Callable[[Iterable[Interval]], None] = lambda spans: None  # called when these bytes are on disk
@@ -281,23 +282,41 @@ class Transfer:
             self.resets += 1
             self._poisoned = False
 
+    async def renew(self, life: int) -> None:
+        """Forget what was known of the object in another life (`Lease.life`), and close the file: others have emptied it."""
+        async with self._resetting:
+            if life in (0, self._life):
+                return
+            self._poisoned = True
+            await self.quiet()
+            await self._unfollow()
+            async with self._marking:
+                self._forget_all()
+                closed, self._partial = self._partial, None
+                if closed is not None:
+                    await self._disk.run(closed.close).wait()
+            self._life, self._poisoned = life, False
+
     async def _empty(self) -> None:
         await self.quiet()
         await self._unfollow()
         async with self._marking:
-            self._unmarked.clear()
-            self.have.clear()
-            if self._feeder is not None:
-                self._feeder.forget()  # again: it may have begun meanwhile with what was there
-            self._hashable.clear()
-            self.validators.clear()
-            self.version = None
-            self.doubtful = None
-            self.etag = ""
-            self.rangeless = False
-            self.sweeper = None
+            self._forget_all()
             if self._partial is not None:
                 await self._disk.run(self._partial.reset).wait()
+
+    def _forget_all(self) -> None:
+        self._unmarked.clear()
+        self.have.clear()
+        if self._feeder is not None:
+            self._feeder.forget()  # again: it may have begun meanwhile with what was there
+        self._hashable.clear()
+        self.validators.clear()
+        self.version = None
+        self.doubtful = None
+        self.etag = ""
+        self.rangeless = False
+        self.sweeper = None
 
     async def forget(self, start: int, stop: int) -> None:
         """What [start, stop) holds is not right. Whoever fetches it must have been stopped before. Raises what the disk raises."""

@@ -137,6 +137,7 @@ class Units:
 
     async def _whole(self, holding: Holding) -> WorkReport:
         transfer = self.attach(holding)
+        await transfer.renew(holding.lease.life)
         for changes_left in range(CHANGES_MAX, -1, -1):
             try:
                 await self._fetch_all(holding, transfer)
@@ -172,11 +173,14 @@ class Units:
         if present is not None:
             return self.done(holding, present, "")
         transfer = self.attach(holding)
+        await transfer.renew(holding.lease.life)
         if transfer.is_open and len(transfer.holdings) == 1:
             await transfer.close()  # other agents may have written, or begun anew, since it was opened here
         elif transfer.is_open:
             await transfer.refresh()  # ranges of it are at work here: it stays open, but others may have written, too
         await transfer.open(create=True)
+        if holding.lease.is_spoiled:
+            await transfer.reset()
         await self._fill(holding, transfer)
         transfer.follow(all_of_it=True)
         return self._report(holding, done=tuple(transfer.have))
@@ -205,6 +209,7 @@ class Units:
         lease = holding.lease
         await self._hold(holding)
         transfer = self.attach(holding)
+        await transfer.renew(lease.life)
         await transfer.open(create=False)
         transfer.follow(all_of_it=False)
         for start, stop in transfer.have.present(lease.start, lease.stop):
@@ -239,6 +244,7 @@ class Units:
     async def _publish(self, holding: Holding) -> WorkReport:
         await self._hold(holding)
         transfer = self.attach(holding)
+        await transfer.renew(holding.lease.life)
         await transfer.open(create=False)
         size = transfer.spec.size
         assert size is not None, "only objects of known size are published by a lease of their own"

@@ -26,9 +26,13 @@ class File:
     def __init__(self) -> None:
         self.done = IntervalSet()
         self.resets = 0
+        self.closed = False
         self.begun = threading.Event()
         self.may_end = threading.Event()
         self.may_end.set()
+
+    def close(self) -> None:
+        self.closed = True
 
     def write(self, data: memoryview, offset: int) -> None: ...
     def mark(self, start: int, stop: int) -> None: ...
@@ -97,4 +101,21 @@ async def test_what_comes_while_the_file_is_emptied_is_not_taken_for_what_is_in_
     assert not transfer.have
     assert await write(transfer, buffers, 0)
     assert transfer.have.covers(0, MIB)
+    await crew.aclose()
+
+
+async def test_what_is_known_from_another_life_counts_no_more() -> None:
+    file = File()
+    transfer, buffers, crew = await opened(file)
+    assert await write(transfer, buffers, 0)
+    transfer.validators["a.example"] = '"old"'
+    await transfer.renew(0)  # nobody began it anew
+    assert transfer.have.covers(0, MIB)
+    await asyncio.gather(*(transfer.renew(7) for _ in range(3)))
+    assert (file.closed, file.resets, transfer.is_open) == (True, 0, False)
+    assert not transfer.have and not transfer.validators
+    await transfer.open(create=True)
+    assert await write(transfer, buffers, MIB)
+    await transfer.renew(7)
+    assert transfer.is_open and transfer.have.covers(MIB, 2 * MIB)
     await crew.aclose()

@@ -411,6 +411,29 @@ def test_a_partial_file_that_nobody_finds_is_made_anew() -> None:
     assert granted[0].kind is UnitKind.OPEN
 
 
+def test_an_object_that_begins_anew_has_another_life_and_is_emptied_before() -> None:
+    made = fleet(64 * MIB, agents=2)
+    granted = open_object(made)
+    assert {(lease.life, lease.is_spoiled) for leases in granted.values() for lease in leases} == {(0, False)}
+    lives: list[int] = []
+    for failure in (Failure(code="changed", text="another ETag"), WRONG):
+        ((agent_id, (lease, *_)), *_) = granted.items()
+        assert made.report(agent_id, lease, Outcome.FAILED, failure=failure)
+        made.pass_time(5.0)
+        for each in ("a0", "a1"):
+            made.say(each, Heartbeat())
+        made.take()
+        ((opener, (opening,)),) = made.assign().items()
+        assert (opening.kind, opening.is_spoiled) == (UnitKind.OPEN, True)
+        assert made.report(opener, opening, done=())
+        granted = made.assign()
+        (life,) = {lease.life for leases in granted.values() for lease in leases}
+        assert life == opening.life
+        assert not any(lease.is_spoiled for leases in granted.values() for lease in leases)
+        lives.append(life)
+    assert 0 < lives[0] < lives[1]
+
+
 # ---- leases and sessions ----------------------------------------------------------------------------------------------
 
 

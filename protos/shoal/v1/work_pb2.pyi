@@ -418,7 +418,7 @@ class ChunkSizes(_message.Message):
     def __init__(self, chunk_bytes: _Optional[int] = ..., small_bytes_max: _Optional[int] = ..., bundle_bytes_max: _Optional[int] = ..., bundle_objects_max: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s", "profile", "give_up_code")
+    __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s", "profile", "give_up_code", "life", "is_spoiled")
     UNIT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -430,6 +430,8 @@ class Lease(_message.Message):
     TTL_S_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     GIVE_UP_CODE_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    IS_SPOILED_FIELD_NUMBER: _ClassVar[int]
     unit: str
     token: int
     kind: UnitKind
@@ -441,7 +443,9 @@ class Lease(_message.Message):
     ttl_s: float
     profile: bool
     give_up_code: int
-    def __init__(self, unit: _Optional[str] = ..., token: _Optional[int] = ..., kind: _Optional[_Union[UnitKind, str]] = ..., job_id: _Optional[str] = ..., object: _Optional[_Union[ObjectSpec, _Mapping]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., remaining: _Optional[int] = ..., ttl_s: _Optional[float] = ..., profile: bool = ..., give_up_code: _Optional[int] = ...) -> None: ...
+    life: int
+    is_spoiled: bool
+    def __init__(self, unit: _Optional[str] = ..., token: _Optional[int] = ..., kind: _Optional[_Union[UnitKind, str]] = ..., job_id: _Optional[str] = ..., object: _Optional[_Union[ObjectSpec, _Mapping]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., remaining: _Optional[int] = ..., ttl_s: _Optional[float] = ..., profile: bool = ..., give_up_code: _Optional[int] = ..., life: _Optional[int] = ..., is_spoiled: bool = ...) -> None: ...
 
 class LeaseRef(_message.Message):
     __slots__ = ("unit", "token")
