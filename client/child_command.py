@@ -16,9 +16,8 @@ import threading
 from types import FrameType
 from typing import IO, Any, NoReturn
 
+from ..common.stopping import STOPS
 from .main import main as run_command_line
-
-STOPS = (signal.SIGTERM, signal.SIGINT)
 
 GRACE_S = 10.0
 """What the command gets to end in order after its parent is gone."""

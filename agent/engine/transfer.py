@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -272,38 +272,38 @@ class Transfer:
         async with self._resetting:
             if after is not None and after != self.resets:
                 return
-            was_poisoned = self._poisoned
-            self._poisoned = True  # what comes while the file is emptied must not be taken for what is in it
-            try:
-                await self._empty()
-            except BaseException:
-                self._poisoned = was_poisoned
-                raise
+            await self._forget_and(self._empty)
             self.resets += 1
-            self._poisoned = False
 
     async def renew(self, life: int) -> None:
         """Forget what was known of the object in another life (`Lease.life`), and close the file: others have emptied it."""
         async with self._resetting:
-            if life in (0, self._life):
-                return
-            self._poisoned = True
+            if life not in (0, self._life):
+                await self._forget_and(self._drop)
+                self._life = life
+
+    async def _forget_and(self, act: Callable[[], Awaitable[None]]) -> None:
+        was_poisoned = self._poisoned
+        self._poisoned = True  # what comes meanwhile must not be taken for what is in the file
+        try:
             await self.quiet()
             await self._unfollow()
             async with self._marking:
                 self._forget_all()
-                closed, self._partial = self._partial, None
-                if closed is not None:
-                    await self._disk.run(closed.close).wait()
-            self._life, self._poisoned = life, False
+                await act()
+        except BaseException:
+            self._poisoned = was_poisoned
+            raise
+        self._poisoned = False
 
     async def _empty(self) -> None:
-        await self.quiet()
-        await self._unfollow()
-        async with self._marking:
-            self._forget_all()
-            if self._partial is not None:
-                await self._disk.run(self._partial.reset).wait()
+        if self._partial is not None:
+            await self._disk.run(self._partial.reset).wait()
+
+    async def _drop(self) -> None:
+        dropped, self._partial = self._partial, None
+        if dropped is not None:
+            await self._disk.run(dropped.close).wait()
 
     def _forget_all(self) -> None:
         self._unmarked.clear()

@@ -136,8 +136,7 @@ class Units:
             self._finished(holding, self.done(holding, job.result(), etag))
 
     async def _whole(self, holding: Holding) -> WorkReport:
-        transfer = self.attach(holding)
-        await transfer.renew(holding.lease.life)
+        transfer = await self._attach_now(holding)
         for changes_left in range(CHANGES_MAX, -1, -1):
             try:
                 await self._fetch_all(holding, transfer)
@@ -172,8 +171,7 @@ class Units:
         present = await self._claim(holding)
         if present is not None:
             return self.done(holding, present, "")
-        transfer = self.attach(holding)
-        await transfer.renew(holding.lease.life)
+        transfer = await self._attach_now(holding)
         if transfer.is_open and len(transfer.holdings) == 1:
             await transfer.close()  # other agents may have written, or begun anew, since it was opened here
         elif transfer.is_open:
@@ -208,8 +206,7 @@ class Units:
     async def _range(self, holding: Holding) -> WorkReport:
         lease = holding.lease
         await self._hold(holding)
-        transfer = self.attach(holding)
-        await transfer.renew(lease.life)
+        transfer = await self._attach_now(holding)
         await transfer.open(create=False)
         transfer.follow(all_of_it=False)
         for start, stop in transfer.have.present(lease.start, lease.stop):
@@ -243,8 +240,7 @@ class Units:
 
     async def _publish(self, holding: Holding) -> WorkReport:
         await self._hold(holding)
-        transfer = self.attach(holding)
-        await transfer.renew(holding.lease.life)
+        transfer = await self._attach_now(holding)
         await transfer.open(create=False)
         size = transfer.spec.size
         assert size is not None, "only objects of known size are published by a lease of their own"
@@ -312,6 +308,12 @@ class Units:
         if holding not in transfer.holdings:
             transfer.holdings.append(holding)
         holding.transfer = transfer
+        return transfer
+
+    async def _attach_now(self, holding: Holding) -> Transfer:
+        """As `attach`, without what is known of another life of the object."""
+        transfer = self.attach(holding)
+        await transfer.renew(holding.lease.life)
         return transfer
 
     def transfer_of(self, job: JobContext, spec: ObjectSpec) -> Transfer:

@@ -361,8 +361,7 @@ class World:
         costs: dict[tuple[str, int], int] = {}
         for agent in agents:
             for lease in agent.under_way:
-                object_id = lease.object.object_id if lease.object else 0
-                costs[lease.unit, lease.token] = self._cost(lease.kind, object_id, lease.start, lease.stop)
+                costs[lease.unit, lease.token] = self._cost_of(lease)
         for lease in self.coordinator.core.leases if self.coordinator.life else ():
             if any(agent.agent_id == lease.agent_id for agent in agents):
                 costs[lease.unit, lease.token] = self._cost(lease.kind, lease.object_id, lease.start, lease.stop)
@@ -372,9 +371,10 @@ class World:
         """Nobody knows yet that the agent does not hear: it may bring them just when others were told to."""
         agent = next(agent for agent in self.agents if agent.agent_id == agent_id)
         if max(agent.frozen_until, self.network.partitioned_until(agent_id)) > self.clock.now:
-            for lease in leases:
-                object_id = lease.object.object_id if lease.object else 0
-                self.explained += self._cost(lease.kind, object_id, lease.start, lease.stop)
+            self.explained += sum(map(self._cost_of, leases))
+
+    def _cost_of(self, lease: Lease) -> int:
+        return self._cost(lease.kind, lease.object.object_id if lease.object else 0, lease.start, lease.stop)
 
     def _cost(self, kind: UnitKind, object_id: int, start: int, stop: int) -> int:
         row = self.coordinator.ledger.get_object(object_id) if kind is UnitKind.WHOLE else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
 from typing import Any, cast
 
 from shoal.agent.engine.crew import Crew
@@ -13,6 +12,7 @@ from shoal.agent.engine.transfer import Transfer
 from shoal.common.errors import Changed
 from shoal.common.intervals import IntervalSet
 from shoal.common.records import ObjectSpec
+from support.one_file import OneFile
 
 MIB = 1 << 20
 
@@ -43,21 +43,9 @@ class File:
         assert self.may_end.wait(30)
 
 
-class Place:
-    """A destination with one file."""
-
-    path = Path()
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-
-    def open_partial(self, spec: ObjectSpec, *, create: bool) -> File:
-        return self.file
-
-
 async def opened(file: File) -> tuple[Transfer, BufferPool, Crew]:
     crew, buffers = Crew("test", 2), BufferPool(4 * MIB)
-    spec, place = ObjectSpec(object_id=1, path="big.bin", size=4 * MIB), cast("Any", Place(file))
+    spec, place = ObjectSpec(object_id=1, path="big.bin", size=4 * MIB), cast("Any", OneFile(file))
     transfer = Transfer(spec, location=None, destination=place, disk=crew, hashing=crew, buffers=buffers)
     await transfer.open(create=True)
     return transfer, buffers, crew

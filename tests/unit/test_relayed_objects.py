@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -16,6 +15,7 @@ from shoal.agent.engine.transfer import Transfer
 from shoal.agent.swarm.objects import Kept
 from shoal.common.intervals import IntervalSet
 from shoal.common.records import ObjectSpec
+from support.one_file import OneFile
 
 
 class File:
@@ -36,22 +36,10 @@ class File:
         self.marks.append((start, stop))
 
 
-class Place:
-    """A destination with one file."""
-
-    path = Path()
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-
-    def open_partial(self, spec: ObjectSpec, *, create: bool) -> File:
-        return self.file
-
-
 def made(file: File, *, relayed: bool) -> tuple[Transfer, BufferPool, Crew]:
     crew, buffers = Crew("test", 1), BufferPool(1 << 22)
     spec = ObjectSpec(object_id=1, path="big.bin", size=1 << 22)
-    place = cast("Any", Place(file))
+    place = cast("Any", OneFile(file))
     transfer = Transfer(
         spec, location=None, destination=place, disk=crew, hashing=crew, buffers=buffers, relayed=relayed
     )
