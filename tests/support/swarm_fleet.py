@@ -134,6 +134,7 @@ class SwarmFleet:
         self.from_origin: dict[int, int] = {}
         self.origin_fails: dict[int, list[Failure]] = {}  # by chunk: what is answered, one after the other
         self.version = ""  # of what the origin serves
+        self.has_digests = True  # the publisher names digests, so whoever vouches sees what is wrong
         self.wrong: set[int] = set()  # chunks that the origin serves wrongly, once each
         self.seq = 0
         self.failed_objects: list[int] = []
@@ -358,7 +359,9 @@ class SwarmFleet:
     def _vouch(self, copy: Copy, object_id: int) -> Vouch:
         position = self.table.position(object_id)
         assert position is not None
-        right = all(copy.have[chunk] == digest_of(chunk, self.version) for chunk in self.table.chunks_of(position))
+        right = not self.has_digests or all(
+            copy.have[chunk] == digest_of(chunk, self.version) for chunk in self.table.chunks_of(position)
+        )
         wrong = Failure(code="verification", text="another digest")
         return Vouch(object_id=object_id, digest="sha256:00", failure=None if right else wrong)
 
