@@ -46,28 +46,6 @@ def test_a_wrong_byte_is_found_at_the_end_and_all_agents_begin_anew(
     assert hub.log.where(kind="cdn").bytes_served <= 2.2 * BIG.size
 
 
-def test_an_agent_that_slept_through_a_new_beginning_and_a_restart_forgets_what_it_knows(
-    fleet: Fleet, tmp_path: Path
-) -> None:
-    new = SyntheticFile(BIG.size, seed=77)
-    with in_thread(FaultOrigin({"model.bin": OriginFile(content=BIG, etag='"old"')})) as origin:
-        origin.faults.total_rate = 16 * MIB
-        fleet.start("a1", "a2", "a3")
-        job = fleet.submit(origin.url_of("model.bin"), "--to", tmp_path / "to")
-        fleet.until_arrived(job, 16 * MIB)
-        fleet.agent("a3").freeze()
-        origin.put("model.bin", OriginFile(content=new, etag='"new"'))
-        until("the change to be noticed", lambda: any(obj.failures for obj in fleet.objects(job)))
-        fleet.coordinator.kill()
-        fleet.coordinator.start()
-        fleet.agent("a3").thaw()
-        fleet.until_alive("a1", "a2", "a3")
-        origin.faults.total_rate = None
-        fleet.ended(job, timeout_s=90)
-    assert file_sha256_hex(tmp_path / "to/model.bin") == sha256_hex(new)
-    assert not list((tmp_path / "to").rglob("*.part")), "of earlier lives"
-
-
 def test_a_file_that_changes_while_all_agents_fetch_it_is_wholly_the_new_one(fleet: Fleet, tmp_path: Path) -> None:
     """It has no digest that would show a mixture."""
     new = SyntheticFile(BIG.size, seed=77)
