@@ -380,7 +380,8 @@ class Coordinator:
         if self._sessions.get(agent_id) is session:
             if isinstance(message, Results):
                 warn_of_unshared(self.core, agent_id, message.results)
-            self.core.receive(agent_id, message, self._now())
+            for answer in self.core.receive(agent_id, message, self._now()):
+                session.send(answer.message)
             if isinstance(message, Goodbye):
                 del self._sessions[agent_id]
                 log.info("agent.left", agent=self.core.agents[agent_id].name, reason=message.reason)

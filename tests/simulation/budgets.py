@@ -421,7 +421,8 @@ class BudgetWorld:
             self.sessions[link.agent_id] = link
         elif self.sessions.get(link.agent_id) is not link:
             return
-        self.core.receive(link.agent_id, message, self.clock.now)
+        for answer in self.core.receive(link.agent_id, message, self.clock.now):
+            link.send_down(answer.message)
         if isinstance(message, Goodbye):
             del self.sessions[link.agent_id]
         self.wake()
