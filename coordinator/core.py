@@ -221,17 +221,18 @@ class Core:
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
-    def receive(self, agent_id: str, message: AgentMessage, now: float) -> list[Send]:
-        """An agent said something in its session. The first word of a session is Hello. Returns what it is told at once."""
+    def receive(self, agent_id: str, message: AgentMessage, now: float) -> None:
+        """An agent said something in its session. The first word of a session is Hello."""
         if isinstance(message, Hello):
             self._hello(message, now)
-            return []
+            return
         agent = self.agents[agent_id]
         agent.heard_at = now
         agent.silent = False
         match message:
             case Heartbeat():
                 self._heartbeat(agent, message, now)
+                self._effects.sends.append(Send(agent_id, HeartbeatAck(message.seq)))
             case Results():
                 self._results(agent, message.results, now)
             case Goodbye():
@@ -240,7 +241,6 @@ class Core:
                 self._replicas.inventory(agent_id, message)
             case SwarmReport():
                 self._replicas.report(agent_id, message, now)
-        return self._effects.take_answers()
 
     def disconnected(self, agent_id: str, now: float) -> None:
         """An agent's session ended without goodbye: it is lost, or will be back soon."""
@@ -307,12 +307,8 @@ class Core:
         self._send_budgets(now)
 
     def _heartbeat(self, agent: AgentState, beat: Heartbeat, now: float) -> None:
-        # Nothing of a renewal is stored, and behind a slow store leases would lapse at their agent. Only after a Revoke it waits.
-        ack = Send(agent.agent_id, HeartbeatAck(beat.seq))
         if fenced := self.leases.renew(agent.agent_id, beat.held, now):
-            self._effects.sends.extend((Send(agent.agent_id, Revoke(tuple(fenced))), ack))
-        else:
-            self._effects.answers.append(ack)
+            self._effects.sends.append(Send(agent.agent_id, Revoke(tuple(fenced))))
         agent.tell(beat, self.jobs)
         for progress in beat.progress:
             lease = self.leases.find(agent.agent_id, progress.unit, progress.token)

@@ -214,17 +214,11 @@ class Effects:
     loads: list[Load | LoadTable | LoadBatches] = field(default_factory=list[Load | LoadTable | LoadBatches])
     ended_jobs: list[str] = field(default_factory=list[str])
     bad_chunks: list[str] = field(default_factory=list[str])  # agents that sent one, for the log
-    answers: list[Send] = field(default_factory=list[Send])  # sends that need not wait for the store
 
     def take(self) -> Effects:
-        """All of it, but for the answers; nothing of it is left here."""
+        """All of it; nothing is left here."""
         taken = Effects(self.writes, self.sends, self.loads, self.ended_jobs, self.bad_chunks)
         self.writes, self.sends, self.loads, self.ended_jobs, self.bad_chunks = [], [], [], [], []
-        return taken
-
-    def take_answers(self) -> list[Send]:
-        """Messages that promise nothing that is still to be stored."""
-        taken, self.answers = self.answers, []
         return taken
 
     def __bool__(self) -> bool:

@@ -380,8 +380,7 @@ class Coordinator:
         if self._sessions.get(agent_id) is session:
             if isinstance(message, Results):
                 warn_of_unshared(self.core, agent_id, message.results)
-            for answer in self.core.receive(agent_id, message, self._now()):
-                session.send(answer.message)
+            self.core.receive(agent_id, message, self._now())
             if isinstance(message, Goodbye):
                 del self._sessions[agent_id]
                 log.info("agent.left", agent=self.core.agents[agent_id].name, reason=message.reason)

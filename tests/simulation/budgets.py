@@ -421,8 +421,7 @@ class BudgetWorld:
             self.sessions[link.agent_id] = link
         elif self.sessions.get(link.agent_id) is not link:
             return
-        for answer in self.core.receive(link.agent_id, message, self.clock.now):
-            link.send_down(answer.message)
+        self.core.receive(link.agent_id, message, self.clock.now)
         if isinstance(message, Goodbye):
             del self.sessions[link.agent_id]
         self.wake()

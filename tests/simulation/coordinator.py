@@ -252,8 +252,7 @@ class SimCoordinator:
                 rightful = held is not None and (held.agent_id, held.token) == (link.agent_id, result.token)
                 report = (link.agent_id, result.seq, result.token)
                 self.rightful[report] = self.rightful.get(report, False) or rightful  # a report may come twice
-        for answer in self.core.receive(link.agent_id, message, self.clock.now):
-            link.send_down(answer.message)
+        self.core.receive(link.agent_id, message, self.clock.now)
         self._check()
         if isinstance(message, Goodbye):
             del self.sessions[link.agent_id]

@@ -107,7 +107,7 @@ class World:
         self.explained = 0  # bytes that faults may have caused to be fetched again
         self.granted: Counter[str] = Counter()
         limits = NetworkLimits()
-        if "delay" in self.scenario.faults:
+        if self.scenario.faults & {"delay", "slow_store"}:  # answers wait for the store
             limits = NetworkLimits(delay_s=0.05, jitter_s=self.rng.choice((0.5, 3.0)), lost_after_s=10.0)
         self.network = Network(self.clock, self.rng, limits)
         self.rows: dict[str, JobRow] = {}
@@ -388,7 +388,7 @@ class World:
 
     def _lapsed(self, lease: Lease) -> None:
         """It ran out at its agent. Where answers may take longer than it lives after a renewal, nothing else need be wrong."""
-        if "delay" in self.scenario.faults:
+        if self.scenario.faults & {"delay", "slow_store"}:  # answers wait for the store
             self.explained += self._cost_of(lease)
 
     def _explain_grants(self, agent_id: str, leases: Iterable[Lease]) -> None:

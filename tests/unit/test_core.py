@@ -47,7 +47,6 @@ from shoal.coordinator.effects import (
     PutJob,
     PutLease,
     RequeueFailed,
-    Send,
 )
 from shoal.coordinator.model import RATE_WINDOW_S, JobRow, JobStatus, Phase
 from shoal.coordinator.reports import EXCLUDED_S, EXPIRIES_MAX
@@ -505,17 +504,6 @@ def test_a_lease_that_runs_out_is_granted_to_another_and_its_holder_is_fenced() 
     assert not made.report(first, lease)
     assert made.report(second, again)
     assert made.row.objects_done == 1
-
-
-def test_an_acknowledged_heartbeat_need_not_wait_for_the_store() -> None:
-    """Behind a slow one leases would lapse at their agent. What was not renewed is told before, in order."""
-    made = fleet(5)
-    (lease,) = made.assign()["a0"]
-    held = LeaseRef(lease.unit, lease.token)
-    assert made.core.receive("a0", Heartbeat(seq=7, held=(held,)), made.now) == [Send("a0", HeartbeatAck(7))]
-    assert not made.core.take_effects()
-    assert made.core.receive("a0", Heartbeat(seq=8, held=(held, LeaseRef("o9", 1))), made.now) == []
-    assert [send.message for send in made.core.take_effects().sends] == [Revoke((LeaseRef("o9", 1),)), HeartbeatAck(8)]
 
 
 def test_a_heartbeat_renews_what_it_names_and_nothing_else() -> None:
