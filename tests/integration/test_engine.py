@@ -228,6 +228,27 @@ async def test_files_of_this_machine(tmp_path: Path) -> None:
     assert same(to / "ranged.bin", contents["big.bin"])
 
 
+async def test_what_was_fetched_of_files_of_this_machine_is_told_to_the_byte(tmp_path: Path) -> None:
+    sizes = (0, 1, 4 * MIB - 1, 4 * MIB, 33 * MIB + 5)
+    specs: list[ObjectSpec] = []
+    for number, size in enumerate(sizes):
+        (tmp_path / str(number)).write_bytes(os.urandom(size))
+        specs.append(ObjectSpec(object_id=number, path=str(number), size=size, url=(tmp_path / str(number)).as_uri()))
+    to = str(tmp_path / "to")
+    job = JobSpec(job_id="f", source="file:///x", origin=OriginKind.FILE, layout=Layout.FOLDER, destination=to)
+    async with engine(job) as bench:
+        await bench.run(UnitKind.OPEN, specs[4])
+        assert (await bench.run(UnitKind.RANGE, specs[4], 4 * MIB, 20 * MIB)).outcome is Outcome.DONE
+        assert sum(report.fetched for report in bench.reports) == 16 * MIB
+    async with engine(job) as bench:
+        assert (await bench.run(UnitKind.OPEN, specs[4])).done == ((4 * MIB, 20 * MIB),)
+        assert {report.outcome for report in await bench.whole(specs)} == {Outcome.DONE}
+        assert sum(report.fetched for report in bench.reports) == sum(sizes) - 16 * MIB
+    async with engine(job) as bench:
+        assert all(report.skipped for report in await bench.whole(specs))
+        assert sum(report.fetched for report in bench.reports) == 0
+
+
 # -- leases that end otherwise
 
 
