@@ -12,6 +12,7 @@ import pytest
 
 from shoal.agent.engine.pieces import MIB
 from shoal.common.intervals import IntervalSet
+from shoal.common.policy import Policy, RulesInForce
 from shoal.common.records import HostBudget, JobSpec, Layout, ObjectSpec, OriginKind, Outcome, UnitKind
 from support.contents import SyntheticFile
 from support.engine import Bench, engine, hub_job, hub_specs, leftovers, open_files, poll, same, web_job, web_spec
@@ -247,6 +248,28 @@ async def test_what_was_fetched_of_files_of_this_machine_is_told_to_the_byte(tmp
     async with engine(job) as bench:
         assert all(report.skipped for report in await bench.whole(specs))
         assert sum(report.fetched for report in bench.reports) == 0
+
+
+async def test_rules_that_change_hold_for_what_is_taken_up_from_then_on(tmp_path: Path) -> None:
+    repo = HubRepo("acme/tiny", {"a.bin": b"one", "b.bin": SyntheticFile(3 * MIB, seed=5), "c.bin": b"three"})
+    rules = RulesInForce()
+    async with StandInHub([repo]) as hub, engine(hub_job([hub.url], repo, tmp_path), rules=rules) as bench:
+        one, two, three = hub_specs(repo)
+        (report,) = await bench.whole([one])
+        assert report.outcome is Outcome.DONE
+        for policy, spec, word in (
+            (Policy(object_bytes_max=MIB), two, "max_object_size"),
+            (Policy(deny=("acme/*",)), two, "security.deny"),
+            (Policy(https_only=True), three, "https"),
+        ):
+            rules.policy = policy
+            hub.log.clear()
+            (report,) = await bench.whole([spec])
+            assert report.failure is not None and report.failure.code == "refused", report
+            assert word in report.failure.text
+            assert not hub.log.records
+        rules.policy = Policy()
+        assert {report.outcome for report in await bench.whole([two, three])} == {Outcome.DONE}
 
 
 # -- leases that end otherwise
