@@ -382,7 +382,11 @@ def test_a_dry_run_prints_the_script_and_asks_slurm(site: Site, slurm: SlurmClus
         (["--sbatch", "comment=a\nb", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "control characters"),
         (["--set", "hub.token=abc", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a credential would stand"),
         (["--", "tools", "run", "resize", "--data", "nowhere"], 3, "no such folder"),
-        (["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"], 5, "/etc/hostname is not a folder"),
+        (
+            ["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"],
+            5,
+            "/etc/hostname: a file lies where a folder should be",
+        ),
         (["--coordinator", "h:1", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a coordinator of its own"),
     ],
 )
