@@ -179,6 +179,8 @@ def test_a_cancelled_job_leaves_what_a_person_can_go_on_with(site: Site, slurm: 
     assert not (to / "model.bin").exists()
     site.shoal("get", "hf://acme/big", "--to", to).expect(0)
     assert delivered(to) == BIG
+    site.shoal("clean", to, "--older-than", "0s").expect(0)
+    assert not leftovers(to)
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
 
 
