@@ -46,7 +46,7 @@ async def sources(
 
         def context(*, hub: bool) -> SourceContext:
             if hub not in contexts:
-                http = http_client(settings, os.environ, hub=hub, version=version)
+                http = http_client(settings, os.environ, hub=hub, version=version, live=current)
                 stack.push_async_exit(http)
                 contexts[hub] = SourceContext(
                     http=http,

@@ -155,6 +155,17 @@ def test_an_agents_life_with_a_credential_of_systemds(fleet: Fleet, manager: Ser
     assert set(taken["in_force"]) == {"fetch.rate_limit", "agent.upload_rate"}
     # The name is on the command line of this agent, so that of the file counts for nothing.
     assert agent.events("settings.need_restart") == []
+
+    settings_file(agent, "[security]\ndeny = ['acme/*']\ndeny_licenses = ['gpl-*']\n[agent]\nzone = 'r7'\n")
+    reloaded(agent, manager)
+    assert {"security.deny", "security.deny_licenses"} <= set(agent.events("settings.reloaded")[-1]["in_force"])
+    assert agent.events("settings.need_restart")[-1]["settings"] == ["agent.zone"]
+    fleet.run("get", "hf://acme/one", "--to", tmp_path / "denied").expect(7)
+    assert not delivered(tmp_path / "denied")
+    settings_file(agent, "")
+    reloaded(agent, manager)
+    fleet.run("get", "hf://acme/one", "--to", tmp_path / "denied").expect(0)
+    assert delivered(tmp_path / "denied") == FILES
     agent.signal(signal.SIGTERM)
     manager.until("STOPPING=1")
     assert agent.wait() == 0

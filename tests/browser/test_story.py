@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.browser import Browser, chromium
+from support.cli import until_tidy
 from support.contents import SyntheticFile, sha256_hex
 from support.fleet import Fleet, file_sha256_hex, free_port
 from support.hub import StandInHub, hub_in_thread
@@ -51,6 +52,7 @@ def test_a_models_whole_story(tmp_path: Path, hub: StandInHub, repo: HubRepo, pr
     environ = {
         "SHOAL_WEB_LISTEN": f"127.0.0.1:{port}",
         "SHOAL_LIBRARY_ROOTS": str(models),
+        "SHOAL_LIBRARY_REFRESH": "0s",
         "SHOAL_WEB_DESTINATIONS": str(models),
     }
     if prefix:
@@ -75,6 +77,7 @@ def test_a_models_whole_story(tmp_path: Path, hub: StandInHub, repo: HubRepo, pr
         _watch(browser, hub)
         assert sorted(path.name for path in (models / "tiny").glob("*.gguf")) == Q4
         _update(browser, repo, models / "tiny")
+        _repair(browser, base, repo, models / "tiny")
         _delete(browser, models / "tiny")
         if prefix:
             browser.button("Log out")
@@ -192,8 +195,9 @@ def _update(browser: Browser, repo: HubRepo, to: Path) -> None:
     browser.check_page()
 
 
-def _delete(browser: Browser, to: Path) -> None:
-    """Verify, find damage, repair; then delete, knowing what that frees."""
+def _repair(browser: Browser, base: str, repo: HubRepo, to: Path) -> None:
+    """Verify, find damage, repair from the commit that was fetched: it is one model after as before."""
+    revision = f"main @ {repo.sha[:7]}"
     browser.click("tr[data-model] [data-action=verify]")
     browser.says("#toasts", "all right, 2 files")
     damaged = bytearray((to / Q4[1]).read_bytes())
@@ -202,9 +206,18 @@ def _delete(browser: Browser, to: Path) -> None:
     browser.click("tr[data-model] [data-action=verify]")
     browser.says("dialog", Q4[1])
     browser.check_console()
+    repo.commit({Q4[1]: SyntheticFile(4 * MIB, seed=8)})
     browser.button("Fetch them again", within="dialog")
     browser.says("#toasts", "1 repair under way")
     browser.until("the repair", lambda: file_sha256_hex(to / Q4[1]) == sha256_hex(FILES[Q4[1]]))
+    until_tidy(to)
+    browser.open(f"{base}/library")
+    browser.says("tr[data-model]", revision)
+    assert len(browser.driver.find_elements("css selector", "tr[data-model]")) == 1
+
+
+def _delete(browser: Browser, to: Path) -> None:
+    """Delete, knowing what that frees."""
     browser.click("tr[data-model] [data-action=delete]")
     browser.says("dialog", "12.0 MiB")
     browser.button("Keep it", within="dialog")

@@ -179,6 +179,8 @@ def test_a_cancelled_job_leaves_what_a_person_can_go_on_with(site: Site, slurm: 
     assert not (to / "model.bin").exists()
     site.shoal("get", "hf://acme/big", "--to", to).expect(0)
     assert delivered(to) == BIG
+    site.shoal("clean", to, "--older-than", "0s").expect(0)
+    assert not leftovers(to)
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
 
 
@@ -382,7 +384,11 @@ def test_a_dry_run_prints_the_script_and_asks_slurm(site: Site, slurm: SlurmClus
         (["--sbatch", "comment=a\nb", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "control characters"),
         (["--set", "hub.token=abc", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a credential would stand"),
         (["--", "tools", "run", "resize", "--data", "nowhere"], 3, "no such folder"),
-        (["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"], 5, "/etc/hostname is not a folder"),
+        (
+            ["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"],
+            5,
+            "/etc/hostname: a file lies where a folder should be",
+        ),
         (["--coordinator", "h:1", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a coordinator of its own"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shoal.common.collect_records import Content, DatasetFormat, ErrorCode
-from shoal.common.policy import Policy
+from shoal.common.policy import Policy, RulesInForce
 from shoal.common.records import Outcome, UnitKind
 from support.collecting import MemoryGate, collecting, picture, table_of
 from support.odd_server import odd_server
@@ -316,7 +316,7 @@ async def test_only_https_where_that_is_asked_for(tmp_path: Path) -> None:
     from shoal.agent.engine.options import EngineOptions
 
     options = CollectOptions(
-        engine=EngineOptions(agent_id="a", sync=False, rules=Policy(https_only=True)), image_workers=1
+        engine=EngineOptions(agent_id="a", sync=False, rules=RulesInForce(Policy(https_only=True))), image_workers=1
     )
     async with odd_server(picture()) as site, collecting(tmp_path, options=options) as bench:
         report = await bench.batch(site.host, table_of([f"{site.url}/ok/1"]))
