@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from shoal.common.settings import Settings, load_settings
+from shoal.common.wiring import s3_profiles
 from shoal.coordinator.service import Coordinator
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
@@ -70,9 +71,10 @@ def web_settings(folder: Path, **given: object) -> Settings:
 async def web_site(folder: Path, overrides: Mapping[str, object] | None = None) -> AsyncGenerator[WebSite]:
     """A site. overrides: settings by name. It is stopped, and must have stopped in order, when the block ends."""
     settings = web_settings(folder, **(overrides or {}))
-    async with sources(settings, version="test") as open_source:
+    stores = s3_profiles(settings, version="test")
+    async with sources(settings, version="test", stores=stores) as open_source:
         store = StoreRunner(MemoryStore(), blocks=False)
-        coordinator = make_coordinator(settings, store, open_source, version="test")
+        coordinator = make_coordinator(settings, store, open_source, version="test", stores=stores)
         await coordinator.start()
         try:
             async with asyncio.TaskGroup() as tasks:
