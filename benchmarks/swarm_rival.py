@@ -33,14 +33,15 @@ ENVIRON = {"LANG": "C.UTF-8", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "
 class RivalRun:
     """What one download cost.
 
-    Args: wall_s (of the call alone, Ray running), with_ray_s (Ray's start and end included), cpu_s (of the whole tree during the call),
-        peak_bytes (sum of the tree's resident memory, shared pages counted for each), origin_cpu_s, sent_ratio (origin's bytes
+    Args: wall_s (of the call alone, Ray running), cpu_s (of the whole tree during the call), whole_s and whole_cpu_s (imports, Ray's
+        start and its end included), peak_bytes (sum of the tree's resident memory, shared pages counted for each), origin_cpu_s, sent_ratio (origin's bytes
         over the size).
     """
 
     wall_s: float
-    with_ray_s: float
     cpu_s: float
+    whole_s: float
+    whole_cpu_s: float
     peak_bytes: int
     origin_cpu_s: float
     sent_ratio: float | None

@@ -1,8 +1,9 @@
 """The rival: one run of cosmos-xenna's `download_distributed`: `python3.12 swarm_xenna.py REQUEST_JSON REPORT_FILE`.
 
 It simulates nodes in one process tree as its own tests do (`SingleNodeTestingInfo`): an actor for each, every one with its own
-folder and its own port for chunks. Ray runs before the clock starts and ends after it has stopped; CPU is that of the whole tree
-in between, sampled, because Ray's processes are ended by signals that leave nobody to be told what they cost.
+folder and its own port for chunks. Two spans are measured: the call alone, Ray running, and all from this process's first line to
+Ray's end, imports and Ray's start included. CPU is that of the whole tree, sampled, because Ray's processes are ended by signals
+that leave nobody to be told what they cost.
 
 Nothing but this interpreter's packages may be imported here: the benchmark's own modules need another Python.
 """
@@ -69,12 +70,14 @@ class Meter(threading.Thread):
 
 def download(request: dict[str, Any]) -> dict[str, float]:
     """One download, measured."""
+    meter = Meter()
+    began_all = time.perf_counter()
+    meter.start()
     import pathlib
 
     import ray
     from cosmos_xenna import file_distribution as xenna
 
-    began_all = time.perf_counter()
     ray.init(
         num_cpus=os.cpu_count(),
         include_dashboard=False,
@@ -98,9 +101,7 @@ def download(request: dict[str, Any]) -> dict[str, float]:
         parallelism = request["parallelism"]
         tuning["chunk_size_bytes"] = request["chunk_size_bytes"]
         tuning |= {"node_parallelism": parallelism, "object_store_parallelism": parallelism}
-    meter = Meter()
     before = meter.cpu_s()
-    meter.start()
     began = time.perf_counter()
     xenna.download_distributed(
         [xenna.DownloadRequest(value=wanted)],
@@ -109,14 +110,15 @@ def download(request: dict[str, Any]) -> dict[str, float]:
         **tuning,
     )
     wall_s = time.perf_counter() - began
-    meter.stop()
     cpu_s = meter.cpu_s() - before
     ray.shutdown()
+    meter.stop()
     return {
         "wall_s": wall_s,
         "cpu_s": cpu_s,
         "peak_bytes": meter.peak_bytes,
-        "with_ray_s": time.perf_counter() - began_all,
+        "whole_s": time.perf_counter() - began_all,
+        "whole_cpu_s": meter.cpu_s(),
     }
 
 
