@@ -257,7 +257,9 @@ async def test_killing_an_image_worker_loses_nothing(tmp_path: Path) -> None:
         late = {f"/ok/{n}": asyncio.Event() for n in range(50, 60)}
         site.held.update(late)
         ref = bench.start(UnitKind.BATCH, host=site.host, rows=table_of([f"{site.url}/ok/{n}" for n in range(60)]))
-        killed: dict[int, object] = {}  # and the image that each worker was at: one that costs two workers is to blame itself
+        killed: dict[
+            int, object
+        ] = {}  # and the image that each worker was at: one that costs two workers is to blame itself
         async with asyncio.timeout(60):
             while not bench.reports[1:]:
                 await asyncio.sleep(0.02)

@@ -404,7 +404,9 @@ async def test_kill_9_costs_little(tmp_path: Path) -> None:
         "asyncio.run(fetch_for_ever(*sys.argv[2:]))\n"
     )
     async with StandInHub([repo]) as hub:
-        hub.faults.total_rate = 4 * MIB  # what the kernel holds of a process that gets no turn for a second is lost, too
+        hub.faults.total_rate = (
+            4 * MIB
+        )  # what the kernel holds of a process that gets no turn for a second is lost, too
         tests = str(Path(__file__).parent.parent)
         command = (sys.executable, "-c", program, tests, hub.url, repo.sha, str(BIG.size), spec.digest, str(tmp_path))
         child = await asyncio.create_subprocess_exec(*command)

@@ -35,7 +35,9 @@ from support.nginx import nginx as running_nginx
 
 BODY = random.Random(7).randbytes(3_000_000)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-SILENCE_S = 1.0  # a timeout that a test lets run out in one step only: no other step may take so long, on a busy machine either
+SILENCE_S = (
+    1.0  # a timeout that a test lets run out in one step only: no other step may take so long, on a busy machine either
+)
 
 
 def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
