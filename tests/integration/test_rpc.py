@@ -14,6 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from shoal.agent import link as agent_link
 from shoal.agent.link import GrpcLink, connect
 from shoal.client.remote import RemoteCoordinator
 from shoal.common import logs
@@ -298,6 +299,23 @@ async def test_a_goodbye_arrives_even_if_the_link_is_closed_at_once(
     assert len(session.received) == 201
     with pytest.raises(Unreachable):
         await link.send(Heartbeat())
+
+
+async def test_a_goodbye_that_nobody_answers_is_told(
+    api: FakeCoordinator, server: CoordinatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Log:
+        def warning(self, event: str, **_fields: object) -> None:
+            told.append(event)
+
+    monkeypatch.setattr(agent_link, "GOODBYE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(agent_link, "log", Log())
+    async with connect(server.address, HERE) as link:
+        await open_session(api, link)
+        await link.send(Goodbye("bye"))
+    assert told == ["agent.goodbye_unanswered"]
 
 
 @pytest.mark.parametrize("how", ["half-close", "cancel"])

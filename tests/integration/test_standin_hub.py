@@ -479,6 +479,30 @@ def test_wait_for(tmp_path: Path) -> None:
             hub.log.wait_for(lambda log: log.bytes_served > MIB, timeout_s=0.01)
 
 
+def test_what_is_sent_after_the_log_was_cleared_counts_for_nothing(tmp_path: Path) -> None:
+    with hub_in_thread([tiny()]) as hub:
+        stall = hub.faults.add(Stall(after=MIB, stall_s=0.2), kinds=["cdn"])
+        with subprocess.Popen(["curl", "-sL", "-o", tmp_path / "out", resolve(hub, "model.safetensors")]) as curl:
+            hub.log.wait_for(lambda log: log.bytes_served >= MIB, timeout_s=60)
+            hub.log.clear()
+            assert curl.wait() == 0
+        assert stall.hits == 1 and (tmp_path / "out").stat().st_size > MIB
+        assert (hub.log.bytes_served, len(hub.log.records)) == (0, 0)
+
+
+def test_slow_after_so_many_bytes_until_it_is_taken_away(tmp_path: Path) -> None:
+    with hub_in_thread([tiny()]) as hub:
+        hub.faults.slow_after = (MIB, 1)
+        with subprocess.Popen(["curl", "-sL", "-o", tmp_path / "out", resolve(hub, "model.safetensors")]) as curl:
+            hub.log.wait_for(lambda log: log.bytes_served >= MIB, timeout_s=60)
+            with pytest.raises(TimeoutError):
+                hub.log.settled(timeout_s=0.3)
+            curl.kill()
+        assert hub.log.settled().bytes_served < 2 * MIB
+        hub.faults.clear()
+        subprocess.run(["curl", "-sfL", "-o", tmp_path / "out", resolve(hub, "model.safetensors")], check=True)
+
+
 def test_thread_reports_a_taken_port() -> None:
     with hub_in_thread() as hub:
         taken = URL(hub.url).port

@@ -7,6 +7,7 @@ async with web_site(tmp_path, web={"base_url": "/shoal"}) as site:
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
 from shoal.coordinator.web.server import WebServer
 from shoal.coordinator.wiring import make_coordinator, sources
+
+from .fleet import WAIT_S, until
 
 PASSWORD = "correct horse battery"
 # shoal web password, with the least that scrypt can cost: a test makes hundreds of tries.
@@ -53,6 +56,20 @@ class WebSite:
         """The header that changes need."""
         async with http.get(f"{self.url}/api/session") as answer:
             return {"X-CSRF-Token": (await answer.json())["csrf_token"]}
+
+
+def until_served(url: str) -> None:
+    """Waits until a site answers: a coordinator serves its page some moments after its agents. url: of the site, without a slash at the
+    end. Raises TimeoutError."""
+
+    def served() -> bool:
+        try:
+            with urllib.request.urlopen(f"{url}/healthz", timeout=WAIT_S) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    until(f"{url} to be served", served)
 
 
 def web_settings(folder: Path, **given: object) -> Settings:
