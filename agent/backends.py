@@ -54,7 +54,7 @@ class Backends:
         size = transfer.spec.size
         if self._name == "native" or not holding.job.on_hub or size is None or self._options.rate_limit:
             return False
-        if self._options.rules.rules_redirects:
+        if self._options.rules.policy.rules_redirects:
             return False  # another program follows redirects without asking
         if transfer.have:
             return False  # what is there already is worth more than another program's speed

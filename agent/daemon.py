@@ -17,6 +17,7 @@ from ..common.certificates import CertificateWatch, watched_files
 from ..common.errors import ExitCode, UsageError
 from ..common.grpc_log import translated
 from ..common.logs import capture_library_logs, get_logger
+from ..common.policy import RulesInForce, policy_of
 from ..common.records import Progress
 from ..common.reloading import LIVE_AGENT, Reloader, on_reload
 from ..common.stopping import on_stop
@@ -58,10 +59,12 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
         closing(FileJournal(settings.agent.data / "journal")) as journal,
         closing(Notifier.from_environ(os.environ)) as notifier,
     ):
+        rules = RulesInForce(policy_of(settings))
 
         async def take_up(new: Settings) -> None:
             worker.throttle.set_rate_limit(new.fetch.rate_limit)
             exchange.set_upload_rate(new.agent.upload_rate)
+            rules.policy = policy_of(new)
 
         reloader = Reloader(settings, load, take_up, notifier, live=LIVE_AGENT)
         name = settings.agent.name or socket.gethostname()
@@ -96,6 +99,7 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
             read_document=agent.read_document,
             live=lambda: reloader.settings,
             copier=copier,
+            rules=rules,
         )
         with on_stop(agent.stop):
             log.info("agent.started", agent=identity.name, coordinator=settings.coordinator.address)

@@ -19,6 +19,7 @@ from shoal.v1.fleet_service_pb2_grpc import FleetServiceStub
 
 from ..common.channel import ADMITTED, CHALLENGE_KEY, call_error, call_metadata, open_channel
 from ..common.errors import ShoalError, Unauthenticated, Unreachable
+from ..common.logs import get_logger
 from ..common.records import AgentMessage, CoordinatorMessage, Goodbye, Hello, ObjectSpec
 from ..common.s3_signing import SignedUrl
 from ..common.settings_table import SecuritySettings
@@ -36,6 +37,8 @@ GOODBYE_TIMEOUT_S = 5.0
 """How long the coordinator has to answer a Goodbye by ending the stream."""
 INCOMING_MAX = 64
 """Messages read ahead; further ones wait in gRPC, which slows the coordinator down."""
+
+log = get_logger("agent")
 
 
 class GrpcLink:
@@ -142,7 +145,7 @@ class GrpcLink:
                     while await self._incoming.get() is not None:  # a full queue would hold the reader up
                         pass
             except TimeoutError:
-                pass
+                log.warning("agent.goodbye_unanswered", timeout_s=GOODBYE_TIMEOUT_S)
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
         self._call.cancel()

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..common.policy import policy_of
+from ..common.policy import RulesInForce, policy_of
 from ..common.records import AgentMessage, Capacity, JobSpec, WorkReport
 from ..common.wiring import hub_token, s3_profiles, user_agent
 from .collect.documents import ReadDocument
@@ -28,8 +28,10 @@ BUFFER_SHARE = 4
 MIB = 1 << 20
 
 
-def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone: bool = False) -> EngineOptions:
-    """The range engine's options. is_alone: no other agent works on this one's jobs."""
+def engine_options(
+    settings: Settings, *, agent_id: str, version: str, is_alone: bool = False, rules: RulesInForce | None = None
+) -> EngineOptions:
+    """The range engine's options. is_alone: no other agent works on this one's jobs; rules: those of the settings unless given."""
     connections = settings.fetch.connections_per_host
     return EngineOptions(
         agent_id=agent_id,
@@ -49,7 +51,7 @@ def engine_options(settings: Settings, *, agent_id: str, version: str, is_alone:
         verify_tls=settings.fetch.verify_tls,
         ca_bundle=settings.fetch.ca_bundle,
         proxy=settings.fetch.proxy,
-        rules=policy_of(settings),
+        rules=rules or RulesInForce(policy_of(settings)),
         hub_verify_tls=settings.hub.verify_tls,
         hub_ca_bundle=settings.hub.ca_bundle,
         s3_tls={
@@ -103,13 +105,15 @@ def make_worker(
     exclusive: bool = False,
     live: Callable[[], Settings] | None = None,
     copier: Copier | None = None,
+    rules: RulesInForce | None = None,
 ) -> Worker:
     """A worker that is not started yet: use it as an async context manager.
 
     exclusive: this is the coordinator's only agent, and both end with this process. live: the settings in force, for what can change
-    (`common.reloading`). copier: hears of every finished file.
+    (`common.reloading`). copier: hears of every finished file. rules: what may be fetched, where that can change; that of the settings
+    otherwise.
     """
-    options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive)
+    options = engine_options(settings, agent_id=agent_id, version=version, is_alone=exclusive, rules=rules)
 
     def make_destination(job: JobSpec) -> Destination:
         destination = open_destination(options, job, placed=copier.placed if copier is not None else None)

@@ -378,7 +378,7 @@ class Worker:
     # -- what leases share
 
     def _new_job(self, spec: JobSpec) -> JobContext:
-        check_job(self._options.rules, spec)
+        check_job(self._options.rules.policy, spec)
         destination = self._make_destination(spec)
         return JobContext(
             spec,

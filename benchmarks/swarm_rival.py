@@ -34,8 +34,8 @@ class RivalRun:
     """What one download cost.
 
     Args: wall_s (of the call alone, Ray running), cpu_s (of the whole tree during the call), whole_s and whole_cpu_s (imports, Ray's
-        start and its end included), peak_bytes (sum of the tree's resident memory, shared pages counted for each), origin_cpu_s, sent_ratio (origin's bytes
-        over the size).
+        start and its end included), peak_bytes (sum of the tree's resident memory, shared pages counted for each), origin_cpu_s,
+        sent_ratio (origin's bytes over the size).
     """
 
     wall_s: float

@@ -30,7 +30,7 @@ from ..common.selection import Selection
 from ..common.uri import parse_uri
 from ..common.version import VERSION
 from ..common.views import SubmitRequest
-from ..common.wiring import warn_of_open_tls
+from ..common.wiring import s3_profiles, warn_of_open_tls
 from ..coordinator.collecting import work_folder_of
 from ..coordinator.questions import HubQuestions
 from ..coordinator.sources import Resolved, Source, SourceRequest
@@ -99,13 +99,15 @@ async def embedded(
     finish: waits for the copies on a NAS, where one is configured and the block ended well.
     """
     warn_of_open_tls(settings)
-    async with sources(settings, version=VERSION) as open_source:
+    stores = s3_profiles(settings, version=VERSION)
+    async with sources(settings, version=VERSION, stores=stores) as open_source:
         store = StoreRunner(MemoryStore(), blocks=False)
         coordinator = make_coordinator(
             settings,
             store,
             open_source,
             version=VERSION,
+            stores=stores,
             heartbeat_s=HEARTBEAT_S,
             user=_this_user(),
             work_folder=lambda to, profile: table_folder(settings, to, profile),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.errors import ExitCode, NotFound, UsageError
+from ..common.library.repair import repair_requests
 from ..common.manifest import MANIFEST_NAME, WORK_FOLDER, ManifestEntry, Problem, verify_folder
 from ..common.records import Layout
 from ..common.units import format_size, parse_duration
-from ..common.uri import HubUri, parse_uri
-from ..common.views import SubmitRequest
 from .output import printable, to_document
 from .running import run
 from .transfer import exit_code, follow, report
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from ..common.settings import Settings
 
 _REPO_FOLDER = re.compile(r"(?:models|datasets|spaces)--.+")
-_SNAPSHOT = re.compile(r"snapshots/[^/]+/(?P<path>.+)")
 
 
 def verify(options: argparse.Namespace, settings: Settings) -> int:
@@ -55,7 +51,9 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
             "these are copies on a NAS: shoal nas copy DIR, where DIR has the files, copies them again", file=sys.stderr
         )
     if problems and options.repair and not on_nas:
-        code = ExitCode(run(_repair(folder, [problem.entry for problem in problems], settings, options.profile)))
+        code = ExitCode(
+            run(_repair(folder.absolute(), [problem.entry for problem in problems], settings, options.profile))
+        )
     if options.json:
         document = {
             "checked": seen.checked,
@@ -76,43 +74,15 @@ async def _repair(folder: Path, entries: list[ManifestEntry], settings: Settings
     """Fetch files again, each from the source and commit that it came from; stores are asked with the profile."""
     from .embedded import embedded
 
-    requests: dict[SubmitRequest, list[str]] = {}
-    for entry in entries:
-        request, path = _request(folder.absolute(), entry, profile)
-        requests.setdefault(request, []).append(path)
+    cache = _cache_of(folder)
+    layout = Layout.FOLDER if cache is None else Layout.HUB_CACHE
+    requests = repair_requests(cache or folder, entries, layout=layout, profile=profile)
     async with embedded(settings) as coordinator:
-        submitted = [
-            job
-            for request, paths in requests.items()
-            for job in await coordinator.submit(replace(request, include=tuple(glob.escape(path) for path in paths)))
-        ]
+        submitted = [job for request in requests for job in await coordinator.submit(request)]
         jobs = await follow(coordinator, [each.job.job_id for each in submitted], detach=False)
         failed = [await coordinator.list_objects(job.job_id, status="failed", after_id=0, limit=1000) for job in jobs]
     report(jobs, failed, sys.stderr)
     return exit_code(jobs, failed)
-
-
-def _request(folder: Path, entry: ManifestEntry, profile: str) -> tuple[SubmitRequest, str]:
-    """What brings an entry back, and its path within its source."""
-    base = SubmitRequest(
-        uris=(_unpinned(entry.source),),
-        destination=str(folder),
-        layout=Layout.FOLDER,
-        revision=entry.commit,
-        force=True,
-        profile=profile,
-    )
-    cache = _cache_of(folder)
-    snapshot = _SNAPSHOT.fullmatch(entry.path)
-    if cache is None or snapshot is None:
-        return base, entry.path
-    return replace(base, destination=str(cache), layout=Layout.HUB_CACHE), snapshot["path"]
-
-
-def _unpinned(source: str) -> str:
-    """A source without its revision: a repair asks for the commit that was fetched, wherever the branch is now."""
-    uri = parse_uri(source)
-    return replace(uri, revision=None).canonical() if isinstance(uri, HubUri) else source
 
 
 def _cache_of(folder: Path) -> Path | None:

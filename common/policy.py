@@ -154,6 +154,21 @@ class Policy:
             raise Refused(thing, cause=f"no rule of security.allow names it ({rules})", remedy=_REMEDY)
 
 
+class RulesInForce:
+    """The rules of a daemon, which a reload exchanges: whoever asks reads `policy` anew."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+
+    def is_https_only(self) -> bool:
+        """Whether every http URL is refused."""
+        return self.policy.https_only
+
+    def check_denied_host(self, host: str) -> None:
+        """As `Policy.check_denied_host`. Raises Refused."""
+        self.policy.check_denied_host(host)
+
+
 def _normalized(rule: str) -> str:
     rule = rule.strip()
     return f"{rule}*" if rule.endswith("/") else rule

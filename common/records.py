@@ -118,6 +118,7 @@ class JobSpec:
     tool: ToolSpec | None = None  # of a dataset job that runs a tool
     nas: str = ""  # "": as each agent is configured; "off": no copies; otherwise the folder on the NAS
     licenses: tuple[str, ...] = ()  # that a Hub repo names, as far as is known
+    pinned: bool = False  # the commit was asked for beside the revision: where that points stays as it is known here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

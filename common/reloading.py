@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from .systemd import Notifier
 
 LIVE_EVERYWHERE = ("log.level", "log.format", "hub.token", "hub.token_*")
-LIVE_COORDINATOR = (*LIVE_EVERYWHERE, "hosts.*.rate", "hosts.*.connections", "fetch.request_rate", "security.allow",
-                    "security.deny", "security.https_only", "security.max_object_size", "security.max_job_size",
-                    "security.allow_licenses", "security.deny_licenses", "security.unknown_license", "quota.bytes",
-                    "quota.jobs", "quota.period")  # fmt: skip
-LIVE_AGENT = (*LIVE_EVERYWHERE, "fetch.rate_limit", "agent.upload_rate", "security.token", "security.token_*")
+LIVE_RULES = ("security.allow", "security.deny", "security.https_only", "security.max_object_size", "security.max_job_size",
+              "security.allow_licenses", "security.deny_licenses", "security.unknown_license")  # fmt: skip
+LIVE_COORDINATOR = (*LIVE_EVERYWHERE, *LIVE_RULES, "hosts.*.rate", "hosts.*.connections", "fetch.request_rate",
+                    "quota.bytes", "quota.jobs", "quota.period")  # fmt: skip
+LIVE_AGENT = (
+    *LIVE_EVERYWHERE,
+    *LIVE_RULES,
+    "fetch.rate_limit",
+    "agent.upload_rate",
+    "security.token",
+    "security.token_*",
+)
 """Settings, as globs, that take effect without a restart. docs/systemd.md lists them for people."""
 
 log = logs.get_logger("daemon")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import NoSpace, NotFound
+from .errors import NoSpace, NotFound, NotWritable
 
 if TYPE_CHECKING:
     from .safe_root import SafeRoot
@@ -37,6 +37,18 @@ def prove_writable(root: SafeRoot, path: str, renamed: str) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists. Raises NotWritable where a file is in the way."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return path
+        if os.path.lexists(path):
+            raise NotWritable(
+                str(path), cause="a file lies where a folder should be", remedy="choose another destination"
+            )
+    return Path("/")
 
 
 def check_room(folder: Path, *, total_bytes: int, total_objects: int, files_each: int, on: Path | None = None) -> None:

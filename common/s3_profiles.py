@@ -21,6 +21,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .errors import MissingExtra, Refused, Unauthenticated, UsageError
+from .logs import get_logger
 from .s3_errors import store_error
 from .s3_signing import VALID_S
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from .settings import Settings
     from .settings_table import S3Settings
+
+log = get_logger("s3")
 
 _REGION: Final = "us-east-1"  # what stores that know no regions expect to see in a signature
 _PROBE_KEY: Final = "x"
@@ -65,6 +68,18 @@ class S3Profiles:
             if found is None:
                 found = self._stores[profile] = self._open(profile)
             return found
+
+    def prepare(self) -> None:
+        """Read, in advance, what botocore has to say of stores: else the first job from one waits a third of a second for it.
+
+        Only for profiles of the configuration that need nobody's answer, and asks none. What is wrong with one is told when it is used.
+        """
+        for profile, own in self._settings.s3.items():
+            if own.anonymous or own.access_key_id.is_set:
+                try:
+                    self.store(profile).prepare()
+                except Exception as error:
+                    log.debug("s3.not_prepared", profile=profile, error=type(error).__name__)
 
     def _open(self, profile: str) -> S3Store:
         boto3 = _boto3()
@@ -119,6 +134,12 @@ class S3Store:
                 cause=f"profile {self.profile!r} is for bucket {self._own.bucket} alone",
                 remedy="name another profile, or change its bucket",
             )
+
+    def prepare(self) -> None:
+        """Read botocore's files. Raises what `place` does."""
+        with self._lock:
+            self._begin()
+            self._client(_REGION)  # for what its session keeps
 
     def place(self, bucket: str, thing: str) -> Place:
         """The bucket's place; thing names what is asked for in errors. Asks AWS for the bucket's region, nobody else.

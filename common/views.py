@@ -94,6 +94,7 @@ class SubmitRequest:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     revision: str = ""
+    commit: str = ""  # of a Hub repo: what the revision is pinned to, wherever it points now
     force: bool = False  # fetch again what is there
     sha256: str = ""
     priority: int = 0  # larger is sooner

@@ -40,6 +40,7 @@ def encode_submit_request(request: SubmitRequest) -> jobs.SubmitJobRequest:
             collect=encode_collect_spec(request.collect),
             tool=encode_tool_spec(request.tool),
             nas=request.nas,
+            commit=request.commit,
         )
     except ValueError as error:
         raise UsageError("request", cause=f"it cannot be sent: {error}") from error
@@ -68,4 +69,5 @@ def decode_submit_request(request: jobs.SubmitJobRequest) -> SubmitRequest:
         collect=decode_collect_spec(request.collect) if request.HasField("collect") else None,
         tool=decode_tool_spec(request.tool) if request.HasField("tool") else None,
         nas=request.nas,
+        commit=request.commit,
     )

@@ -116,6 +116,7 @@ def encode_job_spec(spec: JobSpec) -> work.JobSpec:
         tool=encode_tool_spec(spec.tool),
         nas=spec.nas,
         licenses=spec.licenses,
+        pinned=spec.pinned,
     )
 
 
@@ -145,6 +146,7 @@ def decode_job_spec(spec: work.JobSpec) -> JobSpec:
         tool=decode_tool_spec(spec.tool) if spec.HasField("tool") else None,
         nas=spec.nas,
         licenses=texts(spec.licenses, "JobSpec.licenses"),
+        pinned=spec.pinned,
     )
 
 

@@ -37,8 +37,19 @@ def tls_options(settings: Settings, *, hub: bool) -> TlsOptions:
     return TlsOptions(verify=section.verify_tls, ca_bundle=str(section.ca_bundle or ""))
 
 
-def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, version: str) -> HttpClient:
-    """A client for listing sources. Not opened yet: use it as an async context manager."""
+def http_client(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    hub: bool,
+    version: str,
+    live: Callable[[], Settings] | None = None,
+) -> HttpClient:
+    """A client for listing sources. Not opened yet: use it as an async context manager.
+
+    live: the settings in force, for what can change (`reloading`).
+    """
+    current = live or (lambda: settings)
     return HttpClient(
         limits=HttpLimits(
             connect_timeout_s=settings.fetch.connect_timeout,
@@ -48,8 +59,8 @@ def http_client(settings: Settings, environ: Mapping[str, str], *, hub: bool, ve
         user_agent=user_agent(version),
         tls=tls_options(settings, hub=hub),
         proxies=proxies(settings, environ),
-        https_only=settings.security.https_only,
-        check_host=policy_of(settings).check_denied_host if settings.security.deny else None,
+        https_only=lambda: current().security.https_only,
+        check_host=lambda host: policy_of(current()).check_denied_host(host),
     )
 
 

@@ -17,7 +17,7 @@ from ..common.reloading import LIVE_COORDINATOR, Reloader, on_reload
 from ..common.stopping import on_stop
 from ..common.systemd import Notifier, listen_sockets
 from ..common.units import format_rate
-from ..common.wiring import warn_of_open_tls
+from ..common.wiring import s3_profiles, warn_of_open_tls
 from .backup import remove_stale_copies
 from .server import CoordinatorServer
 from .store.runner import StoreRunner
@@ -25,6 +25,7 @@ from .store.sqlite import SqliteStore
 from .wiring import host_policies_of, make_coordinator, site_rules_of, sources
 
 if TYPE_CHECKING:
+    from ..common.s3_profiles import S3Profiles
     from ..common.settings import Settings
     from .planner import OpenSource
     from .service import Coordinator
@@ -62,8 +63,9 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
             await coordinator.configure(host_policies_of(new), site_rules_of(new))
 
         reloader = Reloader(settings, load, take_up, notifier, live=LIVE_COORDINATOR)
-        async with sources(settings, version=version, live=lambda: reloader.settings) as open_source:
-            coordinator = make_coordinator(settings, open_store(settings), open_source, version=version)
+        stores = s3_profiles(settings, version=version)
+        async with sources(settings, version=version, live=lambda: reloader.settings, stores=stores) as open_source:
+            coordinator = make_coordinator(settings, open_store(settings), open_source, version=version, stores=stores)
             await coordinator.start()
             try:
                 remove_stale_copies(settings.coordinator.state)
@@ -79,7 +81,7 @@ async def serve(settings: Settings, *, version: str, load: Callable[[], Settings
                 async def show(tasks: asyncio.TaskGroup, stack: AsyncExitStack) -> str:
                     return await _show(tasks, stack, coordinator, settings, open_source, version)
 
-                await _run(coordinator, server, reloader, notifier, show)
+                await _run(coordinator, server, reloader, notifier, show, stores)
             finally:
                 await coordinator.close()
     return ExitCode.OK
@@ -91,6 +93,7 @@ async def _run(
     reloader: Reloader,
     notifier: Notifier,
     show: Callable[[asyncio.TaskGroup, AsyncExitStack], Awaitable[str]],
+    stores: S3Profiles,
 ) -> None:
     """Serve from the first to the last call. show: serves the web page, and returns where."""
     settings = reloader.settings
@@ -102,6 +105,7 @@ async def _run(
                 await server.start()
                 address = f"{server.address}{await show(tasks, web)}"
                 telling = tasks.create_task(_tell(coordinator, notifier, address, settings))
+                tasks.create_task(asyncio.to_thread(stores.prepare))
                 with on_reload(reloader, tasks):
                     await stop.wait()
                 notifier.stopping("agents are asked to come back later")

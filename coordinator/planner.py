@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -15,7 +16,7 @@ from ..common.errors import ShoalError, UnsafeName, UsageError
 from ..common.logs import get_logger
 from ..common.records import Delivery, Failure, JobSpec, Layout, OriginKind
 from ..common.selection import Selection
-from ..common.uri import HubUri, parse_uri
+from ..common.uri import HubUri, SourceUri, parse_uri
 from ..common.views import SubmitRequest
 from .collecting import Collections
 from .core import Core
@@ -25,6 +26,8 @@ from .sources.base import Source, SourceRequest
 from .store.runner import StoreRunner
 
 log = get_logger("planner")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 OpenSource = Callable[[SourceRequest], Source]
 
@@ -65,6 +68,7 @@ def job_rows(
             "unpack": request.unpack,
             "unpack_format": request.unpack_format,
             "nas": request.nas,
+            **_pinned(uri, request.commit),
         }
         fingerprint = json.dumps(asked, sort_keys=True)
         rows.setdefault(
@@ -80,6 +84,19 @@ def job_rows(
             ),
         )
     return list(rows.values())
+
+
+def _pinned(uri: SourceUri, commit: str) -> dict[str, str]:
+    """What a commit adds to what is asked; nothing where none is named: requests of before are equal still. Raises UsageError."""
+    if not commit:
+        return {}
+    if not isinstance(uri, HubUri):
+        raise UsageError(uri.canonical(), cause="it has no commits", remedy="leave the commit out")
+    if not _COMMIT.fullmatch(commit):
+        raise UsageError(
+            f"commit {commit!r}", cause="it is not 40 hex digits", remedy="name a branch or tag as the revision"
+        )
+    return {"commit": commit}
 
 
 def dataset_row(request: SubmitRequest, *, created_at: float, job_id: str) -> JobRow:
@@ -188,6 +205,7 @@ class Planner:
             SourceRequest(
                 uri=parse_uri(asked["uri"]),
                 revision=asked["revision"],
+                commit=asked.get("commit", ""),
                 selection=Selection(include=tuple(asked["include"]), exclude=tuple(asked["exclude"])),
                 sha256=asked["sha256"],
                 profile=asked.get("profile", ""),

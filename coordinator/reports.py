@@ -262,7 +262,9 @@ class ReportBook:
             job.excluded[agent.agent_id] = now + EXCLUDED_S
             obj.unseen += 1
             if obj.unseen >= self._attempts and obj.phase is not Phase.QUEUED:
-                self._begin_anew(job, obj)  # its partial file is really gone
+                self._start_over(
+                    job, obj
+                )  # its partial file is really gone, or all of them are blind: who opens it will see
             return
         if issubclass(kind, (NoSpace, NotWritable)):
             self.end_with(job, failure)
@@ -287,9 +289,12 @@ class ReportBook:
         job.delay(obj, now + retry_delay_s(obj.failures))
 
     def _begin_anew(self, job: JobState, obj: ObjectState) -> None:
+        self._give_another_life(obj)
+        self._start_over(job, obj)
+
+    def _start_over(self, job: JobState, obj: ObjectState) -> None:
         # A queued one may have leases, too: of ranges that an earlier incarnation granted.
         self._orphan_leases(obj)
-        self._give_another_life(obj)
         obj.unseen = 0
         job.reset(obj)
 

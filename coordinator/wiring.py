@@ -27,6 +27,7 @@ from .signing import UrlSigner
 from .sources import Source, SourceContext, SourceRequest, open_source
 
 if TYPE_CHECKING:
+    from ..common.s3_profiles import S3Profiles
     from ..common.settings import Settings
     from .collecting import WorkFolder
     from .host_policies import HostPolicy
@@ -36,17 +37,24 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def sources(
-    settings: Settings, *, version: str, live: Callable[[], Settings] | None = None
+    settings: Settings,
+    *,
+    version: str,
+    live: Callable[[], Settings] | None = None,
+    stores: S3Profiles | None = None,
 ) -> AsyncGenerator[OpenSource]:
-    """What opens sources, with the HTTP clients behind it. live: the settings in force, for what can change (`common.reloading`)."""
+    """What opens sources, with the HTTP clients behind it.
+
+    live: the settings in force, for what can change (`common.reloading`); stores: shared with whoever signs, if anybody does.
+    """
     current = live or (lambda: settings)
     async with AsyncExitStack() as stack:
         contexts: dict[bool, SourceContext] = {}
-        stores = s3_profiles(settings, version=version)
+        s3 = stores or s3_profiles(settings, version=version)
 
         def context(*, hub: bool) -> SourceContext:
             if hub not in contexts:
-                http = http_client(settings, os.environ, hub=hub, version=version)
+                http = http_client(settings, os.environ, hub=hub, version=version, live=current)
                 stack.push_async_exit(http)
                 contexts[hub] = SourceContext(
                     http=http,
@@ -55,7 +63,7 @@ async def sources(
                     clock=time.time,
                     sleep=asyncio.sleep,
                     rng=random.Random(),
-                    s3=stores,
+                    s3=s3,
                 )
             return contexts[hub]
 
@@ -106,11 +114,16 @@ def make_coordinator(
     open_one: OpenSource,
     *,
     version: str,
+    stores: S3Profiles,
     heartbeat_s: float | None = None,
     work_folder: WorkFolder | None = None,
     user: str = "",
 ) -> Coordinator:
-    """A coordinator that is not started yet. work_folder: of partitioned tables; those of the settings unless given."""
+    """A coordinator that is not started yet.
+
+    stores: shared with ``open_one``: each of them costs a third of a second; work_folder: of partitioned tables; those of the
+    settings unless given.
+    """
     tables = settings.coordinator.tables or settings.coordinator.state / "collect"
     return Coordinator(
         store,
@@ -119,7 +132,7 @@ def make_coordinator(
         wall_clock=time.time,
         endpoints=tuple(settings.hub.endpoint),
         version=version,
-        signer=UrlSigner(s3_profiles(settings, version=version)),
+        signer=UrlSigner(stores),
         limits=core_limits(settings, heartbeat_s=heartbeat_s),
         host_policies=host_policies_of(settings),
         chunk_bytes=settings.swarm.chunk_size,

@@ -3,6 +3,10 @@
 Two sets. Before a job is submitted, on the login node: what can be told from there. Inside the job, before a fleet starts: every
 node is asked (`probe.py`) whether it sees the destination, may write there, has room, and reaches the servers. What stops the job is
 raised; what does not is told.
+
+`shoal doctor` looks at one machine in depth, where a person asks; here many nodes are held against each other, in the seconds before a
+fleet starts. What is asked alike is in `common/`: whether a folder can be written (`room.py`), what its file system is (`mounts.py`).
+Servers are only connected to here: DNS, proxies, TLS and answers (`common/http/dial.py`) are told apart by doctor, which has the words.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 
 from ..common.errors import NoSpace, NotFound, NotShared, NotWritable, ShoalError, UsageError
 from ..common.mounts import bears_database, filesystem_type, is_network
+from ..common.room import nearest_folder
 from ..common.units import format_size
 from ..common.version import VERSION
 from .places import Places
@@ -184,9 +189,7 @@ def check_folder(places: Places) -> str:
         return ""  # a folder of each node is there, not here
     if places.must_exist and not folder.is_dir():
         raise NotFound(f"dataset {folder}", cause="there is no such folder", remedy="check --data")
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not there.is_dir():
-        raise NotWritable(f"destination {folder}", cause=f"{there} is not a folder", remedy="name another with --to")
+    there = nearest_folder(folder)
     if not os.access(there, os.W_OK | os.X_OK):
         cause = f"{there} may not be written to"
         raise NotWritable(f"destination {folder}", cause=cause, remedy="check its permissions, or --to")

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..common.room import prove_writable
+from ..common.safe_root import SafeRoot
 from ..common.version import VERSION
 
 SIGHT_S = 15.0
@@ -46,7 +48,7 @@ def _look(asked: dict[str, Any], node: str) -> dict[str, Any]:
         return {"seen": False, "error": error.strerror or str(error)}
     return {
         "seen": seen,
-        "error": "" if not seen else _cannot_write(folder / f"{asked['marker']}.{node}"),
+        "error": "" if not seen else _cannot_write(folder, f"{asked['marker']}.{node}"),
         "free_bytes": free.f_bavail * free.f_frsize,
         "free_files": free.f_favail if free.f_files else None,
     }
@@ -63,17 +65,13 @@ def _sees(marker: Path, text: str) -> bool:
         time.sleep(POLL_S)
 
 
-def _cannot_write(path: Path) -> str:
-    """Why a file cannot be written here; empty if it can."""
+def _cannot_write(folder: Path, name: str) -> str:
+    """Why a file cannot be written, synced and renamed here; empty if it can. name and what begins with it is free."""
     try:
-        with path.open("xb") as file:
-            file.write(b"shoal")
-            file.flush()
-            os.fsync(file.fileno())
+        with SafeRoot(folder) as root:
+            prove_writable(root, name, f"{name}.renamed")
     except OSError as error:
         return error.strerror or str(error)
-    finally:
-        path.unlink(missing_ok=True)
     return ""
 
 

@@ -66,9 +66,9 @@ class Fetcher:
         wall_clock: Callable[[], float],
         refusal: Callable[[str], str],
         robots: Callable[[Url, str], Awaitable[Failed | None]] | None = None,
-        https_only: bool = False,
+        https_only: Callable[[], bool] = lambda: False,
     ) -> None:
-        """refusal: why a host is not asked, "" where it is; robots: what robots.txt has against a URL."""
+        """refusal: why a host is not asked, "" where it is; robots: what robots.txt has against a URL; https_only: asked for each."""
         self._spec = spec
         self._client = client
         self._gate = gate
@@ -187,7 +187,7 @@ class Fetcher:
 
     async def _forbidden(self, target: Url, host: str) -> Failed | None:
         """What stands against asking at all: the rules of this job, and what the host says in robots.txt."""
-        if self._https_only and target.scheme != "https":
+        if self._https_only() and target.scheme != "https":
             return Failed(ErrorCode.REFUSED, "only https is allowed here")
         if reason := self._refusal(host):
             return Failed(ErrorCode.REFUSED, f"the host is not asked: {reason}")

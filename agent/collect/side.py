@@ -66,7 +66,7 @@ class JobSide:
             wall_clock=wall_clock,
             refusal=self._ignored.refusal,
             robots=self.robots.against if obeys else None,
-            https_only=options.engine.https_only,
+            https_only=options.engine.rules.is_https_only,
         )
 
     async def reread_ignored(self) -> None:
@@ -113,7 +113,7 @@ def _client(spec: CollectSpec, options: EngineOptions, agent: str) -> HttpClient
         user_agent=agent,
         tls=TlsOptions(verify=options.verify_tls, ca_bundle=str(options.ca_bundle or "")),
         proxies=proxies_for(options.proxy, os.environ),
-        https_only=options.https_only,
-        check_host=options.rules.check_denied_host if options.rules.deny else None,
+        https_only=options.rules.is_https_only,
+        check_host=options.rules.check_denied_host,
         refuse_address=None if spec.allow_private_addresses else inward_reason,
     )

@@ -160,9 +160,9 @@ class FileFetcher:
         assert holding.lane is not None
         while piece.left and not piece.dropped and not holding.lapsed(self._clock()):
             start, stop = piece.at, min(piece.stop, piece.at + _STEP_BYTES)
-            await transfer.submit(partial(_copy, transfer, start, stop), (start, stop)).wait()
+            copy = partial(_copy, transfer, start, stop)
+            await transfer.submit(copy, (start, stop), partial(_count, holding)).wait()
             holding.lane.planner.arrived(piece, stop - start, self._clock())
-            holding.fetched += stop - start
 
     async def _read_small(self, piece: Piece, holding: Holding, transfer: Transfer) -> None:
         size = transfer.spec.size
@@ -172,7 +172,6 @@ class FileFetcher:
             partial(_read_small, transfer.spec.url, buffer[:size]), partial(self._have_read, holding, buffer)
         )
         await reading.wait()
-        holding.fetched += size
         holding.arrived = size
         holding.lane.planner.arrived(piece, size, self._clock())
 
@@ -180,7 +179,14 @@ class FileFetcher:
         if job.error is not None:
             self._buffers.give(buffer)
         else:
+            holding.fetched += job.result()
             self._deliver_small(holding, buffer, job.result(), "")
+
+
+def _count(holding: Holding, job: Job[Written]) -> None:
+    """Before the lease can end by these bytes: its last report is to name them."""
+    if job.error is None:
+        holding.fetched += sum(stop - start for start, stop in job.result().spans)
 
 
 def _copy(transfer: Transfer, start: int, stop: int) -> Written:

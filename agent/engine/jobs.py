@@ -18,6 +18,7 @@ from .transfer import Transfer
 
 if TYPE_CHECKING:
     from ...common.http import HttpClient
+    from ...common.policy import Policy
     from ...common.secrets import Secret
     from ..storage.destination import Destination, Placed
     from .archive_streams import ArchiveStreams
@@ -51,6 +52,7 @@ class JobContext:
         self.transfers: dict[int, Transfer] = {}  # by object id
         self.streams = streams
         self.waited_for: set[str] = set()  # other runs that objects were waited for, so that each is told of once
+        self.allowed_by: Policy | None = None  # the rules that the job was last held against
         self._disk = disk
         self.hub_token = hub_token
         self.signatures: Signatures | None = None  # of a store's objects

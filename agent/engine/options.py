@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from ...common.policy import Policy
+from ...common.policy import RulesInForce
 from .pieces import MIB, PiecePolicy
 
 Backend = Literal["native", "hf_transfer", "hub"]
@@ -46,7 +46,7 @@ class EngineOptions:
     verify_tls: bool = True
     ca_bundle: Path | None = None
     proxy: str = ""
-    rules: Policy = field(default_factory=Policy)  # this agent's own; its coordinator has asked by its
+    rules: RulesInForce = field(default_factory=RulesInForce)  # this agent's own; its coordinator has asked by its
     hub_verify_tls: bool = True
     hub_ca_bundle: Path | None = None
     s3_tls: Mapping[str, tuple[bool, Path | None]] = field(default_factory=dict[str, tuple[bool, Path | None]])
@@ -61,11 +61,6 @@ class EngineOptions:
     unpack_ratio_max: int = 200  # of them over the archive's own size
     unpack_files_max: int = 2_000_000
     pieces: PiecePolicy = field(default_factory=PiecePolicy)
-
-    @property
-    def https_only(self) -> bool:
-        """Whether every http URL is refused."""
-        return self.rules.https_only
 
     @property
     def policy(self) -> PiecePolicy:

@@ -98,6 +98,6 @@ def _make_client(options: EngineOptions, verify: bool, bundle: Path | None) -> H
         user_agent=options.user_agent,
         tls=TlsOptions(verify=verify, ca_bundle=str(bundle or "")),
         proxies=proxies_for(options.proxy, os.environ),
-        https_only=options.https_only,
-        check_host=options.rules.check_denied_host if options.rules.deny else None,
+        https_only=options.rules.is_https_only,
+        check_host=options.rules.check_denied_host,
     )

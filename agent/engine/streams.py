@@ -159,7 +159,7 @@ class Fetcher:
         return 0
 
     def _learn(self, transfer: Transfer, size: int) -> None:
-        self._options.rules.check_object_size(transfer.spec.path, size)
+        self._options.rules.policy.check_object_size(transfer.spec.path, size)
         transfer.learn_size(size)
         for holding in transfer.holdings:
             for start, stop in transfer.have.missing(0, size):

@@ -165,17 +165,19 @@ class Transfer:
             listener = None
         write = partial(write_spans, self.partial, buffer, at, spans, mark=mark, listener=listener)
         if self._acts_here:
-            return done_here(write, partial(self._written, buffer))
-        return self.submit(write, (at, stop), buffer)
+            return done_here(write, partial(self._written, lambda _: self._buffers.give(buffer)))
+        return self.submit(write, (at, stop), lambda _: self._buffers.give(buffer))
 
     @property
     def _acts_here(self) -> bool:
         """Whether to write in the loop: of what is relayed, where no disk makes it wait and no core is free to do it meanwhile."""
         return self._relayed and self.partial.in_memory and _CORES <= _FEW_CORES
 
-    def submit(self, call: Callable[[], Written], span: Interval, buffer: memoryview | None = None) -> Job[Written]:
-        """Run something in a thread that writes to this span of the partial file and tells what it wrote."""
-        job = self._disk.run(call, partial(self._written, buffer))
+    def submit(
+        self, call: Callable[[], Written], span: Interval, first: Callable[[Job[Written]], None]
+    ) -> Job[Written]:
+        """Run in a thread what writes to this span of the partial file. first hears that it is over, before a lease ends by it."""
+        job = self._disk.run(call, partial(self._written, first))
         self._writing[job] = span
         return job
 
@@ -194,9 +196,8 @@ class Transfer:
                 holding.complete()
         self.grown(spans)
 
-    def _written(self, buffer: memoryview | None, job: Job[Written]) -> None:
-        if buffer is not None:
-            self._buffers.give(buffer)
+    def _written(self, first: Callable[[Job[Written]], None], job: Job[Written]) -> None:
+        first(job)
         self._writing.pop(job, None)
         if isinstance(job.error, Changed):
             self.poison(job.error)

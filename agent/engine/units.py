@@ -29,7 +29,7 @@ from .jobs import JobContext
 from .locations import Location
 from .memory import BufferPool
 from .options import CHANGES_MAX, EngineOptions
-from .rules import check_object
+from .rules import check_job, check_object
 from .transfer import Transfer
 from .validation import PAGE_BYTES_MAX, page_error
 
@@ -314,11 +314,19 @@ class Units:
         await transfer.renew(holding.spec)
         return transfer
 
+    def _check_allowed(self, job: JobContext, spec: ObjectSpec) -> None:
+        """Before an object is taken up; of its job again where the rules are others now. Raises Refused."""
+        rules = self._options.rules.policy
+        if job.allowed_by is not rules:
+            check_job(rules, job.spec)
+            job.allowed_by = rules
+        check_object(rules, job.spec, spec)
+
     def transfer_of(self, job: JobContext, spec: ObjectSpec) -> Transfer:
         """The transfer of an object, as `attach` makes it."""
         transfer = job.transfers.pop(spec.object_id, None)
         if transfer is None:
-            check_object(self._options.rules, job.spec, spec)
+            self._check_allowed(job, spec)
             local = job.spec.origin is OriginKind.FILE
             transfer = Transfer(
                 spec,

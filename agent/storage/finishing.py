@@ -72,7 +72,7 @@ def finish_job(
                 return (ManifestEntry.from_json(line) for line in file)
 
             about = {"revision": job.revision, "commit": job.commit}
-            merge_manifest(root, work, spooled, sources={job.source: about})
+            merge_manifest(root, work, spooled, sources={job.source: about}, is_news=not job.pinned)
         finally:
             root.unlink_beneath(spool)
     layout.finish()

@@ -214,9 +214,10 @@ class HubCacheLayout:
             raise
 
     def finish(self) -> None:
-        """Point the revision that the user named at the commit, as the client does: not when it is a commit itself."""
+        """Point the revision that the user named at the commit, as the client does: not when it is a commit itself, or was asked for
+        at a commit that is not its own any more."""
         revision = self._job.revision or _DEFAULT_REVISION
-        if revision == self._job.commit or _COMMIT.fullmatch(revision):
+        if self._job.pinned or revision == self._job.commit or _COMMIT.fullmatch(revision):
             return
         path = f"{self.base}/refs/{safe_relative_path(revision)}"
         self._root.makedirs_beneath(path.rpartition("/")[0])

@@ -26,14 +26,16 @@ def merge_manifest(
     entries: Callable[[], Iterable[ManifestEntry]],
     *,
     sources: Mapping[str, Mapping[str, str]],
+    is_news: bool = True,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Add entries, and what is known of their sources, to the manifest in a work folder below root. Returns how many objects it
     holds afterwards.
 
-    An entry takes the place of an old one with the same path; of several new ones the first counts. What is held in memory
-    is a 64-bit hash per new path. entries is called again when somebody else changed the manifest meanwhile. A damaged
+    An entry takes the place of an old one with the same path; of several new ones the first counts. So does what is known of a source,
+    unless it is no news: files were brought back from a commit that need not be the last one. What is held in memory is a 64-bit hash
+    per new path. entries is called again when somebody else changed the manifest meanwhile. A damaged
     manifest is replaced: files that only it knew are still there, and are hashed when they are next asked for.
 
     Raises Busy when others hold the lock for LOCK_WAIT_S, UnsafeName, OSError.
@@ -43,7 +45,8 @@ def merge_manifest(
             old = _read_if_sound(root, work)
             try:
                 was = old.checksum if old else ""
-                known = {**(old.sources if old else {}), **sources}
+                known = dict(old.sources if old else {})
+                known |= sources if is_news else {uri: sources[uri] for uri in sources if uri not in known}
 
                 def check_unchanged(was: str = was) -> None:
                     now = _read_if_sound(root, work)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from ...common.disk_errors import disk_error
 from ...common.errors import NoSpace, ShoalError
 from ...common.mounts import bears_database, filesystem_type, is_network
-from ...common.room import check_room
+from ...common.room import check_room, nearest_folder
 from ...common.units import format_size
 from ...common.uri import HubUri, SourceUri
 from .access import Planned, planned
-from .disk_probing import Looked, look_at, nearest_folder
+from .disk_probing import Looked, look_at
 from .records import Finding, failed, failed_by, ok, skipped, warning
 from .visit import in_thread
 

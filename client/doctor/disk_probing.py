@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ...common.disk_errors import disk_error
-from ...common.errors import NotWritable, ShoalError
+from ...common.errors import ShoalError
 from ...common.mounts import filesystem_type
 from ...common.paths import SafeRoot
-from ...common.room import prove_writable
+from ...common.room import nearest_folder, prove_writable
 from ...common.roots import ignores_case, resolve_destination
 
 if TYPE_CHECKING:
@@ -69,18 +69,6 @@ def look_at(settings: Settings, destination: str) -> Looked:
         free_files=room.f_favail if room.f_files else None,
     )
     return _tried(looked)
-
-
-def nearest_folder(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists. Raises NotWritable where a file is in the way."""
-    for path in (folder, *folder.parents):
-        if path.is_dir():
-            return path
-        if os.path.lexists(path):
-            raise NotWritable(
-                str(path), cause="a file lies where a folder should be", remedy="choose another destination"
-            )
-    return Path("/")
 
 
 def _tried(looked: Looked) -> Looked:

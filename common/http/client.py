@@ -42,11 +42,12 @@ class HttpClient:
         user_agent: str,
         tls: TlsOptions = TlsOptions(),  # noqa: B008 (frozen)
         proxies: Mapping[str, str] | None = None,
-        https_only: bool = False,
+        https_only: bool | Callable[[], bool] = False,
         refuse_address: Callable[[str], str] | None = None,
         check_host: Callable[[str], None] | None = None,
     ) -> None:
-        """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: refuse every http URL.
+        """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: refuse every http URL; a
+        call is asked for each, where that may change.
 
         ``refuse_address``: says why an address must not be connected to, "" where it may; asked after a name was resolved. What a
         proxy connects to is the proxy's business. ``check_host``: raises Refused for a host that nothing may be asked of, redirects
@@ -56,7 +57,7 @@ class HttpClient:
         self._limits = limits
         self._user_agent = user_agent
         self._proxies = ProxyChooser(proxies)
-        self._https_only = https_only
+        self._https_only: Callable[[], bool] = https_only if callable(https_only) else lambda: https_only
         self._check_host = check_host
         dialer = Dialer(tls=TlsContexts(tls), limits=limits, user_agent=user_agent, refuse_address=refuse_address)
         self._pool = Pool(dialer.dial, connections_per_host=limits.connections_per_host, idle_s=limits.idle_s)
@@ -149,7 +150,7 @@ class HttpClient:
             )
 
     def _check_allowed(self, target: Url) -> None:
-        if self._https_only and target.scheme != "https":
+        if self._https_only() and target.scheme != "https":
             raise Refused(
                 target.label,
                 cause="only https is allowed here",
@@ -216,7 +217,7 @@ class HttpClient:
         self._pool.release(route, connection)
 
     def _onward(self, url: Url, head: ResponseHead, redirects: list[tuple[int, str]], seen: set[str]) -> Url:
-        onward = next_url(url, head.headers, https_only=self._https_only)
+        onward = next_url(url, head.headers, https_only=self._https_only())
         if onward.text in seen:
             raise RedirectRefused(url.label, cause="the redirects go in a circle")
         if len(redirects) >= self._limits.redirects_max:

@@ -38,6 +38,7 @@ class SourceRequest:
 
     uri: SourceUri
     revision: str = ""  # from an option; the URI may name one as well
+    commit: str = ""  # 40 hex digits: what the revision is pinned to, wherever it points now
     selection: Selection = field(default_factory=Selection)
     sha256: str = ""  # 64 hex digits: what the one file must be
     profile: str = ""  # the credentials by name that a store is asked with
@@ -55,6 +56,7 @@ class Resolved:
     revision: str = ""  # as the user named it
     commit: str = ""  # 40 hex digits, "" where there is no such thing
     licenses: tuple[str, ...] = ()  # that a Hub repo names, in order; none where they were not asked for
+    pinned: bool = False  # the commit was asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,10 +47,14 @@ class HubSource:
         if request.revision:
             uri = replace(uri, revision=check_revision(request.revision))
         self._revision = uri.revision or DEFAULT_REVISION
+        if request.commit and _COMMIT.fullmatch(self._revision) and request.commit != self._revision:
+            raise UsageError(str(uri), cause=f"it is a commit itself, not {request.commit}", remedy="name one of them")
+        self._is_pinned = bool(request.commit)
+        self._asked = request.commit or self._revision
         self._path = uri.path
         self._uri = uri
         self._commit = ""
-        self._api = HubApi(context, repo_kind=str(uri.kind), repo_id=uri.repo_id, revision=self._revision)
+        self._api = HubApi(context, repo_kind=str(uri.kind), repo_id=uri.repo_id, revision=self._asked)
         self._intake = Intake(selection=request.selection, thing=str(uri))
         self._unknown_types = 0
         self._without_digest = 0
@@ -75,8 +79,8 @@ class HubSource:
         for endpoint in self._context.hub_endpoints:
             policy.check_denied_host(urlsplit(endpoint).hostname or "")
             policy.check_encrypted(endpoint, f"Hub at {endpoint}")
-        is_pinned = _COMMIT.fullmatch(self._revision) and not policy.rules_licenses
-        self._commit = self._revision if is_pinned else await self._ask_commit()
+        is_known = _COMMIT.fullmatch(self._asked) and not policy.rules_licenses
+        self._commit = self._asked if is_known else await self._ask_commit()
         return Resolved(
             source=self._uri.canonical(),
             origin=OriginKind.HUB,
@@ -86,6 +90,7 @@ class HubSource:
             revision=self._revision,
             commit=self._commit,
             licenses=self._licenses,
+            pinned=self._is_pinned,
         )
 
     async def pages(self) -> AsyncGenerator[list[ObjectSpec], None]:
@@ -112,8 +117,8 @@ class HubSource:
 
     async def _ask_commit(self) -> str:
         path = self._api_path()
-        if self._revision != DEFAULT_REVISION:
-            path += f"/revision/{quote(self._revision, safe='')}"
+        if self._asked != DEFAULT_REVISION:
+            path += f"/revision/{quote(self._asked, safe='')}"
         # `expand` leaves out the list of files, which has megabytes in a big repo. Spaces are never gated.
         query = "expand=sha&expand=cardData&expand=tags" + ("" if self._uri.kind == "space" else "&expand=gated")
         answer = await self._api.get_object(f"{path}?{query}")
@@ -167,7 +172,7 @@ class HubSource:
                         return entry
                     if len(names) < 5:
                         names.append(shown(entry.get("path")))
-        cause = f"{self._uri.kind} {self._uri.repo_id}@{self._revision} has no such file or folder"
+        cause = f"{self._uri.kind} {self._uri.repo_id}@{self._asked} has no such file or folder"
         raise NotFound(shown(self._path), cause=cause, remedy=f"beside it are {', '.join(names)}" if names else "")
 
     def _object(self, entry: JsonObject) -> ObjectSpec | None:

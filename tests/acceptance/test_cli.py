@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import stat
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -323,8 +324,6 @@ def test_a_coordinator_that_does_not_answer(shoal: Shoal, arguments: list[str]) 
 
 
 def test_a_closed_pipe_is_no_error(shoal: Shoal) -> None:
-    import subprocess
-
     done = subprocess.run(
         f"{installed('shoal')} config show | head -1",
         shell=True,
@@ -343,22 +342,25 @@ def test_a_closed_pipe_is_no_error(shoal: Shoal) -> None:
 def test_progress_bars_on_a_terminal(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
     """Bars for the job and for its files in work; on leaving, the terminal is as it was."""
     hub.add(HubRepo("acme/big", {"model.safetensors": SyntheticFile(64 * MIB)}))
-    hub.faults.total_rate = 40 * MIB
+    hub.faults.total_rate = 4 * MIB  # until its file was shown
     environ = {**shoal.environ, "HF_ENDPOINT": hub.url, "TERM": "xterm-256color", "LINES": "40"}
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(shoal.cwd)
-        os.execve(installed("shoal"), ["shoal", "get", "acme/big", "--to", str(tmp_path / "to")], environ)
-    said = b""
-    try:
-        while data := os.read(terminal, 65536):
-            said += data
-    except OSError:  # EIO: the other end is closed
-        pass
-    finally:
-        os.close(terminal)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    terminal, other_end = pty.openpty()
+    command = [installed("shoal"), "get", "acme/big", "--to", str(tmp_path / "to")]
+    with subprocess.Popen(
+        command, cwd=shoal.cwd, env=environ, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
+    ) as process:
+        os.close(other_end)
+        said = b""
+        try:
+            while data := os.read(terminal, 65536):
+                said += data
+                if b"model.safetensors" in said:
+                    hub.faults.total_rate = None
+        except OSError:  # EIO: the other end is closed
+            pass
+        finally:
+            os.close(terminal)
     text = said.decode()
-    assert status == 0, text
+    assert process.returncode == 0, text
     assert "hf://acme/big" in text and "model.safetensors" in text and "MiB" in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor was hidden and not shown again"

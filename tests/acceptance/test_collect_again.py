@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from acceptance.test_collect_cli import QUICK, collect, urls_of
 
-from support.cli import Shoal
+from support.cli import Shoal, files_below
 from support.dataset_files import errors, outcomes, successes, write_csv
 from support.fleet import until
 from support.image_site import ImageSite, Reply, always, images
@@ -57,10 +56,12 @@ def test_profiles_stay_and_are_made_anew_when_asked(site: ImageSite, shoal: Shoa
 
 def test_one_run_at_a_time(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
     host = site.host()
+    host.answer = lambda path, before: Reply(manner="hang") if len(host.requests) >= 30 else images(path, before)
     uuids = write_csv(tmp_path / "t.csv", urls_of(host, 60))
     arguments = (tmp_path / "t.csv", "--to", tmp_path / "out")
-    with shoal.start("collect", *arguments, environ={"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "10"}) as running:
-        until("some rows", lambda: len(host.requests) > 5)
+    patient = {"SHOAL_COLLECT_REQUEST_TIMEOUT": "1h", "SHOAL_COLLECT_IDLE_TIMEOUT": "1h"}
+    with shoal.start("collect", *arguments, environ=patient) as running:
+        until("half of it", lambda: len(host.requests) > 30)
         refused = collect(shoal, *arguments).expect(1)
         assert f"by process {running.pid}" in refused.stderr
         assert collect(shoal, *arguments, "--force", "--confirm", "out").exit_code == 1
@@ -69,9 +70,11 @@ def test_one_run_at_a_time(site: ImageSite, shoal: Shoal, tmp_path: Path) -> Non
         assert "shoal collect is at work" in tool.stderr
         running.signal(signal.SIGKILL)
         running.wait()
+    host.answer = images
+    host.requests.clear()
     collect(shoal, *arguments).expect(0)
     assert sorted(outcomes(tmp_path / "out")) == sorted(uuids)
-    assert len(host.requests) < 90, "what was collected first is still there"
+    assert len(host.requests) < 45, "what was collected first is still there"
 
 
 def test_what_a_tool_moved_is_not_fetched_again(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
@@ -172,18 +175,17 @@ def test_a_profile_is_of_the_host_itself_and_who_asks_is_named(site: ImageSite, 
 def test_a_stop_does_not_wait_for_servers_that_hang(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
     hang = site.host(always(Reply(manner="hang")))
     write_csv(tmp_path / "t.csv", urls_of(hang, 5))
-    slow = {"SHOAL_COLLECT_IDLE_TIMEOUT": "60s", "SHOAL_COLLECT_REQUEST_TIMEOUT": "60s"}
+    slow = {"SHOAL_COLLECT_IDLE_TIMEOUT": "1h", "SHOAL_COLLECT_REQUEST_TIMEOUT": "1h"}
     with shoal.start("collect", tmp_path / "t.csv", "--to", tmp_path / "out", environ=slow) as running:
         until("the host to be asked", lambda: bool(hang.requests))
-        began = time.monotonic()
         running.signal(signal.SIGINT)
-        assert running.wait(30).exit_code == 130
-        assert time.monotonic() - began < 7
+        assert running.wait().exit_code == 130
 
 
 def test_a_dataset_in_a_store_goes_on_and_keeps_what_it_is(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
     host = site.host()
     write_csv(tmp_path / "t.csv", urls_of(host, 40))
+    folder = tmp_path / "store" / "birds" / "run1"
     with Store(tmp_path / "store", access="AK1", secret="SK1") as store:
         (tmp_path / "store" / "birds").mkdir()
         config = tmp_path / "shoal.toml"
@@ -191,13 +193,15 @@ def test_a_dataset_in_a_store_goes_on_and_keeps_what_it_is(site: ImageSite, shoa
         command = (tmp_path / "t.csv", "--to", "s3://birds/run1", "--profile", "lab", "--config", config)
         more = ("--set", "collect.batch_size=10")
         with shoal.start("collect", *command, *more, environ={"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "10"}) as running:
-            until("some rows", lambda: len(host.requests) > 20)
+            until("two batches", lambda: sum(path.name == "successes.parquet" for path in files_below(folder)) >= 2)
             running.signal(signal.SIGKILL)
             running.wait()
+        until("the server to have read all that was sent", lambda: not host.connected)
+        host.requests.clear()
         collect(shoal, *command, *more).expect(0)
-        folder = tmp_path / "store" / "birds" / "run1"
         assert len(successes(folder)) == 40
-        assert len(host.requests) < 60
+        # The newer of both may still have been on its way into the store.
+        assert len([entry for entry in host.requests if entry.path != "/robots.txt"]) <= 30
         first = profiled(folder)
         host.requests.clear()
         collect(shoal, *command, *more).expect(0)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from shoal.common.dataset_schema import errors_schema, successes_schema
 from support.absent import without
-from support.cli import Finished, Shoal
+from support.cli import Finished, Shoal, files_below
 from support.dataset_files import errors, outcomes, rejects, successes, write_csv
 from support.fleet import until
 from support.image_site import Answerer, ImageSite, Reply, WebHost, always, first, images, jpeg, png_bomb
@@ -25,13 +25,15 @@ from support.image_site import Answerer, ImageSite, Reply, WebHost, always, firs
 QUICK = {
     "SHOAL_COLLECT_ALLOW_PRIVATE_ADDRESSES": "true",
     "SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "0",
-    "SHOAL_COLLECT_REQUEST_TIMEOUT": "4s",
-    "SHOAL_COLLECT_IDLE_TIMEOUT": "1s",
+    "SHOAL_COLLECT_REQUEST_TIMEOUT": "20s",
+    "SHOAL_COLLECT_IDLE_TIMEOUT": "10s",
     "SHOAL_COLLECT_BACKOFF_INITIAL": "1s",
     "SHOAL_COLLECT_HOST_PATIENCE": "5s",
     "SHOAL_COLLECT_ATTEMPTS": "2",
     "SHOAL_COLLECT_IMAGE_WORKERS": "1",
 }
+IMPATIENT = {"SHOAL_COLLECT_REQUEST_TIMEOUT": "4s", "SHOAL_COLLECT_IDLE_TIMEOUT": "1s"}
+"""For servers that hang or drip. Where all are good, a machine that stands still for a second must not make one a bad one."""
 RUN_S = 100.0
 
 
@@ -150,27 +152,29 @@ def test_odd_hosts_become_rows_of_errors_and_cost_the_others_nothing(
     urls = [url for host in hosts.values() for url in urls_of(host, 3)] + urls_of(good, 60)
     write_csv(tmp_path / "t.csv", urls)
     out = tmp_path / "out"
-    finished = collect(shoal, tmp_path / "t.csv", "--to", out).expect(0)
+    finished = collect(shoal, tmp_path / "t.csv", "--to", out, **IMPATIENT).expect(0)
     assert len(outcomes(out)) == len(urls)
     found = errors(out)
     codes = {what: {found[url]["error_code"] for url in urls_of(host, 3)} for what, host in hosts.items()}
     assert codes == {what: {code} for what, (_, code) in ODD.items()}
     assert all(row["error_msg"] for row in found.values())
     assert len(successes(out)) == 60
-    asked_bad = max(entry.at for entry in hosts["429"].requests)
+    asked_bad = max(
+        entry.at for entry in hosts["429 with Retry-After"].requests
+    )  # every two seconds, until it is given up
     assert max(entry.at for entry in good.requests) < asked_bad, "the good host was not held up"
     assert finished.peak_rss_bytes < 400 << 20
 
 
 def test_a_host_that_asks_to_wait_is_asked_a_handful_of_times(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
-    host = site.host(always(Reply(status=429, headers={"Retry-After": "2"})))
+    host = site.host(always(Reply(status=429, headers={"Retry-After": "6"})))
     write_csv(tmp_path / "t.csv", urls_of(host, 10))
     collect(shoal, tmp_path / "t.csv", "--to", tmp_path / "out", SHOAL_COLLECT_HOST_PATIENCE="15s").expect(0)
     assert {row["error_code"] for row in errors(tmp_path / "out").values()} == {429}
     assert 2 <= len(host.requests) <= 25
     later = sorted(entry.at for entry in host.requests)
-    first_burst = [at for at in later if at < later[0] + 1.5]
-    assert later[len(first_burst)] >= later[0] + 1.9, "nobody asks before the two seconds are over"
+    under_way = [at for at in later if at < later[0] + 4]  # when the first answer came; a busy server reads it late
+    assert later[len(under_way)] >= later[0] + 5.9, "nobody asks before the six seconds are over"
 
 
 def test_a_host_that_relents_is_collected_whole(site: ImageSite, shoal: Shoal, tmp_path: Path) -> None:
@@ -218,6 +222,7 @@ def test_killed_at_any_moment_it_goes_on_inside_the_batch(site: ImageSite, shoal
         running.signal(signal.SIGKILL)
         running.wait()
     recorded = bytes_below(tmp_path / "out" / ".shoal") // row_bytes
+    until("the servers to have read all that was sent", lambda: not any(host.connected for host in hosts))
     asked = sum(len(host.requests) for host in hosts)
     collect(shoal, *arguments[1:]).expect(0)
     ended = outcomes(tmp_path / "out")
@@ -231,7 +236,7 @@ def test_killed_at_any_moment_it_goes_on_inside_the_batch(site: ImageSite, shoal
 def bytes_below(folder: Path) -> int:
     """Of all files that are there now."""
     total = 0
-    for path in folder.rglob("*"):
+    for path in files_below(folder):
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
@@ -241,7 +246,7 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(site: ImageSite, shoal: 
     host = site.host()
     uuids = write_csv(tmp_path / "t.csv", urls_of(host, 200))
     arguments = ("collect", tmp_path / "t.csv", "--to", tmp_path / "out")
-    with shoal.start(*arguments, environ={"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "30"}) as running:
+    with shoal.start(*arguments, environ={"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "10"}) as running:
         until("some rows", lambda: len(host.requests) > 30)
         running.signal(signal.SIGINT)
         assert running.wait().exit_code == 130

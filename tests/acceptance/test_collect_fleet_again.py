@@ -20,16 +20,17 @@ def test_a_second_job_for_a_dataset_is_refused_and_an_equal_one_is_joined(
     host = site.host()
     fleet.add_agent("n1")
     fleet.until_alive("n1")
-    running, uuids = collecting(fleet, tmp_path, urls_of(host, 80), SHOAL_COLLECT_DEFAULT_RATE_LIMIT="10")
+    slowly = {"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "1"}  # it must not end before the others were started
+    running, uuids = collecting(fleet, tmp_path, urls_of(host, 80), **slowly)
     out = tmp_path / "out"
     with running:
-        until("it to begin", lambda: len(host.requests) > 4)
+        until("it to begin", lambda: len(host.requests) > 1)
         refused = fleet.shoal.run("collect", tmp_path / "t.csv", "--to", out, "--restart", "failed").expect(1)
         assert "shoal cancel" in refused.stderr
         forced = fleet.shoal.run("collect", tmp_path / "t.csv", "--to", out, "--force", "--confirm", "out").expect(1)
         assert "shoal cancel" in forced.stderr
-        same = {"SHOAL_COLLECT_DEFAULT_RATE_LIMIT": "10"}
-        with fleet.shoal.start("collect", tmp_path / "t.csv", "--to", out, environ=same) as second:
+        with fleet.shoal.start("collect", tmp_path / "t.csv", "--to", out, environ=slowly) as second:
+            fleet.run("hosts", "set", host.name, "--rate", "200").expect(0)
             assert second.wait(RUN_S).exit_code == 0
         assert running.wait(RUN_S).exit_code == 0
     assert sorted(outcomes(out)) == sorted(uuids)

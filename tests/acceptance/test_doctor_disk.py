@@ -267,7 +267,7 @@ def test_slurm_that_is_not_there_silent_or_up(shoal: Shoal, tmp_path: Path) -> N
 
 
 def test_the_table_fits_a_terminal(shoal: Shoal) -> None:
-    said = shoal.run("doctor", "--skip", "slurm", "--timeout", "5s", environ={"COLUMNS": "80", "HF_HUB_OFFLINE": "1"})
+    said = shoal.run("doctor", "--skip", "slurm", "--timeout", "50s", environ={"COLUMNS": "80", "HF_HUB_OFFLINE": "1"})
     assert said.exit_code == 0, said
     for line in said.stdout.splitlines():  # only a path may stick out: it is to be copied
         assert len(line) <= 80 or max(map(len, line.split())) > 50, line

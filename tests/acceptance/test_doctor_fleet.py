@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +49,8 @@ async def asked(shoal: Shoal, address: str, only: str, **environ: str) -> Diagno
 
 
 def test_a_coordinator_that_is_away(shoal: Shoal) -> None:
-    address = f"127.0.0.1:{closed_port()}"
-    found = diagnose(shoal, "--coordinator", address, only="coordinator,peers")
+    with closed_port() as port:
+        found = diagnose(shoal, "--coordinator", f"127.0.0.1:{port}", only="coordinator,peers")
     row = found.failed("coordinator", exit_code=4)
     assert "nothing listens there" in row.seen and "shoal coordinator" in row.remedy
     assert found.only("peers").result == "skipped"
@@ -61,10 +62,10 @@ async def test_another_version_another_clock_and_closed_ports(shoal: Shoal) -> N
     api.view = replace(api.view, version="9.9.9")
     api.ahead_s = 400.0
     nothing_here = Page(status=404, headers={"Content-Type": "text/plain"})
-    with web_server(nothing_here) as open_port, web_server() as portal:
+    with web_server(nothing_here) as open_port, web_server() as portal, closed_port() as closed:
         addresses = {
             "reached": f"127.0.0.1:{open_port}",
-            "closed": f"127.0.0.1:{closed_port()}",
+            "closed": f"127.0.0.1:{closed}",
             "portal": f"127.0.0.1:{portal}",
             "takes": "",
         }
@@ -117,12 +118,13 @@ async def test_credentials_and_certificates_of_the_fleet(shoal: Shoal, tmp_path:
 
 
 def test_a_real_fleet(tmp_path: Path) -> None:
-    with Fleet(tmp_path / "fleet", endpoint="http://127.0.0.1:1") as real:
+    with closed_port() as closed, Fleet(tmp_path / "fleet", endpoint="http://127.0.0.1:1") as real:
         real.start("near")
-        real.add_agent("hidden", environ={"SHOAL_AGENT_PEER_ADDRESS": f"127.0.0.1:{closed_port()}"})
+        real.add_agent("hidden", environ={"SHOAL_AGENT_PEER_ADDRESS": f"127.0.0.1:{closed}"})
         real.until_alive("near", "hidden")
         found = diagnose(real.shoal, only="coordinator,peers,clock", environ={"HF_HUB_OFFLINE": "1"})
     assert found.only("coordinator").result == "ok" and "2 agents alive" in found.only("coordinator").seen
-    assert found.only("clock").seen.startswith("within 1s of coordinator")
+    assert found.only("clock").result == "ok"
+    assert re.match(r"within \d+s of coordinator", found.only("clock").seen)
     assert found.failed("peers", exit_code=1).subject.startswith("hidden at ")
     assert [row.result for row in found.of("peers")].count("ok") == 1

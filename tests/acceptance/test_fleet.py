@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from support.cli import delivered, leftovers
+from support.cli import delivered, until_tidy
 from support.contents import SyntheticFile, sha256_hex
 from support.fleet import Fleet, file_sha256_hex
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
+from support.request_log import Records
 
 MIB = 1 << 20
 RATE = 20 * MIB
+HALF_RATE = RATE / 2
 AGENTS = ("a1", "a2", "a3")
 RSS_MAX = 512 * MIB
 
@@ -49,14 +51,16 @@ def bring_one_file(fleet: Fleet, hub: StandInHub, to: Path, size: int) -> None:
     assert (job.objects_done, job.objects_failed) == (1, 0)
     assert job.bytes_done == job.bytes_fetched == size
     assert file_sha256_hex(to / "model.bin") == sha256_hex(content)
-    assert leftovers(to) == []
+    until_tidy(to)
     assert hub.log.bytes_served <= size * 1.05
     served = shares(hub)
     assert {name for name, share in served.items() if share >= size / 5} == set(AGENTS)
     brought = {agent.name: agent.from_origin for agent in job.agents}
     assert sum(brought.values()) == size
     assert all(0 <= served[name] - brought[name] <= size / 20 for name in AGENTS), (served, brought)
-    assert hub.log.where(kind="file").max_in_flight <= len(AGENTS) + 1
+    for name in AGENTS:  # one connection each; one that was left counts until the server knows
+        mine = (r for r in hub.log.where(kind="file") if r.headers.get("authorization") == f"Bearer hf_{name}")
+        assert Records(mine).max_in_flight <= 2
     peaks = {daemon.name: daemon.peak_rss_bytes() for daemon in (fleet.coordinator, *map(fleet.agent, AGENTS))}
     assert {name for name, peak in peaks.items() if peak >= RSS_MAX} == set()
 
@@ -69,6 +73,7 @@ def fleet(tmp_path: Path, hub: StandInHub) -> Iterator[Fleet]:
 
 
 def test_three_agents_share_one_big_file(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
+    hub.faults.connection_rate = HALF_RATE  # an agent that a busy machine holds up still gets its share
     bring_one_file(fleet, hub, tmp_path / "to", 192 * MIB)
 
 
@@ -84,7 +89,7 @@ def test_many_small_files_cost_one_request_each(fleet: Fleet, hub: StandInHub, t
     job = fleet.ended(fleet.submit("hf://acme/many", "--to", tmp_path / "to"))
     assert (job.objects_done, job.objects_failed) == (400, 0)
     assert delivered(tmp_path / "to") == files
-    assert leftovers(tmp_path / "to") == []
+    until_tidy(tmp_path / "to")
     for kind in ("resolve", "file"):  # the request, and the redirect that it was answered with
         assert set(Counter(record.path for record in hub.log.where(kind=kind)).values()) == {1}
     assert hub.log.count(kind="resolve") == 399  # the empty one costs none
@@ -100,7 +105,7 @@ def test_the_same_again_moves_nothing(fleet: Fleet, hub: StandInHub, tmp_path: P
     hub.faults.connection_rate = None
     fleet.start(*AGENTS)
     fleet.ended(fleet.submit("hf://acme/again", "--to", tmp_path / "to"))
-    served = hub.log.bytes_served
+    served = hub.log.settled().bytes_served
     again = fleet.ended(fleet.submit("hf://acme/again", "--to", tmp_path / "to"))
     assert (again.objects_done, again.objects_skipped, again.bytes_fetched) == (2, 2, 0)
     assert hub.log.bytes_served == served
@@ -108,6 +113,7 @@ def test_the_same_again_moves_nothing(fleet: Fleet, hub: StandInHub, tmp_path: P
 
 def test_agents_mount_the_shared_folder_in_different_places(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
     hub.add(HubRepo("acme/big", {"model.bin": SyntheticFile(96 * MIB, seed=9)}))
+    hub.faults.connection_rate = 2 * MIB  # until both were seen at work
     (tmp_path / "shared").mkdir()
     (tmp_path / "mount").symlink_to(tmp_path / "shared")
     fleet.coordinator.start()
@@ -120,6 +126,7 @@ def test_agents_mount_the_shared_folder_in_different_places(fleet: Fleet, hub: S
         return {"a1", "a2"} <= {name for active in fleet.job(job).active for name in active.agents}
 
     fleet.until("both to work on it", both)
+    hub.faults.connection_rate = RATE
     fleet.ended(job)
     assert file_sha256_hex(tmp_path / "shared/models/big/model.bin") == sha256_hex(SyntheticFile(96 * MIB, seed=9))
 

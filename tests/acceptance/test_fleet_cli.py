@@ -115,14 +115,13 @@ def test_pause_resume_and_cancel(fleet: Fleet, hub: StandInHub, tmp_path: Path) 
     assert "paused" in fleet.run("pause", job).expect(0).stdout
     paused = fleet.until("all leases to be given back", lambda: (v := fleet.view()).units_leased == 0 and v)
     assert paused
-    until("the origin to be left alone", lambda: all(record.ended_at for record in hub.log.records))
-    served = hub.log.bytes_served
+    served = hub.log.settled().bytes_served
     assert fleet.ask("status", job)["paused"] is True
     fleet.ended(fleet.submit("hf://acme/one", "--to", tmp_path / "one"))  # others are served meanwhile
     assert hub.log.bytes_served == served + sum(map(len, SMALL.values()))
 
     fleet.run("resume", job).expect(0)
-    hub.log.wait_for(lambda log: log.bytes_served > served + 2 * MIB, timeout_s=10)
+    hub.log.wait_for(lambda log: log.bytes_served > served + 2 * MIB, timeout_s=60)
     assert fleet.ask("cancel", job)["status"] == "cancelled"
     fleet.until("all leases to be given back", lambda: fleet.view().units_leased == 0)
     assert not (tmp_path / "to/model.bin").exists()
@@ -165,6 +164,8 @@ def test_a_higher_priority_is_served_first(fleet: Fleet, hub: StandInHub, tmp_pa
     high = fleet.submit("hf://acme/high", "--to", tmp_path / "high", "--priority", "5")
     middle = fleet.submit("hf://acme/one", "--to", tmp_path / "one", "--priority", "1")
     assert [view["job_id"] for view in fleet.ask("queue")["queue"]] == [high, middle, low]
+    for job in (low, high, middle):
+        fleet.until("the listing", lambda job=job: fleet.job(job).objects_total)
     assert [line.split()[0] for line in fleet.run("queue").stdout.splitlines()[1:]] == [high, middle, low]
     fleet.start("a1")
     for job in (low, middle, high):
@@ -182,6 +183,7 @@ def test_a_higher_priority_is_served_first(fleet: Fleet, hub: StandInHub, tmp_pa
 
 def test_status_of_the_fleet_of_a_job_and_of_a_repo(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
     hub.faults.connection_rate = SLOW
+    hub.faults.slow_after = (4 * MIB, MIB // 4)  # it must not end before all questions were asked
     fleet.start("a1", "a2")
     job = fleet.submit("hf://acme/big", "--to", tmp_path / "to")
     fleet.until_arrived(job, 2 * MIB)
@@ -200,10 +202,17 @@ def test_status_of_the_fleet_of_a_job_and_of_a_repo(fleet: Fleet, hub: StandInHu
     assert fleet.ask("jobs")["jobs"][0]["agents"] == [], "lists do not tell it"
     agents = {view["name"]: view for view in fleet.ask("agents")["agents"]}
     assert {view["status"] for view in agents.values()} == {"alive"}
-    assert sum(view["units"] for view in agents.values()) == fleet.view().units_leased
+
+    def units_agree() -> bool:
+        """Two questions: the answers are of one moment where nothing changed between."""
+        before = fleet.view().units_leased
+        told = sum(view["units"] for view in fleet.ask("agents")["agents"])
+        return told == before == fleet.view().units_leased
+
+    fleet.until("agents and fleet to tell the same", units_agree)
 
     with fleet.shoal.start("status", job, "--watch", "--json") as watching:
-        hub.faults.connection_rate = None
+        hub.faults.clear()
         fleet.ended(job)
         seen = [json.loads(line) for line in watching.wait().expect(0).stdout.splitlines()]
     assert seen[-1]["status"] == "done"
@@ -217,7 +226,7 @@ def test_getting_goes_on_across_a_restart_of_the_coordinator(fleet: Fleet, hub: 
     hub.faults.total_rate = MIB
     fleet.start("a1")
     with fleet.shoal.start("get", "hf://acme/big", "--to", str(tmp_path / "to")) as getting:
-        hub.log.wait_for(lambda log: log.bytes_served > MIB, timeout_s=30)
+        hub.log.wait_for(lambda log: log.bytes_served > MIB, timeout_s=60)
         fleet.coordinator.kill()
         until("the outage to be told", lambda: "coordinator.waited_for" in getting.stderr)
         fleet.coordinator.start()
@@ -243,18 +252,23 @@ def test_watching_the_fleet_goes_on_until_it_is_stopped(fleet: Fleet) -> None:
 # --- governing ------------------------------------------------------------------------------------------------------
 
 
+LATE_S = 1.0
+"""A request is written down when the server reads it: a busy machine reads some late, and so several at once."""
+
+
 def check_rate(starts: list[float], rate: float) -> None:
-    """That requests came as token buckets let them out: never more than the rate, and a burst of a second's worth at first."""
-    window_s = 1.0
-    busiest = max(sum(start <= other < start + window_s for other in starts) for start in starts)
-    assert busiest <= rate * window_s + rate + 3
-    assert max(starts) - min(starts) >= (len(starts) - rate - 3) / rate * 0.9
+    """That requests came as token buckets let them out: in every window never more than the rate and a burst of a second's worth."""
+    asked = sorted(starts)
+    assert len(asked) > 4 * rate, "so few could have come at once"
+    for first in range(len(asked)):
+        for last in range(first + 1, len(asked)):
+            assert last - first + 1 <= rate * (asked[last] - asked[first] + LATE_S) + rate
 
 
 def ask_for_many(fleet: Fleet, hub: StandInHub, to: Path, rate: float) -> str:
-    """Three agents fetch 60 files from a host that the fleet may ask so often. Returns: the host."""
+    """Three agents fetch 100 files from a host that the fleet may ask so often. Returns: the host."""
     host = hub.url.removeprefix("http://")
-    hub.add(HubRepo("acme/many", {f"f{number:02}": b"%d" % number for number in range(60)}))
+    hub.add(HubRepo("acme/many", {f"f{number:02}": b"%d" % number for number in range(100)}))
     fleet.start("a1", "a2", "a3")
     (told,) = fleet.ask("hosts", "set", host, "--rate", str(rate))["hosts"]
     assert (told["host"], told["requests_per_s"]) == (host, rate)
@@ -265,9 +279,9 @@ def ask_for_many(fleet: Fleet, hub: StandInHub, to: Path, rate: float) -> str:
 def test_a_host_policy_limits_the_whole_fleet(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
     host = ask_for_many(fleet, hub, tmp_path / "to", 20.0)
     starts = [record.started_at for record in hub.log.where(kind="resolve")]
-    assert len(starts) == 60
+    assert len(starts) == 100
     check_rate(starts, 20.0)
-    assert max(agent.objects_done for agent in fleet.agents().values()) < 60
+    assert max(agent.objects_done for agent in fleet.agents().values()) < 100
 
     fleet.coordinator.kill()
     fleet.coordinator.start()
@@ -282,7 +296,7 @@ def test_a_host_policy_limits_the_whole_fleet(fleet: Fleet, hub: StandInHub, tmp
 def test_a_host_policy_counts_redirects_to_the_host_too(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
     ask_for_many(fleet, hub, tmp_path / "to", 20.0)
     starts = [record.started_at for record in hub.log.records if record.kind in ("resolve", "file")]
-    assert len(starts) == 120
+    assert len(starts) == 200
     check_rate(starts, 20.0)
 
 
@@ -292,8 +306,8 @@ def test_a_drained_agent_leaves_and_the_others_go_on(fleet: Fleet, hub: StandInH
     job = fleet.submit("hf://acme/big", "--to", tmp_path / "to")
     fleet.until_arrived(job, 2 * MIB)
     fleet.run("agents", "drain", "a1").expect(0)
-    assert fleet.agent("a1").wait(timeout_s=10) == 0
-    assert fleet.agents()["a1"].status is AgentStatus.LEFT
+    assert fleet.agent("a1").wait() == 0
+    fleet.until("its leaving to be known", lambda: fleet.agents()["a1"].status is AgentStatus.LEFT)
     hub.faults.connection_rate = None
     fleet.ended(job)
     assert file_sha256_hex(tmp_path / "to/model.bin") == sha256_hex(BIG)
@@ -305,7 +319,7 @@ def test_a_drained_agent_leaves_and_the_others_go_on(fleet: Fleet, hub: StandInH
 def test_an_agent_without_a_coordinator_waits_and_stops_when_it_is_told_to(fleet: Fleet) -> None:
     agent = fleet.add_agent("a1")
     until("it to have tried", lambda: agent.events("agent.disconnected"))
-    assert agent.terminate(timeout_s=5) == 0
+    assert agent.terminate() == 0
     fleet.add_agent("a1")
     fleet.start()
     fleet.until_alive("a1")
@@ -313,10 +327,10 @@ def test_an_agent_without_a_coordinator_waits_and_stops_when_it_is_told_to(fleet
 
 
 def test_cancelling_while_the_source_is_listed(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    slow = hub.faults.add(Latency(2.0), kinds={"tree"})
+    slow = hub.faults.add(Latency(100.0), kinds={"tree"})
     fleet.start("a1")
     job = fleet.submit("hf://acme/one", "--to", tmp_path / "to")
-    hub.log.wait_for(lambda log: log.count(kind="info") > 0, timeout_s=10)
+    hub.log.wait_for(lambda log: log.count(kind="info") > 0, timeout_s=60)
     assert fleet.ask("cancel", job)["status"] == "cancelled"
     hub.faults.remove(slow)
     fleet.run("retry", job).expect(0)
@@ -339,12 +353,7 @@ def test_a_budget_holds_at_the_hosts_own_door_while_agents_die_and_join(
     fleet.agent("a2").kill()
     fleet.add_agent("a5")
     fleet.ended(job, timeout_s=150)
-    asked = sorted(record.started_at for record in hub.log.records if record.kind in ("resolve", "file"))
     (view,) = (view for view in fleet.ask("hosts")["hosts"] if view["host"] == host)
     assert (view["condition"], view["requests_per_s"], view["connections"]) == ("open", rate, 8)
     assert view["shares"]
-    # A request is written down when the server reads it: a busy machine reads some late, and so several at once.
-    late_s = 1.0
-    for first in range(len(asked)):
-        for last in range(first + 1, len(asked)):
-            assert last - first + 1 <= rate * (asked[last] - asked[first] + late_s) + rate
+    check_rate([record.started_at for record in hub.log.records if record.kind in ("resolve", "file")], rate)

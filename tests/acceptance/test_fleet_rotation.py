@@ -73,14 +73,14 @@ def test_a_credential_is_rotated_under_a_running_agent(fleet: ClosedFleet) -> No
     environ = fleet.as_agent(old)
     fleet.start("a1", environ=environ)
     pid = fleet.agent("a1").pid
-    made = fleet.ask("token", "rotate", fleet.id_of(old), "--grace", "3s")
+    made = fleet.ask("token", "rotate", fleet.id_of(old), "--grace", "8s")
     assert (made["name"], made["role"]) == ("node-1", "agent")
     Path(environ["SHOAL_SECURITY_TOKEN_FILE"]).write_text(made["token"] + "\n")
 
     def connected_anew() -> bool:
-        return len(fleet.coordinator.events("agent.joined")) == 2 and fleet.agents()["a1"].status is AgentStatus.ALIVE
+        return len(fleet.coordinator.events("agent.joined")) >= 2 and fleet.agents()["a1"].status is AgentStatus.ALIVE
 
-    fleet.until("the grace to end and the agent to be back", connected_anew, timeout_s=3 + 4 * RECHECK_S)
+    fleet.until("the grace to end and the agent to be back", connected_anew)
     assert fleet.agent("a1").pid == pid
     (ended,) = fleet.coordinator.events("stream.ended")
     assert "'node-1' has expired" in ended["reason"]
@@ -104,8 +104,11 @@ def test_a_revoked_credential_is_named_so_and_ends_at_once(fleet: ClosedFleet) -
     token = fleet.token("agent", "node-1")
     fleet.start("a1", environ=fleet.as_agent(token))
     fleet.run("token", "revoke", fleet.id_of(token)).expect(0)
-    (ended,) = until("the session to end", lambda: fleet.coordinator.events("stream.ended"), timeout_s=RECHECK_S / 2)
+    answered_at = datetime.datetime.now(datetime.UTC)
+    (ended,) = until("the session to end", lambda: fleet.coordinator.events("stream.ended"))
     assert "was revoked" in ended["reason"]
+    # By the coordinator's own log: with the answer, not at the next check of open sessions.
+    assert (datetime.datetime.fromisoformat(ended["timestamp"]) - answered_at).total_seconds() < RECHECK_S / 2
     assert fleet.agent("a1").wait() == 3
     fleet.add_agent("a1")
     assert fleet.agent("a1").wait() == 3
@@ -158,10 +161,18 @@ def test_a_client_whose_certificate_is_refused_is_told_why_and_so_is_the_coordin
         for told, (cert, key) in cases.items():
             environ = {"SHOAL_SECURITY_TLS_CERT": str(cert), "SHOAL_SECURITY_TLS_KEY": str(key)}
             assert told in fleet.run("status", environ=environ).expect(4).stderr
-        reasons = {event["reason"] for event in fleet.coordinator.events("tls.refused")}
-    assert "it showed no client certificate, which security.client_ca demands" in reasons
-    assert "its client certificate has expired" in reasons
-    assert any("does not come from a trusted authority" in reason for reason in reasons)
+        reasons = (
+            "it showed no client certificate, which security.client_ca demands",
+            "its client certificate has expired",
+            "does not come from a trusted authority",
+        )
+
+        def told() -> bool:
+            """A thread of the coordinator's reads what gRPC says, later than the client learns of it."""
+            said = [event["reason"] for event in fleet.coordinator.events("tls.refused")]
+            return all(any(reason in each for each in said) for reason in reasons)
+
+        until("all refusals to be told", told)
 
 
 def test_a_certificate_that_ends_soon_is_told_of(tmp_path: Path, hub: StandInHub, authority: Authority) -> None:

@@ -356,6 +356,29 @@ def test_local_files(shoal: Shoal, tmp_path: Path) -> None:
     assert "absent" in run.stderr
 
 
+def test_what_was_fetched_of_local_files_is_told_to_the_byte(shoal: Shoal, tmp_path: Path) -> None:
+    source, to = tmp_path / "source", tmp_path / "to"
+    sizes = {"empty": 0, "one": 1, "small": 70_000, "some": 5 * MIB, "large": 50 * MIB + 3}
+    source.mkdir()
+    for name, size in sizes.items():
+        (source / name).write_bytes(read_all(SyntheticFile(size, seed=size)))
+
+    def fetched(*options: str) -> tuple[int, int]:
+        run = shoal.get(source.as_uri(), "--to", to, "--json", *options)
+        (job,) = run.document()["jobs"]
+        assert job["bytes_done"] == sum(sizes.values())
+        assert sum(agent["from_origin"] for agent in job["agents"]) == job["bytes_fetched"]
+        return job["bytes_fetched"], job["objects_skipped"]
+
+    assert fetched() == (sum(sizes.values()), 0)
+    assert fetched() == (0, 5)
+    (to / "large").unlink()
+    assert fetched() == (sizes["large"], 4)
+    assert fetched("--force") == (sum(sizes.values()), 0)
+    said = shoal.get(source.as_uri(), "--to", tmp_path / "said").stderr
+    assert "5 of 5 files fetched (55.1MiB)" in said
+
+
 @pytest.mark.parametrize(
     "source",
     [

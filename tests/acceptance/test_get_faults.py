@@ -194,13 +194,12 @@ def test_a_server_that_ignores_ranges_is_not_asked_many_times(shoal: Shoal, hub:
     hub.faults.total_rate = 100 * MIB
     fetch(shoal, tmp_path / "to").expect(0)
     assert delivered(tmp_path / "to") == WANTED
-    assert sum(record.complete for record in hub.log.where(kind="cdn")) == 1
+    assert sum(record.complete for record in hub.log.settled().where(kind="cdn")) == 1
 
 
 def test_a_server_that_stays_silent_is_given_up(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
     hub.faults.add(Stall(), path=BIG)
-    options = ["--set", "fetch.attempts=1", "--set", "fetch.transient_retries=1", "--set", "fetch.read_timeout=0.5s"]
-    run = fetch(shoal, tmp_path / "to", *options).expect(1)
+    run = fetch(shoal, tmp_path / "to", *QUICK).expect(1)
     assert_only_big_failed(shoal, run, hub, tmp_path / "to")
 
 
@@ -268,10 +267,10 @@ MANY = {f"data/{number:03}.txt": b"%d" % number for number in range(60)}
 @pytest.mark.parametrize(
     "fault",
     [
-        RateLimited(reset_s=2),
-        Status(429, retry_after_s=2),
-        Status(503, retry_after_s=2),
-        Status(429, retry_after_s=3, as_date=True),
+        RateLimited(reset_s=5),
+        Status(429, retry_after_s=5),
+        Status(503, retry_after_s=5),
+        Status(429, retry_after_s=6, as_date=True),
     ],
     ids=["RateLimit", "Retry-After", "503", "date"],
 )
@@ -285,7 +284,7 @@ def test_a_rate_limit_is_obeyed(shoal: Shoal, hub: StandInHub, tmp_path: Path, f
     resolves = hub.log.where(kind="resolve")
     (refused,) = (record for record in resolves if record.status in (429, 503))
     assert refused.ended_at is not None
-    early = [r for r in resolves if refused.ended_at + 0.3 < r.started_at < refused.ended_at + 1.7]
+    early = [r for r in resolves if refused.ended_at + 2.5 < r.started_at < refused.ended_at + 4.7]
     assert early == []
 
 
@@ -349,8 +348,8 @@ def test_a_token_goes_to_the_hub_alone_and_is_never_shown(shoal: Shoal, hub: Sta
     hub.add(HubRepo("acme/private", FILES, private=True, readers=[TOKEN]))
     hub.faults.add(FlipByte(), path="config.json")
     hub.faults.add(Status(503), fraction=0.5, path="tokenizer.txt")
-    hub.faults.add(ExpireUrl(after_s=0.2))
-    hub.faults.total_rate = 80 * MIB
+    hub.faults.add(ExpireUrl(after_s=0.4))
+    hub.faults.total_rate = 40 * MIB
     environ = {"HF_TOKEN": TOKEN}
     for options in (["--log-format", "json"], ["--json"]):
         run = shoal.run(

@@ -233,7 +233,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ):
         pytest.skip("mounting a tmpfs needs root")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_no_space_is_said_before_a_byte_is_fetched(shoal: Shoal, hub: StandInHub, small_disk: Path) -> None:

@@ -24,7 +24,8 @@ IN_SOCKETS_BYTES = MIB
 """What the stand-in has counted as sent and the process has not read when it dies: one write (256 KiB) and the buffers of the
 socket's two ends, which stay small because the server is slower than the process."""
 BIG = SyntheticFile(256 * MIB, seed=3)
-WAIT_S = 30.0
+WAIT_S = 60.0
+HALF = BIG.size // 2
 OPTIONS = ["--set", f"fetch.connections_per_host={CONNECTIONS}", "--set", f"fetch.chunk_size={PIECE_BYTES}"]
 
 
@@ -32,6 +33,10 @@ OPTIONS = ["--set", f"fetch.connections_per_host={CONNECTIONS}", "--set", f"fetc
 def hub() -> Iterator[StandInHub]:
     with hub_in_thread([HubRepo("acme/big", {"config.json": b"{}", "model.safetensors": BIG})]) as stand_in:
         stand_in.faults.total_rate = 100 * MIB
+        stand_in.faults.slow_after = (
+            HALF,
+            8 * MIB,
+        )  # who is to be stopped half-way is still under way when the signal comes
         yield stand_in
 
 
@@ -43,7 +48,7 @@ def shoal(tmp_path: Path, hub: StandInHub) -> Shoal:
 def stopped_halfway(shoal: Shoal, hub: StandInHub, to: Path | str, *numbers: int, options: list[str] = OPTIONS) -> Any:
     """A run that gets these signals once half of the file was served."""
     with shoal.start("get", "hf://acme/big", "--to", to, *options) as run:
-        hub.log.wait_for(lambda log: log.bytes_served >= 128 * MIB, timeout_s=WAIT_S)
+        hub.log.wait_for(lambda log: log.bytes_served >= HALF, timeout_s=WAIT_S)
         for number in numbers:
             run.signal(number)
         return run.wait()
@@ -93,6 +98,7 @@ def test_killed_halfway_in_the_cache(shoal: Shoal, hub: StandInHub) -> None:
 
 
 def test_killed_again_and_again(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
+    hub.faults.slow_after = None
     for part in (40, 90, 140, 190):
         with shoal.start("get", "hf://acme/big", "--to", tmp_path / "to", *OPTIONS) as run:
             hub.log.wait_for(lambda log, part=part: log.bytes_served >= part * MIB, timeout_s=WAIT_S)
@@ -118,8 +124,9 @@ def test_a_stop_with_the_usual_settings_loses_little(shoal: Shoal, hub: StandInH
 def test_a_url_goes_on_too(shoal: Shoal, tmp_path: Path) -> None:
     with in_thread(FaultOrigin({"big.bin": BIG})) as origin:
         origin.faults.total_rate = 100 * MIB
+        origin.faults.slow_after = (HALF, 8 * MIB)
         with shoal.start("get", origin.url_of("big.bin"), "--to", tmp_path / "to", *OPTIONS) as run:
-            origin.log.wait_for(lambda log: log.bytes_served >= 128 * MIB, timeout_s=WAIT_S)
+            origin.log.wait_for(lambda log: log.bytes_served >= HALF, timeout_s=WAIT_S)
             run.signal(signal.SIGKILL)
             run.wait()
         assert delivered(tmp_path / "to") == {}
@@ -133,6 +140,7 @@ def test_a_url_that_changed_between_two_runs_begins_anew(shoal: Shoal, tmp_path:
     other = SyntheticFile(256 * MIB, seed=4)
     with in_thread(FaultOrigin({"big.bin": BIG})) as origin:
         origin.faults.total_rate = 100 * MIB
+        origin.faults.slow_after = (64 * MIB, 8 * MIB)
         with shoal.start("get", origin.url_of("big.bin"), "--to", tmp_path / "to", *OPTIONS) as run:
             origin.log.wait_for(lambda log: log.bytes_served >= 64 * MIB, timeout_s=WAIT_S)
             run.signal(signal.SIGKILL)
@@ -151,7 +159,7 @@ def test_a_second_signal_ends_at_once(shoal: Shoal, hub: StandInHub, tmp_path: P
         hub.log.wait_for(lambda log: log.bytes_served >= 8 * MIB, timeout_s=WAIT_S)
         run.signal(signal.SIGINT)
         run.signal(signal.SIGINT)
-        finished = run.wait(10)
+        finished = run.wait()
     assert finished.exit_code in (130, -signal.SIGINT)
     assert_goes_on(shoal, hub, tmp_path / "to")
 
@@ -159,21 +167,21 @@ def test_a_second_signal_ends_at_once(shoal: Shoal, hub: StandInHub, tmp_path: P
 def test_a_signal_while_the_source_is_listed(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
     from support.faults import Latency
 
-    hub.faults.add(Latency(delay_s=20), kinds=["tree"])
+    hub.faults.add(Latency(delay_s=200), kinds=["tree"])
     with shoal.start("get", "hf://acme/big", "--to", tmp_path / "to") as run:
         hub.log.wait_for(lambda log: log.count(kind="tree") > 0, timeout_s=WAIT_S)
         run.signal(signal.SIGINT)
-        run.wait(10).expect(130)
+        run.wait().expect(130)
 
 
 def test_a_signal_during_a_dry_run(shoal: Shoal, hub: StandInHub) -> None:
     from support.faults import Latency
 
-    hub.faults.add(Latency(delay_s=20), kinds=["tree"])
+    hub.faults.add(Latency(delay_s=200), kinds=["tree"])
     with shoal.start("get", "hf://acme/big", "--dry-run") as run:
         hub.log.wait_for(lambda log: log.count(kind="tree") > 0, timeout_s=WAIT_S)
         run.signal(signal.SIGINT)
-        run.wait(10).expect(130)
+        run.wait().expect(130)
 
 
 def test_damaged_chunk_maps_cost_bytes_but_never_the_file(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
@@ -212,6 +220,7 @@ def test_clean_removes_what_a_killed_run_left(shoal: Shoal, hub: StandInHub, tmp
 
 def test_two_runs_at_once_into_one_folder(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
     """The second one waits for the first, and then finds everything there."""
+    hub.faults.slow_after = None
     with shoal.start("get", "hf://acme/big", "--to", tmp_path / "to", *OPTIONS) as first:
         hub.log.wait_for(lambda log: log.bytes_served >= 16 * MIB, timeout_s=WAIT_S)
         second = shoal.get("hf://acme/big", "--to", tmp_path / "to", *OPTIONS)

@@ -216,6 +216,63 @@ def test_what_was_fetched_by_commit_is_pinned(shoal: Shoal, repo: HubRepo) -> No
     assert "by commit" in shoal.run("models", "update", "acme/plain").expect(0).stderr
 
 
+@pytest.mark.parametrize("revision", ["", "release", "COMMIT"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_repaired_folder_is_one_model_at_its_revision(
+    shoal: Shoal, repo: HubRepo, tmp_path: Path, revision: str, moved: bool
+) -> None:
+    repo.point("refs/heads/release")
+    named = revision.replace("COMMIT", repo.sha)
+    shoal.get(f"hf://acme/plain@{named}" if named else "acme/plain", "--to", tmp_path / "to")
+    (before,) = listed(shoal)
+    manifest = _sources(tmp_path / "to")
+    if moved:
+        for branch in ("main", "release"):
+            repo.commit({"config.json": b"{}", "tokenizer.json": b"[]"}, branch=branch)
+    (tmp_path / "to/config.json").write_bytes(b"damaged")
+    shoal.run("verify", tmp_path / "to", "--repair").expect(0)
+    assert delivered(tmp_path / "to") == PLAIN
+    (after,) = listed(shoal)
+    changing = {"fetched_at": 0, "revisions": [], "check": None}
+    assert {**after, **changing} == {**before, **changing}
+    assert [(each["commit"], each["refs"]) for each in after["revisions"]] == [
+        (each["commit"], each["refs"]) for each in before["revisions"]
+    ]
+    assert _sources(tmp_path / "to") == manifest
+    assert "config.json" in shoal.run("models", "show", after["model_id"]).expect(0).stdout
+
+
+def _sources(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / ".shoal/manifest.json").read_text().partition("\n")[0] + "]}")["sources"]
+
+
+def test_a_repair_of_an_old_commits_file_leaves_the_newer_revision_what_it_is(
+    shoal: Shoal, repo: HubRepo, tmp_path: Path
+) -> None:
+    shoal.get("acme/plain", "--to", tmp_path / "to")
+    repo.commit({"tokenizer.json": None, "added.json": b"{}"})
+    shoal.run("models", "update", "acme/plain").expect(0)
+    assert (tmp_path / "to/tokenizer.json").exists()
+    for name in ("tokenizer.json", "added.json"):
+        (tmp_path / "to" / name).unlink()
+    shoal.run("verify", tmp_path / "to", "--repair").expect(0)
+    assert (tmp_path / "to/tokenizer.json").exists() and (tmp_path / "to/added.json").exists()
+    (model,) = listed(shoal)
+    assert [(each["commit"], each["refs"]) for each in model["revisions"]] == [(repo.sha, ["main"])]
+
+
+def test_a_repair_in_the_cache_moves_no_ref(shoal: Shoal, repo: HubRepo) -> None:
+    old = Path(shoal.get("acme/plain").stdout.strip())
+    repo.commit({"tokenizer.json": b"[1]"})
+    shoal.get("acme/plain")
+    (old / "tokenizer.json").resolve().unlink()
+    shoal.run("verify", shoal.cache, "--repair").expect(0)
+    assert (old / "tokenizer.json").read_bytes() == PLAIN["tokenizer.json"]
+    assert (shoal.cache / "models--acme--plain/refs/main").read_text() == repo.sha
+    (model,) = listed(shoal)
+    assert {each["commit"]: each["refs"] for each in model["revisions"]} == {repo.sha: ["main"], old.name: []}
+
+
 def test_a_file_that_was_changed_by_hand_stays(shoal: Shoal, tmp_path: Path) -> None:
     to = tmp_path / "to"
     shoal.get("acme/plain", "--to", to)

@@ -21,6 +21,8 @@ from support.nas import files_of, tmpfs_nas
 MIB = 1 << 20
 BIG = SyntheticFile(12 * MIB, seed=7)
 SMALL = {"config.json": b"{}", "data/vocab.txt": b"[PAD]\n" * 100, "data/weights.bin": b"\x07" * 200_000}
+WAIT = "3s"
+"""For a NAS that is not as it should be: long enough for a busy machine to have tried it."""
 MANY = {f"part-{number:03}.bin": b"%d" % number * 50_000 for number in range(40)}
 
 
@@ -78,7 +80,7 @@ def test_a_nas_that_is_not_there_fails_nothing_and_the_queue_is_run_down_later(
     shoal: Shoal, nas: Path, tmp_path: Path
 ) -> None:
     to, missing = tmp_path / "to dir", tmp_path / "missing"
-    finished = shoal.get("hf://acme/tiny", "--to", to, "--nas", missing, "--set", "nas.wait=300ms")
+    finished = shoal.get("hf://acme/tiny", "--to", to, "--nas", missing, "--set", f"nas.wait={WAIT}")
     assert delivered(to) == SMALL
     assert "3 waiting" in finished.stderr and "it is not there" in finished.stderr
     assert f"shoal nas copy '{to}'" in finished.stderr, "how to go on, as a shell takes it"
@@ -86,7 +88,7 @@ def test_a_nas_that_is_not_there_fails_nothing_and_the_queue_is_run_down_later(
     assert (waiting["files_waiting"], waiting["bytes_waiting"]) == (3, sum(map(len, SMALL.values())))
     assert "3 files" in shoal.run("nas", "status", to).expect(0).stdout
 
-    failed = shoal.run("nas", "copy", to, "--nas", missing, "--wait", "300ms", "--json").expect(5)
+    failed = shoal.run("nas", "copy", to, "--nas", missing, "--wait", WAIT, "--json").expect(5)
     assert failed.document()["files_waiting"] >= 3 and "not there" in failed.document()["reason"]
     missing.mkdir()
     done = shoal.run("nas", "copy", to, "--nas", missing).expect(0)
@@ -103,7 +105,7 @@ def test_a_nas_that_is_not_there_fails_nothing_and_the_queue_is_run_down_later(
 
 def test_running_it_again_goes_on(shoal: Shoal, tmp_path: Path) -> None:
     to, missing = tmp_path / "to", tmp_path / "missing"
-    shoal.get("hf://acme/tiny", "--to", to, "--nas", missing, "--set", "nas.wait=200ms")
+    shoal.get("hf://acme/tiny", "--to", to, "--nas", missing, "--set", f"nas.wait={WAIT}")
     missing.mkdir()
     finished = shoal.get("hf://acme/tiny", "--to", to, "--nas", missing)
     assert "NAS: 3 files copied" in finished.stderr
@@ -112,7 +114,7 @@ def test_running_it_again_goes_on(shoal: Shoal, tmp_path: Path) -> None:
 
 def test_kill_9_while_it_copies(shoal: Shoal, nas: Path, tmp_path: Path) -> None:
     to = tmp_path / "to"
-    with shoal.start("get", "hf://acme/big", "--to", to, "--nas", nas, "--set", "nas.rate_limit=2MiB") as running:
+    with shoal.start("get", "hf://acme/big", "--to", to, "--nas", nas, "--set", "nas.rate_limit=512KiB") as running:
         until("some of it", lambda: any(part.stat().st_size for part in nas.glob(".shoal/partial/*.part")))
         until("the download", lambda: (to / ".shoal/manifest.json").exists())
         running.signal(signal.SIGKILL)
@@ -126,7 +128,7 @@ def test_kill_9_while_it_copies(shoal: Shoal, nas: Path, tmp_path: Path) -> None
 
 def test_ctrl_c_while_it_copies_says_how_to_go_on(shoal: Shoal, nas: Path, tmp_path: Path) -> None:
     to = tmp_path / "to"
-    with shoal.start("get", "hf://acme/big", "--to", to, "--nas", nas, "--set", "nas.rate_limit=1MiB") as running:
+    with shoal.start("get", "hf://acme/big", "--to", to, "--nas", nas, "--set", "nas.rate_limit=512KiB") as running:
         until("the download", lambda: (to / ".shoal/manifest.json").exists())
         until("the copy", lambda: any(nas.glob(".shoal/partial/*.part")))
         until("its report", lambda: "files fetched" in running.stderr)
@@ -168,18 +170,18 @@ def test_what_is_said_wrongly_is_told(shoal: Shoal, nas: Path, tmp_path: Path) -
 def test_full_read_only_and_back(shoal: Shoal, tmp_path: Path) -> None:
     to = tmp_path / "to"
     with tmpfs_nas(tmp_path / "mnt", "4m") as mounted:
-        few = ("--set", "nas.wait=300ms")
+        few = ("--set", f"nas.wait={WAIT}")
         finished = shoal.get("hf://acme/big", "hf://acme/tiny", "--to", to, "--nas", mounted.path, *few)
         assert "is full" in finished.stderr and "1 failing" in finished.stderr
         assert files_of(mounted.path) == below("acme/tiny/", SMALL), "the small ones have room"
         mounted.remount("ro")
-        failed = shoal.run("nas", "copy", to, "--nas", mounted.path, "--wait", "300ms").expect(5)
+        failed = shoal.run("nas", "copy", to, "--nas", mounted.path, "--wait", WAIT).expect(5)
         assert "read-only" in failed.stderr
         mounted.remount("rw,size=32m")
         shoal.run("nas", "copy", to, "--nas", mounted.path).expect(0)
         assert file_sha256_hex(mounted.path / "acme/big/model.bin") == sha256_hex(BIG)
         mounted.unmount()
-        failed = shoal.run("nas", "copy", to, "--nas", mounted.path, "--wait", "300ms").expect(5)
+        failed = shoal.run("nas", "copy", to, "--nas", mounted.path, "--wait", WAIT).expect(5)
         assert "was mounted when it was used before" in failed.stderr
         assert list(mounted.path.iterdir()) == []
 
@@ -215,6 +217,7 @@ def test_two_agents_copy_each_file_once(fleet: Fleet, nas: Path, tmp_path: Path)
     fleet.ended(job)
     until("all copies", lambda: nas_of(fleet, job)["files_copied"] == len(MANY))
     assert files_of(nas) == below("acme/many/", MANY)
+    until("the agents' logs to tell the same", lambda: len(copied(fleet)) >= len(MANY))
     assert copied(fleet) == sorted(MANY)
     assert {name for name in ("a1", "a2") if fleet.agent(name).events("nas.copied")} == {"a1", "a2"}, "both had a part"
     status = fleet.run("status", job).expect(0).stdout
@@ -236,17 +239,22 @@ def test_a_fleet_whose_nas_is_away_finishes_and_copies_later(fleet: Fleet, nas: 
         finished = got.wait().expect(0)
     assert "the agents go on with the copies" in finished.stderr or "40 waiting" in finished.stderr
     job = fleet.ask("jobs")["jobs"][0]["job_id"]
-    told = until("the report", lambda: (said := nas_of(fleet, job))["files_waiting"] == len(MANY) and said)
-    assert "not there" in told["reason"] and told["files_failing"] >= 1
+
+    def all_waiting() -> bool:
+        told = nas_of(fleet, job)
+        return told["files_waiting"] == len(MANY) and told["files_failing"] >= 1 and "not there" in told["reason"]
+
+    until("the report", all_waiting)
     for name in ("a1", "a2"):  # and it survives a kill
         fleet.agent(name).kill()
         fleet.add_agent(name)
     fleet.until_alive("a1", "a2")
-    assert nas_of(fleet, job)["files_waiting"] == len(MANY)
+    until("the report of the new processes", all_waiting)
     away.rename(nas)
     until("all copies", lambda: nas_of(fleet, job)["files_copied"] == len(MANY))
+    until("the agents' logs to tell the same", lambda: len(copied(fleet)) >= len(MANY))
     assert files_of(nas) == below("acme/many/", MANY) and copied(fleet) == sorted(MANY)
-    assert nas_of(fleet, job)["reason"] == ""
+    until("nothing to be wrong any more", lambda: nas_of(fleet, job)["reason"] == "")
 
 
 def test_a_job_names_another_nas_or_none(fleet: Fleet, nas: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ MIB = 1 << 20
 FILES = {"config.json": b"{}", "sub/model.safetensors": read_all(SyntheticFile(5 * MIB, seed=1))}
 OTHER = {"README.md": b"other"}
 BIG = {"model.bin": read_all(SyntheticFile(24 * MIB, seed=2))}
+SLOW = MIB // 32  # bytes/s of each connection: BIG would take most of a minute
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_several_sources_become_several_jobs(fleet: Fleet, tmp_path: Path) -> No
 
 
 def test_control_and_timeouts(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = MIB
+    hub.faults.connection_rate = SLOW
     fleet.start("a1")
     with Client(fleet.address) as shoal:
         job = shoal.submit("acme/big", to="to")
@@ -135,7 +136,7 @@ def test_the_coordinator_comes_from_the_environment(
 
 
 def test_waiting_goes_on_across_a_restart_of_the_coordinator(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = MIB // 4
+    hub.faults.connection_rate = SLOW
     fleet.start("a1")
     seen: list[JobView] = []
     restarts = 0
@@ -195,7 +196,7 @@ async def test_one_failure_loses_nothing(hub: StandInHub, tmp_path: Path) -> Non
 
 
 def test_a_download_that_takes_too_long_is_ended_and_goes_on_later(hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = MIB
+    hub.faults.connection_rate = SLOW
     with pytest.raises(TimedOut, match="acme/big"):
         download_distributed([request("big", tmp_path / "a")], timeout=1.0)
     hub.faults.connection_rate = None

@@ -46,6 +46,12 @@ def start(fleet: Fleet, tmp_path: Path, *names: str, **environ: str) -> None:
     fleet.until_alive(*names)
 
 
+def slow_after(hub: StandInHub, size: int) -> None:
+    """What is to happen under way happens before that, and then there still is a way."""
+    hub.faults.connection_rate = 4 * MIB
+    hub.faults.slow_after = (size, MIB)
+
+
 def check_copies(tmp_path: Path, *names: str, folder: str = "x") -> None:
     for name in names:
         root = tmp_path / name / folder
@@ -87,11 +93,12 @@ def test_a_file_of_a_web_server(fleet: Fleet, tmp_path: Path) -> None:
 
 
 def test_one_agent_is_killed_and_one_joins_late(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = 4 * MIB
+    slow_after(hub, BIG.size // 2)
     start(fleet, tmp_path, *AGENTS[:3])
     job_id = fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate")
     until("half of it to arrive", lambda: fleet.job(job_id).bytes_arrived > BIG.size // 3)
     fleet.agent("n1").kill()
+    hub.faults.slow_after = None
     start(fleet, tmp_path, "n4")
     job = fleet.ended(job_id, timeout_s=100)
     check_copies(tmp_path, "n2", "n3", "n4")
@@ -99,11 +106,12 @@ def test_one_agent_is_killed_and_one_joins_late(fleet: Fleet, hub: StandInHub, t
 
 
 def test_a_killed_coordinator_goes_on_from_what_the_agents_hold(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = 4 * MIB
+    slow_after(hub, BIG.size // 2)
     start(fleet, tmp_path, *AGENTS[:3])
     job_id = fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate")
     until("some of it to arrive", lambda: fleet.job(job_id).bytes_arrived > BIG.size // 3)
     fleet.coordinator.kill()
+    hub.faults.slow_after = None
     fleet.coordinator.start()
     fleet.ended(job_id, timeout_s=100)
     check_copies(tmp_path, *AGENTS[:3])
@@ -111,11 +119,12 @@ def test_a_killed_coordinator_goes_on_from_what_the_agents_hold(fleet: Fleet, hu
 
 
 def test_a_killed_agent_goes_on_with_what_lies_on_its_disk(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = 4 * MIB
+    slow_after(hub, BIG.size * 3 // 5)
     start(fleet, tmp_path, "n1")
     job_id = fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate")
     until("half of it to arrive", lambda: fleet.job(job_id).bytes_arrived > BIG.size // 2)
     fleet.agent("n1").kill()
+    hub.faults.slow_after = None
     fleet.agent("n1").start()
     fleet.ended(job_id, timeout_s=100)
     check_copies(tmp_path, "n1")
@@ -123,11 +132,12 @@ def test_a_killed_agent_goes_on_with_what_lies_on_its_disk(fleet: Fleet, hub: St
 
 
 def test_a_frozen_agent_costs_only_what_it_had_in_flight(fleet: Fleet, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.connection_rate = 4 * MIB
+    slow_after(hub, BIG.size // 2)
     start(fleet, tmp_path, *AGENTS[:3])
     job_id = fleet.submit("hf://acme/model", "--to", "/x", "--deliver", "replicate")
     until("some of it to arrive", lambda: fleet.job(job_id).bytes_arrived > BIG.size // 4)
     fleet.agent("n1").freeze()
+    hub.faults.slow_after = None
     until(
         "the others to be complete",
         lambda: {"n2", "n3"} <= {name for name, status in by_name(fleet.job(job_id)).items() if status == "done"},
@@ -195,7 +205,11 @@ class FlippingProxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # the agent is gone
+                near.close()
+                continue
             threading.Thread(target=self._pump, args=(near, far, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(far, near, True), daemon=True).start()
 

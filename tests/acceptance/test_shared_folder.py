@@ -84,8 +84,14 @@ def freeze(run: Running) -> None:
     until("the run to stop", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
 
 
+def slow_from_half_way(hub: StandInHub) -> None:
+    """What is to happen half-way finds everybody still at work; then `slow_after` is taken away."""
+    hub.faults.total_rate = 20 * MIB
+    hub.faults.slow_after = (TOTAL // 3, MIB)
+
+
 def half_way(hub: StandInHub) -> None:
-    hub.log.wait_for(lambda log: log.bytes_served >= TOTAL // 3, timeout_s=30.0)
+    hub.log.wait_for(lambda log: log.bytes_served >= TOTAL // 3, timeout_s=60.0)
 
 
 @pytest.fixture
@@ -132,12 +138,13 @@ def test_two_runs_that_want_different_files(shoal: Shoal, hub: StandInHub, tmp_p
 
 
 def test_a_killed_run_is_taken_over(shoal: Shoal, hub: StandInHub, tmp_path: Path, no_flock: dict[str, str]) -> None:
-    hub.faults.total_rate = 20 * MIB
+    slow_from_half_way(hub)
     to = tmp_path / "to"
     with start(shoal, to, environ=no_flock) as first, start(shoal, to, environ=no_flock) as second:
         half_way(hub)
         first.signal(signal.SIGKILL)
         first.wait()
+        hub.faults.slow_after = None
         ends_well(second)
     assert_whole(to)
     assert leftovers(to) == []
@@ -146,11 +153,12 @@ def test_a_killed_run_is_taken_over(shoal: Shoal, hub: StandInHub, tmp_path: Pat
 
 
 def test_a_frozen_run_is_taken_over_and_comes_back(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.total_rate = 20 * MIB
+    slow_from_half_way(hub)
     to = tmp_path / "to"
     with start(shoal, to, *SOON) as first:
         half_way(hub)
         freeze(first)
+        hub.faults.slow_after = None
         with start(shoal, to, *SOON) as second:
             ends_well(second)
         assert_whole(to)
@@ -162,12 +170,13 @@ def test_a_frozen_run_is_taken_over_and_comes_back(shoal: Shoal, hub: StandInHub
 
 
 def test_clean_beside_a_living_run(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.total_rate = 20 * MIB
+    hub.faults.total_rate = 2 * MIB
     to = tmp_path / "to"
     with start(shoal, to, "--include", "part-0.bin") as dead:
-        hub.log.wait_for(lambda log: log.bytes_served >= 4 * MIB, timeout_s=30.0)
+        hub.log.wait_for(lambda log: log.bytes_served >= 4 * MIB, timeout_s=60.0)
         dead.signal(signal.SIGKILL)
         dead.wait()
+    slow_from_half_way(hub)
     with start(shoal, to) as living:
         half_way(hub)
         before = leftovers(to)
@@ -175,13 +184,14 @@ def test_clean_beside_a_living_run(shoal: Shoal, hub: StandInHub, tmp_path: Path
         assert cleaned, "what the killed run left in jobs is nobody's"
         assert {Path(name).suffix for name in before if name.endswith(".part")} == {".part"}
         assert not [name for name in cleaned if name.endswith((".part", ".map"))]
+        hub.faults.slow_after = None
         ends_well(living)
     assert_whole(to)
     assert leftovers(to) == []
 
 
 def test_clean_after_a_killed_run(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
-    hub.faults.total_rate = 20 * MIB
+    slow_from_half_way(hub)
     to = tmp_path / "to"
     with start(shoal, to) as dead:
         half_way(hub)

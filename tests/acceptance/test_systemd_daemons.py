@@ -76,7 +76,7 @@ def test_a_coordinators_life(fleet: Fleet, manager: ServiceManager) -> None:
     assert f"listening on {fleet.address}" in manager.until("READY=1")
     assert fleet.run("jobs").exit_code == 0  # ready means ready
     for _ in range(3):
-        manager.until("WATCHDOG=1", timeout_s=10 * WATCHDOG_S)
+        manager.until("WATCHDOG=1")
     status = manager.until(lambda text: text.startswith("STATUS="))
     assert re.search(r"STATUS=0 agents, 0 jobs, 0 leases, 0\s?B/s", status)
     fleet.start("a1")
@@ -155,6 +155,17 @@ def test_an_agents_life_with_a_credential_of_systemds(fleet: Fleet, manager: Ser
     assert set(taken["in_force"]) == {"fetch.rate_limit", "agent.upload_rate"}
     # The name is on the command line of this agent, so that of the file counts for nothing.
     assert agent.events("settings.need_restart") == []
+
+    settings_file(agent, "[security]\ndeny = ['acme/*']\ndeny_licenses = ['gpl-*']\n[agent]\nzone = 'r7'\n")
+    reloaded(agent, manager)
+    assert {"security.deny", "security.deny_licenses"} <= set(agent.events("settings.reloaded")[-1]["in_force"])
+    assert agent.events("settings.need_restart")[-1]["settings"] == ["agent.zone"]
+    fleet.run("get", "hf://acme/one", "--to", tmp_path / "denied").expect(7)
+    assert not delivered(tmp_path / "denied")
+    settings_file(agent, "")
+    reloaded(agent, manager)
+    fleet.run("get", "hf://acme/one", "--to", tmp_path / "denied").expect(0)
+    assert delivered(tmp_path / "denied") == FILES
     agent.signal(signal.SIGTERM)
     manager.until("STOPPING=1")
     assert agent.wait() == 0
@@ -191,7 +202,7 @@ def test_a_slower_line_takes_effect_while_a_file_is_fetched(tmp_path: Path, mana
 # ---- watchdog -------------------------------------------------------------------------------------------------------
 
 HANGING = """
-import asyncio, sys, threading
+import asyncio, signal, sys, threading
 from pathlib import Path
 from shoal.common.settings import load_settings
 from shoal.{part}.daemon import serve
@@ -199,7 +210,8 @@ from shoal.{part}.daemon import serve
 settings = load_settings(environ={{"HOME": sys.argv[1]}}, cwd=Path(sys.argv[1]), overrides={overrides})
 
 async def main():
-    asyncio.get_running_loop().call_later(3, threading.Event().wait)  # the loop is stuck from then on, its other threads are not
+    # When it is told so, the loop is stuck, and its other threads are not.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, threading.Event().wait)
     await serve(settings, version="1", load=lambda: settings)
 
 asyncio.run(main())
@@ -223,6 +235,7 @@ def test_a_stuck_event_loop_feeds_no_watchdog(
     try:
         manager.until("READY=1")
         manager.until("WATCHDOG=1")
+        process.send_signal(signal.SIGUSR1)
         until("the loop to hang", lambda: manager.silent_for(3 * WATCHDOG_S))
         assert process.poll() is None
     finally:

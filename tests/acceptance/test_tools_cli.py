@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -257,7 +258,7 @@ class Slow(RowRunnerTool):
 """
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     ends_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < ends_at
@@ -292,7 +293,8 @@ def test_stopped_between_units_and_resumed(shoal: Shoal, dataset: Dataset, tmp_p
 def children_of(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
@@ -304,10 +306,11 @@ def alive(pid: int) -> bool:
 
 
 def test_another_tool_meanwhile_is_refused(shoal: Shoal, dataset: Dataset, tmp_path: Path) -> None:
-    tool = tmp_path / "slow.py"
+    tool, lock = tmp_path / "slow.py", dataset.folder / ".shoal/tools/lock"
     tool.write_text(SLOW)
-    with shoal.start("tools", "run", "slow", "--data", dataset.folder, "--load", tool) as running:
-        wait_for((dataset.folder / ".shoal/tools/lock").exists)
+    slowly = ("--load", tool, "--option", "pause=20")
+    with shoal.start("tools", "run", "slow", "--data", dataset.folder, *slowly) as running:
+        wait_for(lambda: b"slow" in lock.read_bytes() if lock.exists() else False)
         run = shoal.run("tools", "run", "resize", "--data", dataset.folder, "--json").expect(1)
         assert run.document()["error"]["code"] == "busy"
         assert str(running.pid) in run.stderr and "slow is at work" in run.stderr and "run resize when" in run.stderr

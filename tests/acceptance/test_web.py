@@ -21,7 +21,7 @@ from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 from support.image_site import ImageSite, Reply, always
 from support.nginx import nginx
-from support.web import PASSWORD, PASSWORD_HASH
+from support.web import PASSWORD, PASSWORD_HASH, until_served
 
 MIB = 1 << 20
 COLLECT = {
@@ -100,6 +100,11 @@ def web_fleet(folder: Path, hub: StandInHub, models: Path, **environ: str) -> tu
     return Fleet(folder, endpoint=hub.url, coordinator_environ={**given, **environ}), port
 
 
+async def started(fleet: Fleet, url: str, *agents: str) -> None:
+    await asyncio.to_thread(fleet.start, *agents)
+    await asyncio.to_thread(until_served, url)
+
+
 def unlocked() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
 
@@ -122,7 +127,7 @@ async def test_a_models_whole_story_behind_nginx_under_a_path(tmp_path: Path, hu
         proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header X-Forwarded-Proto $scheme; }}"""
     with fleet, nginx(tmp_path / "nginx", forward) as front:
-        await asyncio.to_thread(fleet.start, "a1", "a2")
+        await started(fleet, f"http://127.0.0.1:{port}{PREFIX}", "a1", "a2")
         async with unlocked() as http:
             api = Api(http, f"http://127.0.0.1:{front}{PREFIX}")
             async with http.get(f"{api.base}/api/status") as answer:
@@ -171,7 +176,7 @@ async def test_a_models_whole_story_behind_nginx_under_a_path(tmp_path: Path, hu
 async def test_a_hostile_name_is_data_everywhere(tmp_path: Path, hub: StandInHub) -> None:
     fleet, port = web_fleet(tmp_path / "fleet", hub, tmp_path / "models")
     with fleet:
-        await asyncio.to_thread(fleet.start, "a1")
+        await started(fleet, f"http://127.0.0.1:{port}", "a1")
         async with unlocked() as http:
             api = Api(http, f"http://127.0.0.1:{port}")
             await api.take_token()
@@ -203,7 +208,7 @@ async def test_a_hostile_name_is_data_everywhere(tmp_path: Path, hub: StandInHub
 async def test_a_killed_coordinator_is_the_same_for_the_api_when_it_is_back(tmp_path: Path, hub: StandInHub) -> None:
     fleet, port = web_fleet(tmp_path / "fleet", hub, tmp_path / "models")
     with fleet:
-        await asyncio.to_thread(fleet.start, "a1")
+        await started(fleet, f"http://127.0.0.1:{port}", "a1")
         async with unlocked() as http:
             api = Api(http, f"http://127.0.0.1:{port}")
             await api.take_token()
@@ -215,7 +220,7 @@ async def test_a_killed_coordinator_is_the_same_for_the_api_when_it_is_back(tmp_
             ((name, fetched),) = [(agent["name"], agent["from_origin"]) for agent in detail["agents"]]
             assert name == "a1" and fetched == detail["job"]["bytes_from_origin"] > 0
             await asyncio.to_thread(fleet.coordinator.kill)
-            await asyncio.to_thread(fleet.start)
+            await started(fleet, f"http://127.0.0.1:{port}")
         async with unlocked() as http:
             api = Api(http, f"http://127.0.0.1:{port}")
             again = await api.get(f"/api/jobs/{job_id}")
@@ -231,7 +236,7 @@ async def test_a_collection_is_shown_by_host_by_error_and_in_pictures(tmp_path: 
         good, bad = site.host(), site.host(always(Reply(status=404)))
         urls = [good.url(f"/{number}.jpg") for number in range(5)] + [bad.url("/x.jpg")]
         write_csv(tmp_path / "t.csv", urls)
-        await asyncio.to_thread(fleet.start)
+        await started(fleet, f"http://127.0.0.1:{port}")
         await asyncio.to_thread(lambda: fleet.add_agent("a1", environ=COLLECT))
         run = ("collect", tmp_path / "t.csv", "--to", tmp_path / "out")
         await asyncio.to_thread(lambda: fleet.shoal.run(*run, environ=COLLECT))
@@ -258,4 +263,4 @@ async def test_a_collection_is_shown_by_host_by_error_and_in_pictures(tmp_path: 
                 await asyncio.to_thread(
                     fleet.coordinator.terminate
                 )  # an ended run is shown from what lies beside the data
-                await asyncio.to_thread(fleet.start)
+                await started(fleet, f"http://127.0.0.1:{port}")

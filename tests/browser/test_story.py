@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from support.browser import Browser, chromium
+from support.cli import until_tidy
 from support.contents import SyntheticFile, sha256_hex
 from support.fleet import Fleet, file_sha256_hex, free_port
 from support.hub import StandInHub, hub_in_thread
 from support.hub_repo import HubRepo
 from support.nginx import nginx
-from support.web import PASSWORD, PASSWORD_HASH
+from support.web import PASSWORD, PASSWORD_HASH, until_served
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("browser")]
 
@@ -51,6 +52,7 @@ def test_a_models_whole_story(tmp_path: Path, hub: StandInHub, repo: HubRepo, pr
     environ = {
         "SHOAL_WEB_LISTEN": f"127.0.0.1:{port}",
         "SHOAL_LIBRARY_ROOTS": str(models),
+        "SHOAL_LIBRARY_REFRESH": "0s",
         "SHOAL_WEB_DESTINATIONS": str(models),
     }
     if prefix:
@@ -63,6 +65,7 @@ def test_a_models_whole_story(tmp_path: Path, hub: StandInHub, repo: HubRepo, pr
         fleet = stack.enter_context(Fleet(tmp_path / "fleet", endpoint=hub.url, coordinator_environ=environ))
         fleet.start("a1")
         base = f"http://127.0.0.1:{port}"
+        until_served(f"{base}{prefix}")
         if prefix:
             base = f"http://127.0.0.1:{stack.enter_context(nginx(tmp_path / 'nginx', _forward(port)))}{prefix}"
         browser = stack.enter_context(chromium())
@@ -74,7 +77,8 @@ def test_a_models_whole_story(tmp_path: Path, hub: StandInHub, repo: HubRepo, pr
         _start(browser, models / "tiny")
         _watch(browser, hub)
         assert sorted(path.name for path in (models / "tiny").glob("*.gguf")) == Q4
-        _update(browser, repo, models / "tiny")
+        _update(browser, hub, repo, models / "tiny")
+        _repair(browser, base, repo, models / "tiny")
         _delete(browser, models / "tiny")
         if prefix:
             browser.button("Log out")
@@ -153,8 +157,12 @@ def _watch(browser: Browser, hub: StandInHub) -> None:
     hub.faults.total_rate = None
     browser.until("100 %", lambda: percent() == 100 and "Done" in browser.text("#job .state"))
     browser.says("#job", "All of it is there, and verified")
-    by_agent = browser.text("#job section[aria-label=Agents] tbody").split()
-    assert by_agent[0] == "a1" and by_agent[-2:] == ["100", "%"], by_agent
+
+    def by_agent() -> bool:
+        words = browser.text("#job section[aria-label=Agents] tbody").split()
+        return words[:1] == ["a1"] and words[-2:] == ["100", "%"]
+
+    browser.until("who brought it", by_agent)
     browser.until("files that are done", lambda: browser.text("#job .tight").count("Done") == 2)
     assert browser.one("#job .plot svg").get_attribute("aria-label").startswith("Speed of this download")
     browser.check_page()
@@ -164,7 +172,7 @@ def _watch(browser: Browser, hub: StandInHub) -> None:
     browser.check_page()
 
 
-def _update(browser: Browser, repo: HubRepo, to: Path) -> None:
+def _update(browser: Browser, hub: StandInHub, repo: HubRepo, to: Path) -> None:
     """Find it in the library; a new revision on the Hub; update."""
     browser.click(".tabs a[href$='/library']")
     browser.ready()
@@ -176,8 +184,10 @@ def _update(browser: Browser, repo: HubRepo, to: Path) -> None:
     repo.commit({Q4[0]: SyntheticFile(8 * MIB, seed=7)})
     browser.click("#check")
     browser.says("tr[data-model] .fresh", "Update")
+    hub.faults.total_rate = SLOWLY
     browser.click("tr[data-model] [data-action=update]")
     browser.says("tr[data-model] .fresh", "Updating")
+    hub.faults.total_rate = None
     browser.says("tr[data-model] .fresh", "Up to date")
     assert file_sha256_hex(to / Q4[0]) == sha256_hex(SyntheticFile(8 * MIB, seed=7))
     assert sorted(path.name for path in to.glob("*.gguf")) == Q4
@@ -192,8 +202,9 @@ def _update(browser: Browser, repo: HubRepo, to: Path) -> None:
     browser.check_page()
 
 
-def _delete(browser: Browser, to: Path) -> None:
-    """Verify, find damage, repair; then delete, knowing what that frees."""
+def _repair(browser: Browser, base: str, repo: HubRepo, to: Path) -> None:
+    """Verify, find damage, repair from the commit that was fetched: it is one model after as before."""
+    revision = f"main @ {repo.sha[:7]}"
     browser.click("tr[data-model] [data-action=verify]")
     browser.says("#toasts", "all right, 2 files")
     damaged = bytearray((to / Q4[1]).read_bytes())
@@ -202,9 +213,18 @@ def _delete(browser: Browser, to: Path) -> None:
     browser.click("tr[data-model] [data-action=verify]")
     browser.says("dialog", Q4[1])
     browser.check_console()
+    repo.commit({Q4[1]: SyntheticFile(4 * MIB, seed=8)})
     browser.button("Fetch them again", within="dialog")
     browser.says("#toasts", "1 repair under way")
     browser.until("the repair", lambda: file_sha256_hex(to / Q4[1]) == sha256_hex(FILES[Q4[1]]))
+    until_tidy(to)
+    browser.open(f"{base}/library")
+    browser.says("tr[data-model]", revision)
+    assert len(browser.driver.find_elements("css selector", "tr[data-model]")) == 1
+
+
+def _delete(browser: Browser, to: Path) -> None:
+    """Delete, knowing what that frees."""
     browser.click("tr[data-model] [data-action=delete]")
     browser.says("dialog", "12.0 MiB")
     browser.button("Keep it", within="dialog")

@@ -115,8 +115,8 @@ def read_environ(pid: int) -> list[str]:
 def site(slurm: SlurmCluster, tmp_path: Path, hub: StandInHub) -> Iterator[Site]:
     yield Site(slurm, tmp_path, hub)
     slurm.until_idle()
-    slurm.clear_disks()
     until(f"nothing to be left: {slurm.processes()}", lambda: not slurm.processes())
+    slurm.clear_disks()
 
 
 def test_the_repo_template_downloads_with_all_nodes(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
@@ -138,15 +138,21 @@ def test_the_repo_template_downloads_with_all_nodes(site: Site, slurm: SlurmClus
 # ---- interruptions ------------------------------------------------------------------------------------------------------
 
 
+def slow_half_way(hub: StandInHub) -> None:
+    """Whoever is to be met half-way is still there when a busy machine gets round to it."""
+    hub.faults.connection_rate = SLOW
+    hub.faults.slow_after = (HALF, MIB)
+
+
 def half_way(site: Site, hub: StandInHub, job: str) -> None:
     """Waits until about half of the bytes have left the Hub."""
     site.slurm.until_state(job, "RUNNING")
-    hub.log.wait_for(lambda log: log.bytes_served > HALF, timeout_s=30)
+    hub.log.wait_for(lambda log: log.bytes_served > HALF, timeout_s=90)
     assert site.slurm.state(job) == "RUNNING", site.everything(job)
 
 
 def test_requeued_half_way_it_goes_on(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
-    hub.faults.connection_rate = SLOW
+    slow_half_way(hub)
     to = site.cwd / "out"
     job = site.submitted("--mail-user", "me@example.org", "--", "get", "hf://acme/big", "--to", to)
     half_way(site, hub, job)
@@ -154,7 +160,7 @@ def test_requeued_half_way_it_goes_on(site: Site, slurm: SlurmCluster, hub: Stan
     slurm.until_state(job, "PENDING")
     assert not (to / "model.bin").exists()
     served = hub.log.bytes_served
-    hub.faults.connection_rate = None
+    hub.faults.clear()
     slurm.start_now(job)
     log = site.completed(job)
     assert delivered(to) == BIG, log
@@ -169,25 +175,28 @@ def test_requeued_half_way_it_goes_on(site: Site, slurm: SlurmCluster, hub: Stan
 
 
 def test_a_cancelled_job_leaves_what_a_person_can_go_on_with(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
-    hub.faults.connection_rate = SLOW
+    slow_half_way(hub)
     to = site.cwd / "out"
     job = site.submitted("--", "get", "hf://acme/big", "--to", to)
     half_way(site, hub, job)
     slurm.run("scancel", job).expect(0)
     assert slurm.ended(job) == "CANCELLED"
-    hub.faults.connection_rate = None
+    hub.faults.clear()
     assert not (to / "model.bin").exists()
     site.shoal("get", "hf://acme/big", "--to", to).expect(0)
     assert delivered(to) == BIG
+    site.shoal("clean", to, "--older-than", "0s").expect(0)
+    assert not leftovers(to)
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * AGAIN_MAX
 
 
 def test_a_node_set_down_leaves_its_work_to_the_others(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
-    hub.faults.connection_rate = SLOW
+    slow_half_way(hub)
     to = site.cwd / "out"
     job = site.submitted("--", "get", "hf://acme/big", "--to", to)
     half_way(site, hub, job)
     slurm.set_down("n2")
+    hub.faults.slow_after = None
     log = site.completed(job)
     assert delivered(to) == BIG
     assert slurm.job(job)["Restarts"] == "0"
@@ -199,14 +208,14 @@ def test_a_node_set_down_leaves_its_work_to_the_others(site: Site, slurm: SlurmC
 def test_when_the_batch_node_is_set_down_nothing_runs_on_and_the_work_is_kept(
     site: Site, slurm: SlurmCluster, hub: StandInHub
 ) -> None:
-    hub.faults.connection_rate = SLOW
+    slow_half_way(hub)
     to = site.cwd / "out"
     job = site.submitted("--", "get", "hf://acme/big", "--to", to)
     half_way(site, hub, job)
     slurm.set_down("n0")
     assert slurm.ended(job) in ("FAILED", "NODE_FAIL")
     until("all agents to be gone", lambda: not slurm.processes())
-    hub.faults.connection_rate = None
+    hub.faults.clear()
     site.job("--wait", "--", "get", "hf://acme/big", "--to", to).expect(0)
     assert delivered(to) == BIG
     assert hub.log.where(kind="cdn").bytes_served <= SIZE * KILLED_AGAIN_MAX
@@ -313,7 +322,7 @@ def test_inside_an_allocation_it_uses_the_nodes_at_once(site: Site, slurm: Slurm
 def test_a_launch_that_is_killed_leaves_no_process_and_no_secret(
     site: Site, slurm: SlurmCluster, hub: StandInHub
 ) -> None:
-    hub.faults.connection_rate = SLOW
+    slow_half_way(hub)
     temporary = site.cwd / "tmp"
     temporary.mkdir()
     site.environ["TMPDIR"] = str(temporary)
@@ -382,7 +391,11 @@ def test_a_dry_run_prints_the_script_and_asks_slurm(site: Site, slurm: SlurmClus
         (["--sbatch", "comment=a\nb", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "control characters"),
         (["--set", "hub.token=abc", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a credential would stand"),
         (["--", "tools", "run", "resize", "--data", "nowhere"], 3, "no such folder"),
-        (["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"], 5, "/etc/hostname is not a folder"),
+        (
+            ["--", "get", "hf://acme/tiny", "--to", "/etc/hostname/x"],
+            5,
+            "/etc/hostname: a file lies where a folder should be",
+        ),
         (["--coordinator", "h:1", "--", "get", "hf://acme/tiny", "--to", "x"], 2, "a coordinator of its own"),
     ],
 )
@@ -433,7 +446,7 @@ def test_a_hub_that_no_node_reaches_is_told(site: Site, hub: StandInHub) -> None
 
 def test_credentials_are_seen_by_nobody(site: Site, slurm: SlurmCluster, hub: StandInHub) -> None:
     """--host: an address that could be another machine's, so TLS and credentials are in use."""
-    hub.faults.connection_rate = SLOW
+    slow_half_way(hub)
     job = site.submitted("--host", "127.0.0.1", "--", "get", "hf://acme/big", "--to", site.cwd / "out")
     half_way(site, hub, job)
     lines = list(slurm.processes().values())
@@ -451,7 +464,7 @@ def test_credentials_are_seen_by_nobody(site: Site, slurm: SlurmCluster, hub: St
             assert environ["SHOAL_COORDINATOR"].startswith("127.0.0.1:")
             assert (environ["SHOAL_JOB_ID"], environ["SHOAL_STATE"]) == (job, str(site.state(job)))
             assert environ["SHOAL_DESTINATION"] == str(site.cwd / "out")
-    hub.faults.connection_rate = None
+    hub.faults.clear()
     site.completed(job)
     texts = [
         path.read_text(errors="replace") for path in site.cwd.rglob("*") if path.is_file() and path.stat().st_size < MIB

@@ -61,7 +61,7 @@ T = TypeVar("T", bound=AgentMessage)
 CAPACITY = Capacity(slots=2, units_max=4, bytes_max=1 << 30)
 WELCOME = Welcome(incarnation=1, heartbeat_s=3600.0, lease_ttl_s=7200.0)  # beats come when they are asked for
 JOB = JobSpec(job_id="j1", source="hf://a/b", origin=OriginKind.HUB, layout=Layout.FOLDER, destination="/data")
-DEADLINE_S = 10.0  # of every wait: what takes longer hangs
+DEADLINE_S = 60.0  # of every wait: what takes longer hangs
 
 
 class Fixed(random.Random):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from shoal.common.collect_records import Content, DatasetFormat, ErrorCode
-from shoal.common.policy import Policy
+from shoal.common.policy import Policy, RulesInForce
 from shoal.common.records import Outcome, UnitKind
 from support.collecting import MemoryGate, collecting, picture, table_of
 from support.odd_server import odd_server
@@ -24,7 +25,7 @@ CASES: list[tuple[str, int, int, str, int]] = [
     ("status/404", 404, 0, "404", 1),
     ("status/410", 410, 0, "410", 1),
     ("status/500", 500, 1, "500", 2),
-    ("hang", ErrorCode.NETWORK, 1, "came for 1 s", 2),
+    ("hang", ErrorCode.NETWORK, 1, "came for 3 s", 2),
     ("drip", ErrorCode.NETWORK, 1, "within", 2),
     ("reset", ErrorCode.NETWORK, 1, "closed", 2),
     ("short", ErrorCode.NETWORK, 1, "before the end", 2),
@@ -60,8 +61,8 @@ async def test_every_odd_answer_gets_its_code(tmp_path: Path) -> None:
         odd_server(picture(400, 300)) as site,
         collecting(
             tmp_path,
-            request_timeout_s=2.0,
-            idle_timeout_s=1.0,
+            request_timeout_s=6.0,  # both more than any good answer takes, on a busy machine too
+            idle_timeout_s=3.0,
             redirects_max=3,
             body_bytes_max=4 << 20,
             respect_ai_opt_out=True,
@@ -252,15 +253,25 @@ async def test_other_formats_lie_beside(tmp_path: Path, format: DatasetFormat) -
 
 async def test_killing_an_image_worker_loses_nothing(tmp_path: Path) -> None:
     async with odd_server(picture(1200, 900)) as site, collecting(tmp_path, image_size=900) as bench:
+        # Some come only after the kill: the batch cannot be done before.
+        late = {f"/ok/{n}": asyncio.Event() for n in range(50, 60)}
+        site.held.update(late)
         ref = bench.start(UnitKind.BATCH, host=site.host, rows=table_of([f"{site.url}/ok/{n}" for n in range(60)]))
-        killed = 0
-        while not bench.reports[1:]:
-            await asyncio.sleep(0.1)
-            images = bench.collector._tools.images if bench.collector._tools else None
-            if images is not None and images.processes and killed < 2 and bench.collector.progress():
-                os.kill(images.processes[0], signal.SIGKILL)
-                killed += 1
-                await asyncio.sleep(0.5)
+        killed: dict[
+            int, object
+        ] = {}  # and the image that each worker was at: one that costs two workers is to blame itself
+        async with asyncio.timeout(60):
+            while not bench.reports[1:]:
+                await asyncio.sleep(0.02)
+                for worker in bench.collector._tools.images._workers if bench.collector._tools else ():
+                    first = worker.jobs[0] if worker.jobs else None
+                    if worker.ready and worker.pid not in killed and first not in killed.values() and len(killed) < 2:
+                        killed[worker.pid] = first
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(worker.pid, signal.SIGKILL)
+                if killed:
+                    for event in late.values():
+                        event.set()
         report = await bench.last(ref)
         assert killed and report.tally == ((200, 60),), report
 
@@ -316,7 +327,7 @@ async def test_only_https_where_that_is_asked_for(tmp_path: Path) -> None:
     from shoal.agent.engine.options import EngineOptions
 
     options = CollectOptions(
-        engine=EngineOptions(agent_id="a", sync=False, rules=Policy(https_only=True)), image_workers=1
+        engine=EngineOptions(agent_id="a", sync=False, rules=RulesInForce(Policy(https_only=True))), image_workers=1
     )
     async with odd_server(picture()) as site, collecting(tmp_path, options=options) as bench:
         report = await bench.batch(site.host, table_of([f"{site.url}/ok/1"]))
@@ -345,7 +356,7 @@ async def test_a_proxy_is_honoured(tmp_path: Path) -> None:
 
 
 async def test_a_host_that_is_blocked_from_the_start_is_given_back_unmeasured(tmp_path: Path) -> None:
-    async with odd_server(picture()) as site, collecting(tmp_path) as bench:
+    async with odd_server(picture()) as site, collecting(tmp_path, request_timeout_s=1.0) as bench:
         bench.gate._blocked[site.host] = asyncio.get_running_loop().time() + 3600
-        report = await bench.batch(site.host, table_of([f"{site.url}/ok/1"]), profile=True, timeout_s=20)
+        report = await bench.batch(site.host, table_of([f"{site.url}/ok/1"]), profile=True)
         assert report.outcome is Outcome.RETURNED and report.profile is None and not site.log

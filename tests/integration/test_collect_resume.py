@@ -145,7 +145,7 @@ async def test_draining_returns_what_is_under_way(tmp_path: Path) -> None:
             ref = bench.start(UnitKind.BATCH, host=site.host, rows=rows)
             while len(site.log) < 10:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            await bench.collector.drain(10.0)
+            await bench.collector.drain(60.0)
             report = await bench.last(ref)
             assert report.outcome is Outcome.RETURNED
         fetched = len(site.log)
@@ -163,7 +163,7 @@ async def test_what_another_resampler_made_is_not_mixed_in(tmp_path: Path, encod
             ref = bench.start(UnitKind.BATCH, host=site.host, rows=rows)
             while len(site.log) < 10:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            await bench.collector.drain(10.0)
+            await bench.collector.drain(60.0)
             assert (await bench.last(ref)).outcome is Outcome.RETURNED
         fetched = len(site.log)
         async with collecting(tmp_path, image_encoding=encoding, resampler=Resampler.OPENCV) as bench:
@@ -233,7 +233,7 @@ async def test_failed_rows_are_fetched_again_and_merged(tmp_path: Path) -> None:
 async def test_kill_9_at_any_time_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """The agent's process dies again and again in the middle; what it had recorded is not fetched again."""
     async with odd_server(picture()) as site:
-        site.delay_s = 0.01
+        site.delay_s = 0.05  # so that a process is far from done when its image worker is ready, on a slow machine too
         count, recorded = 400, 0
         urls = [f"{site.url}/ok/{n}" for n in range(count)]
         code = (
@@ -257,6 +257,7 @@ async def test_kill_9_at_any_time_loses_and_doubles_nothing(tmp_path: Path) -> N
             recorded = len(known)
             for row in known:
                 site.pages[f"/ok/{row}"] = (500, {}, b"this row was recorded")
+        site.delay_s = 0.0
         async with collecting(tmp_path, agent="agent-3", prepare=False) as bench:
             report = await bench.batch(site.host, table_of(urls))
             assert report.tally == ((200, count),)
@@ -300,7 +301,7 @@ async def test_finalize_writes_the_documents_and_tidies(tmp_path: Path) -> None:
 
 async def test_many_slow_hosts_at_once(tmp_path: Path) -> None:
     async with odd_server(picture()) as site, collecting(tmp_path, memory_limit=1 << 20, connections=64) as bench:
-        site.delay_s = 0.2
+        site.crowd = 21
         refs = [
             bench.start(
                 UnitKind.BATCH,
@@ -312,7 +313,7 @@ async def test_many_slow_hosts_at_once(tmp_path: Path) -> None:
         ]
         for ref in refs:
             assert (await bench.last(ref)).tally == ((200, 3),)
-        assert site.together_max > 20
+        assert site.together_max >= site.crowd
 
 
 async def test_a_drain_that_is_cut_short_still_returns_the_leases(tmp_path: Path) -> None:
@@ -323,6 +324,6 @@ async def test_a_drain_that_is_cut_short_still_returns_the_leases(tmp_path: Path
         draining = asyncio.ensure_future(bench.collector.drain(60.0))
         await asyncio.sleep(0.1)
         draining.cancel()
-        assert (await bench.last(ref, 5.0)).outcome is Outcome.RETURNED
+        assert (await bench.last(ref)).outcome is Outcome.RETURNED
         after = bench.start(UnitKind.BATCH, host=site.host, rows=table_of([f"{site.url}/ok/1"]), partition=1)
-        assert (await bench.last(after, 5.0)).outcome is Outcome.RETURNED
+        assert (await bench.last(after)).outcome is Outcome.RETURNED

@@ -107,7 +107,8 @@ async def test_health(server: CoordinatorServer) -> None:
     assert "NotFound" in err
 
 
-async def test_health_says_that_the_coordinator_stops(api: FakeCoordinator) -> None:
+async def test_health_says_that_the_coordinator_stops(api: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.coordinator.server.CUT_OFF_S", 60.0)  # of who watches on
     async with serving(api) as server:
         watching = await asyncio.create_subprocess_exec(
             GRPCURL or "",
@@ -119,9 +120,12 @@ async def test_health_says_that_the_coordinator_stops(api: FakeCoordinator) -> N
         )
         assert watching.stdout is not None
         assert await watching.stdout.readuntil(b"}\n") == b'{\n  "status": "SERVING"\n}\n'
-        await server.stop(0.1)
+        stopping = asyncio.ensure_future(server.stop(0.1))
+        assert await watching.stdout.readuntil(b"}\n") == b'{\n  "status": "NOT_SERVING"\n}\n'
+        watching.kill()
         out, _err = await watching.communicate()
-        assert out == b'{\n  "status": "NOT_SERVING"\n}\n'
+        assert out == b""
+        await stopping
 
 
 async def test_with_tls_and_a_token(api: FakeCoordinator, tmp_path: Path) -> None:

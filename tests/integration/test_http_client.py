@@ -8,10 +8,8 @@ import inspect
 import ipaddress
 import os
 import random
-import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,9 +31,13 @@ from shoal.common.errors import (
 )
 from shoal.common.http import HttpClient, HttpLimits, TlsOptions
 from shoal.common.secrets import Secret
+from support.nginx import nginx as running_nginx
 
 BODY = random.Random(7).randbytes(3_000_000)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SILENCE_S = (
+    1.0  # a timeout that a test lets run out in one step only: no other step may take so long, on a busy machine either
+)
 
 
 def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -571,7 +573,7 @@ async def test_an_answer_before_its_request_is_not_taken_for_the_answer():
 
 @both_loops
 async def test_idle_connections_grow_old():
-    async with serving(OK) as server, client(idle_s=0.02) as http:
+    async with serving(OK) as server, client(idle_s=SILENCE_S / 2) as http:
         await (await http.request(server.url())).read(2)
         assert http.open_connections == 1
         await until(lambda: http.open_connections == 0 and server.open == 0)
@@ -690,7 +692,7 @@ async def test_a_dripping_head_is_cut_off():
 async def test_a_silent_server_in_the_body():
     async with (
         serving(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour") as server,
-        client(read_timeout_s=0.02) as http,
+        client(read_timeout_s=SILENCE_S) as http,
     ):
         answer = await http.request(server.url())
         buffer = memoryview(bytearray(10))
@@ -705,19 +707,19 @@ async def test_a_slow_body_with_short_silences_is_read_to_its_end():
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n")
         for _ in range(40):
             writer.write(b"x")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(2 * SILENCE_S / 35)
         return True
 
-    async with serving(slow) as server, client(read_timeout_s=0.5) as http:
+    async with serving(slow) as server, client(read_timeout_s=2 * SILENCE_S) as http:
         assert await (await http.request(server.url())).read(40) == b"x" * 40
 
 
 @both_loops
 async def test_a_reader_that_pauses_is_not_taken_for_a_silent_server():
-    async with serving(ranged) as server, client(read_timeout_s=0.2) as http:
+    async with serving(ranged) as server, client(read_timeout_s=SILENCE_S) as http:
         answer = await http.request(server.url())
         await answer.read_into(memoryview(bytearray(1000)))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.2 * SILENCE_S)
         assert len(await read_all(answer)) == len(BODY) - 1000
 
 
@@ -739,11 +741,12 @@ async def test_a_server_that_does_not_accept():
 
 @both_loops
 async def test_nobody_listens_and_names_that_do_not_exist():
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: as long as it is held, nobody else does
+        async with client() as http:
+            with pytest.raises(ConnectFailed, match="refused"):
+                await http.request(f"http://127.0.0.1:{nobody.getsockname()[1]}/")
     async with client() as http:
-        with pytest.raises(ConnectFailed, match="refused"):
-            await http.request(f"http://127.0.0.1:{port}/")
         with pytest.raises(ConnectFailed, match="resolved"):
             await http.request("http://no-such-host.invalid/")
 
@@ -937,7 +940,7 @@ async def test_redirects_that_are_not_followed():
 @pytest.mark.parametrize("text", [b"Content-Length: 5\r\n\r\nmo", b"Content-Length: 999999\r\n\r\n", b"\r\n"])
 @both_loops
 async def test_a_redirect_whose_body_never_ends_is_followed_all_the_same(text: bytes):
-    async with serving(b"") as server, client(read_timeout_s=0.05, connections_per_host=1) as http:
+    async with serving(b"") as server, client(read_timeout_s=SILENCE_S, connections_per_host=1) as http:
 
         async def answer(request: Request, writer: asyncio.StreamWriter) -> bool:
             writer.write(OK if request.path == "/b" else b"HTTP/1.1 302 Moved\r\nLocation: /b\r\n" + text)
@@ -1159,7 +1162,7 @@ async def test_tls_where_there_is_none_and_silence_in_the_handshake():
         async with listener:
             with pytest.raises(TlsFailed, match="handshake"):
                 await http.request(f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}/")
-    async with serving(silence) as server, client(connect_timeout_s=0.05) as http:
+    async with serving(silence) as server, client(connect_timeout_s=SILENCE_S) as http:
         with pytest.raises(TimedOut, match="handshake"):
             await http.request(server.url().replace("http:", "https:"))
         await until(lambda: server.open == 0)
@@ -1303,7 +1306,7 @@ async def test_certificates_are_checked_in_a_tunnel_too(certificates: Certificat
 async def test_silence_and_cancellation_in_a_tunnels_handshake():
     async with serving(silence) as server, tunnelling() as (port, _):
         proxies = {"https": f"http://127.0.0.1:{port}"}
-        async with client(proxies=proxies, connect_timeout_s=0.05) as http:
+        async with client(proxies=proxies, connect_timeout_s=SILENCE_S) as http:
             with pytest.raises(TimedOut, match="handshake"):
                 await http.request(server.url().replace("http:", "https:"))
             await until(lambda: server.open == 0)
@@ -1324,49 +1327,13 @@ async def test_silence_and_cancellation_in_a_tunnels_handshake():
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[tuple[str, str]]:
     """The plain and the TLS address of an nginx that serves BODY as /body.bin; keeps a connection for 50 requests."""
-    program = shutil.which("nginx")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("nginx is not installed")
-        pytest.skip("nginx is not installed")
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "body.bin").write_bytes(BODY)
     (folder / "large.bin").write_bytes(BODY * 8)
-    ports = []
-    for _ in range(2):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports.append(free.getsockname()[1])
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(f"""
-        {user} daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-        events {{ worker_connections 256; }}
-        http {{
-            access_log off; sendfile on; keepalive_requests 50; {temporary}
-            server {{
-                listen 127.0.0.1:{ports[0]};
-                listen 127.0.0.1:{ports[1]} ssl;
-                ssl_certificate {certificates.ca.parent}/server.pem;
-                ssl_certificate_key {certificates.ca.parent}/server.pem;
-                root {folder};
-                location /moved {{ return 302 /body.bin; }}
-            }}
-        }}""")
-    process = subprocess.Popen([program, "-c", folder / "nginx.conf", "-p", folder])
-    try:
-        for port in ports:
-            for _ in range(1000):
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except ConnectionRefusedError:
-                    assert process.poll() is None, "nginx did not start"
-        yield f"http://127.0.0.1:{ports[0]}", f"https://127.0.0.1:{ports[1]}"
-    finally:
-        process.terminate()
-        process.wait()
+    pem = certificates.ca.parent / "server.pem"
+    serves = f"sendfile on; keepalive_requests 50; root {folder}; location /moved {{ return 302 /body.bin; }}"
+    with running_nginx(folder / "plain", serves) as plain, running_nginx(folder / "tls", serves, tls=(pem, pem)) as tls:
+        yield f"http://127.0.0.1:{plain}", f"https://127.0.0.1:{tls}"
 
 
 @pytest.mark.system

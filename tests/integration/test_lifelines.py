@@ -17,7 +17,7 @@ from shoal.slurm.addresses import LOOPBACK
 from shoal.slurm.lifelines import Lifelines, lifeline, listening_socket, server_tls
 
 KEY = Secret("k" * 64)
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Heard:

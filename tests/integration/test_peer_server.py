@@ -325,7 +325,7 @@ async def test_ranges_over_kept_connections(tmp_path: Path):
         assert await fetch(http, peer.url()) == BODY
         counters = peer.counters
         assert (counters.connections, counters.requests, counters.refused, counters.cut) == (1, 6, 0, 0)
-        assert counters.sent_bytes == 2 * len(BODY)
+        await until(lambda: counters.sent_bytes == 2 * len(BODY))  # a thread may have sent the last of them
 
 
 @both_loops
@@ -535,7 +535,7 @@ async def test_bytes_that_arrive_while_they_are_asked_for(tmp_path: Path, tls: b
                 assert await answer.read_into(buffer) == count
                 found += buffer
             assert bytes(found) == BODY[1000:100_500]
-        assert peer.counters.sent_bytes == 100_000
+        await until(lambda: peer.counters.sent_bytes == 100_000)
 
 
 @both_loops
@@ -791,7 +791,11 @@ async def test_silence_before_and_in_a_head(tmp_path: Path):
     async with site(tmp_path, head_timeout_s=0.05) as peer:
         with peer.raw() as silent, peer.raw() as slow:
             await say(slow, b"GET /v1")
-            assert await rest(silent) == b"" and await rest(slow) == b""
+            assert await rest(silent) == b""
+            try:
+                assert await rest(slow) == b""
+            except ConnectionError:  # what it said came when the server had closed already
+                pass
         await until(lambda: peer.counters.connections == 0)
 
 

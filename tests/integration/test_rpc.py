@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from shoal.agent import link as agent_link
 from shoal.agent.link import GrpcLink, connect
 from shoal.client.remote import RemoteCoordinator
 from shoal.common import logs
@@ -62,6 +64,7 @@ from shoal.v1.job_service_pb2_grpc import JobServiceStub
 from support.fake_coordinator import FakeCoordinator, FakeSession, serving
 
 HERE = SecuritySettings()
+WAIT_S = 60.0  # whatever takes longer hangs
 HELLO = Hello(agent_id="a1", name="n1", version="1", capacity=Capacity(slots=1, units_max=2, bytes_max=3))
 
 
@@ -151,7 +154,7 @@ async def test_a_watcher_that_goes_away_is_let_go(api: FakeCoordinator, remote: 
     await anext(watching)
     assert not api.unwatched.is_set()
     await watching.aclose()
-    await asyncio.wait_for(api.unwatched.wait(), 10)
+    await asyncio.wait_for(api.unwatched.wait(), WAIT_S)
 
 
 async def test_objects_come_in_pages(api: FakeCoordinator, remote: RemoteCoordinator, link: GrpcLink) -> None:
@@ -233,17 +236,19 @@ async def test_a_method_that_does_not_exist(server: CoordinatorServer) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_nobody_answers(unused_tcp_port: int) -> None:
-    address = f"127.0.0.1:{unused_tcp_port}"
-    async with open_channel(address, HERE) as channel:
-        with pytest.raises(
-            Unreachable, match=rf"coordinator {address}: nothing listens there \(start it with"
-        ) as caught:
-            await RemoteCoordinator(channel, address, HERE).fleet()
-    assert caught.value.exit_code == 4
-    with pytest.raises(Unreachable, match="nothing listens there"):
-        async with connect(address, HERE):
-            pass
+async def test_nobody_answers() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: as long as it is held, nobody else does
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        async with open_channel(address, HERE) as channel:
+            with pytest.raises(
+                Unreachable, match=rf"coordinator {address}: nothing listens there \(start it with"
+            ) as caught:
+                await RemoteCoordinator(channel, address, HERE).fleet()
+        assert caught.value.exit_code == 4
+        with pytest.raises(Unreachable, match="nothing listens there"):
+            async with connect(address, HERE):
+                pass
     with pytest.raises(Unreachable, match="its name is not known"):
         async with connect("no-such-host.invalid:7070", SecuritySettings(insecure=True)):
             pass
@@ -296,6 +301,23 @@ async def test_a_goodbye_arrives_even_if_the_link_is_closed_at_once(
         await link.send(Heartbeat())
 
 
+async def test_a_goodbye_that_nobody_answers_is_told(
+    api: FakeCoordinator, server: CoordinatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Log:
+        def warning(self, event: str, **_fields: object) -> None:
+            told.append(event)
+
+    monkeypatch.setattr(agent_link, "GOODBYE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(agent_link, "log", Log())
+    async with connect(server.address, HERE) as link:
+        await open_session(api, link)
+        await link.send(Goodbye("bye"))
+    assert told == ["agent.goodbye_unanswered"]
+
+
 @pytest.mark.parametrize("how", ["half-close", "cancel"])
 async def test_an_end_without_goodbye_is_a_loss(how: str, api: FakeCoordinator, server: CoordinatorServer) -> None:
     async with open_channel(server.address, HERE) as channel:
@@ -307,14 +329,14 @@ async def test_an_end_without_goodbye_is_a_loss(how: str, api: FakeCoordinator, 
             await call.done_writing()
         else:
             call.cancel()
-        await asyncio.wait_for(api.sessions[0].over.wait(), 10)
+        await asyncio.wait_for(api.sessions[0].over.wait(), WAIT_S)
         assert api.log == ["hello n1", "lost n1"]
 
 
 async def test_a_link_that_is_closed_without_goodbye_is_a_loss(api: FakeCoordinator, server: CoordinatorServer) -> None:
     async with connect(server.address, HERE) as link:
         session = await open_session(api, link)
-    await asyncio.wait_for(session.over.wait(), 10)
+    await asyncio.wait_for(session.over.wait(), WAIT_S)
     assert api.log == ["hello n1", "lost n1"]
 
 
@@ -341,7 +363,7 @@ async def test_a_killed_process_is_a_loss(api: FakeCoordinator, server: Coordina
     (session,) = api.sessions
     process.kill()
     await process.communicate()
-    await asyncio.wait_for(session.over.wait(), 10)
+    await asyncio.wait_for(session.over.wait(), WAIT_S)
     assert api.log == ["hello n1", "lost n1"]
     session.send(HeartbeatAck(1))  # too late, and no harm
 
@@ -362,7 +384,7 @@ async def test_a_frozen_process_does_not_fill_the_coordinators_memory(
             for _ in range(fleet_service.OUTGOING_MAX):
                 session.send(word)
             await asyncio.sleep(0)
-        await asyncio.wait_for(session.over.wait(), 30)
+        await asyncio.wait_for(session.over.wait(), WAIT_S)
         assert api.log == ["hello n1", "lost n1"]
     finally:
         process.kill()
@@ -504,7 +526,7 @@ async def test_messages_as_large_as_the_limit_pass_and_larger_ones_do_not(
         await call.write(pb.SessionRequest(goodbye=pb.Goodbye(reason="x" * (MESSAGE_BYTES_MAX + 1))))
         with pytest.raises(grpc.aio.AioRpcError):
             await call.read()
-    await asyncio.wait_for(api.sessions[1].over.wait(), 10)
+    await asyncio.wait_for(api.sessions[1].over.wait(), WAIT_S)
     assert "goodbye n2" not in api.log
     assert "lost n2" in api.log
 
@@ -523,7 +545,7 @@ async def test_stopping_tells_agents_to_come_back(api: FakeCoordinator) -> None:
         with pytest.raises(Busy, match="the coordinator stops") as caught:
             await anext(words)
         assert caught.value.retryable
-        await asyncio.wait_for(stopping, 10)
+        await asyncio.wait_for(stopping, WAIT_S)
     assert api.log == ["hello n1", "lost n1"]  # no Goodbye: it keeps what it holds
 
 
@@ -547,10 +569,10 @@ async def test_stopping_cuts_off_who_does_not_leave(api: FakeCoordinator) -> Non
     async with serving(api) as server, open_channel(server.address, HERE) as channel:
         watching = RemoteCoordinator(channel, server.address, HERE).watch_job("j1")
         await anext(watching)
-        await asyncio.wait_for(server.stop(0.05), 10)
+        await asyncio.wait_for(server.stop(0.05), WAIT_S)
         with pytest.raises(Unreachable):
             _ = [view async for view in watching]
-    assert api.unwatched.is_set()
+        await asyncio.wait_for(api.unwatched.wait(), WAIT_S)
 
 
 async def test_two_coordinators_do_not_share_a_port(api: FakeCoordinator, server: CoordinatorServer) -> None:

@@ -75,7 +75,7 @@ class Planner:
 
 @asynccontextmanager
 async def planner(*endpoints: str, token: str | None = None, ca_file: object = "") -> AsyncIterator[Planner]:
-    limits = HttpLimits(connections_per_host=2, connect_timeout_s=5, read_timeout_s=5)
+    limits = HttpLimits(connections_per_host=2, connect_timeout_s=60, read_timeout_s=60)
     async with HttpClient(limits=limits, user_agent="shoal-test", tls=TlsOptions(ca_bundle=str(ca_file))) as client:
         yield Planner(client, endpoints, token)
 

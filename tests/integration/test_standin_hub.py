@@ -292,6 +292,11 @@ async def get(http: aiohttp.ClientSession, url: str, **headers: str) -> tuple[in
         return response.status, await response.read(), response.headers
 
 
+async def until_ended(hub: StandInHub) -> None:
+    """Wait until the server knows that all its answers are over: a client may have the last byte before."""
+    await asyncio.to_thread(hub.log.wait_for, lambda log: all(record.ended_at for record in log.records), timeout_s=60)
+
+
 async def test_redirects(hub: StandInHub, http: aiohttp.ClientSession) -> None:
     async with http.get(resolve(hub, "config.json"), allow_redirects=False) as small:
         assert (small.status, small.headers["Location"][:26]) == (307, "/api/resolve-cache/models/")
@@ -435,7 +440,7 @@ def test_pacer_gives_idle_connections_one_burst_only() -> None:
 
 
 async def test_connections_and_in_flight(hub: StandInHub, http: aiohttp.ClientSession) -> None:
-    hub.faults.add(Latency(delay_s=0.3), kinds=["file"])
+    hub.faults.add(Latency(delay_s=2.0), kinds=["file"])
     await asyncio.gather(*(get(http, resolve(hub, "config.json")) for _ in range(6)))
     assert hub.log.where(kind="file").max_in_flight == hub.log.where(kind="file").connections == 6
     assert hub.log.bytes_served == 6 * len(b'{"hidden_size": 384}\n')
@@ -448,12 +453,14 @@ async def test_throttles(hub: StandInHub, http: aiohttp.ClientSession) -> None:
     hub.faults.connection_rate = 8 * MIB
     await get(http, url, Range="bytes=0-1048575")
     record = hub.log.where(kind="cdn")[0]
+    await until_ended(hub)
     assert record.ended_at is not None
     assert record.ended_at - record.started_at >= (MIB - BURST_BYTES) / (8 * MIB)
     hub.log.clear()
     hub.faults.connection_rate, hub.faults.total_rate = None, 16 * MIB
     await asyncio.gather(*(get(http, url, Range="bytes=0-1048575") for _ in range(3)))
     records = list(hub.log.where(kind="cdn"))
+    await until_ended(hub)
     span = max(record.ended_at or 0 for record in records) - min(record.started_at for record in records)
     assert span >= (3 * MIB - BURST_BYTES) / (16 * MIB)
 
@@ -463,13 +470,37 @@ def test_wait_for(tmp_path: Path) -> None:
         hub.faults.add(Stall(after=MIB), kinds=["cdn"])
         target = tmp_path / "out"
         with subprocess.Popen(["curl", "-sL", "-o", target, resolve(hub, "model.safetensors")]) as curl:
-            hub.log.wait_for(lambda log: log.bytes_served >= MIB, timeout_s=20)
+            hub.log.wait_for(lambda log: log.bytes_served >= MIB, timeout_s=60)
             curl.kill()
-        hub.log.wait_for(lambda log: all(record.ended_at for record in log.records), timeout_s=20)
+        hub.log.wait_for(lambda log: all(record.ended_at for record in log.records), timeout_s=60)
         assert hub.log.bytes_served == MIB
         assert not hub.log.where(kind="cdn")[0].complete
         with pytest.raises(TimeoutError, match=r"model\.safetensors"):
             hub.log.wait_for(lambda log: log.bytes_served > MIB, timeout_s=0.01)
+
+
+def test_what_is_sent_after_the_log_was_cleared_counts_for_nothing(tmp_path: Path) -> None:
+    with hub_in_thread([tiny()]) as hub:
+        stall = hub.faults.add(Stall(after=MIB, stall_s=0.2), kinds=["cdn"])
+        with subprocess.Popen(["curl", "-sL", "-o", tmp_path / "out", resolve(hub, "model.safetensors")]) as curl:
+            hub.log.wait_for(lambda log: log.bytes_served >= MIB, timeout_s=60)
+            hub.log.clear()
+            assert curl.wait() == 0
+        assert stall.hits == 1 and (tmp_path / "out").stat().st_size > MIB
+        assert (hub.log.bytes_served, len(hub.log.records)) == (0, 0)
+
+
+def test_slow_after_so_many_bytes_until_it_is_taken_away(tmp_path: Path) -> None:
+    with hub_in_thread([tiny()]) as hub:
+        hub.faults.slow_after = (MIB, 1)
+        with subprocess.Popen(["curl", "-sL", "-o", tmp_path / "out", resolve(hub, "model.safetensors")]) as curl:
+            hub.log.wait_for(lambda log: log.bytes_served >= MIB, timeout_s=60)
+            with pytest.raises(TimeoutError):
+                hub.log.settled(timeout_s=0.3)
+            curl.kill()
+        assert hub.log.settled().bytes_served < 2 * MIB
+        hub.faults.clear()
+        subprocess.run(["curl", "-sfL", "-o", tmp_path / "out", resolve(hub, "model.safetensors")], check=True)
 
 
 def test_thread_reports_a_taken_port() -> None:
@@ -499,7 +530,7 @@ def test_command_line(tmp_path: Path) -> None:
             assert HfApi(endpoint=ready["url"], token=False).model_info("acme/cli").sha == ready["sha"]
         finally:
             server.send_signal(signal.SIGTERM)
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
     assert (tmp_path / "out" / "a.txt").read_bytes() == b"hello"
 
 
@@ -680,7 +711,7 @@ async def test_fault_stall(hub: StandInHub, http: aiohttp.ClientSession) -> None
             async with asyncio.timeout(0.05):
                 await response.content.read(1)
         assert hub.log.where(kind="file")[-1].ended_at is None
-    await asyncio.to_thread(hub.log.wait_for, lambda log: bool(log.where(kind="file")[-1].ended_at), timeout_s=10)
+    await until_ended(hub)
 
 
 async def test_fault_stall_that_ends(hub: StandInHub, http: aiohttp.ClientSession) -> None:
@@ -702,6 +733,7 @@ async def test_fault_drip(hub: StandInHub, http: aiohttp.ClientSession) -> None:
         pieces = [piece async for piece in response.content.iter_any()]
     assert b"".join(pieces) == FILES["config.json"] and len(pieces) > 1
     record = hub.log.where(kind="file")[-1]
+    await until_ended(hub)
     assert record.ended_at is not None and record.ended_at - record.started_at >= 0.1
 
 

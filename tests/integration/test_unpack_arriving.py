@@ -52,7 +52,8 @@ def specs_of(origin: FaultOrigin) -> list[ObjectSpec]:
 
 
 def is_unpacked(out: Path, number: int) -> bool:
-    return all((out / f"a{number}" / name).read_bytes() == content for name, content in MEMBERS.items())
+    files = {name: out / f"a{number}" / name for name in MEMBERS}
+    return all(file.exists() and file.read_bytes() == MEMBERS[name] for name, file in files.items())
 
 
 class Counted:
@@ -80,13 +81,15 @@ class Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
         self.waiting = 0
+        counting = threading.Lock()
         really = archive_streams.find_unpacked
         is_first = threading.local()
 
         def find_unpacked(*arguments: object, **more: object) -> object:
             if not hasattr(is_first, "asked"):
                 is_first.asked = True
-                self.waiting += 1
+                with counting:
+                    self.waiting += 1
                 assert self.go.wait(60)
             return really(*arguments, **more)  # type: ignore[arg-type]
 
@@ -114,7 +117,7 @@ async def test_slow_unpacking_never_holds_up_what_arrives(
     async with engine(job, is_alone=True) as bench:
         specs = specs_of(origin)
         assert {report.outcome for report in await bench.whole(specs)} == {Outcome.DONE}
-        assert held.waiting == STREAMS_MAX
+        await poll(lambda: held.waiting == STREAMS_MAX)  # threads of their own, whose turn may come later
         bench.objects = specs
         finalize = bench.start(UnitKind.FINALIZE)
         held.go.set()
@@ -132,7 +135,8 @@ async def test_a_worker_that_leaves_removes_what_is_staged(origin: FaultOrigin, 
         origin.faults.total_rate = 2 * MIB
         bench.start(UnitKind.WHOLE, specs[1])
         await poll(lambda: len(list((tmp_path / "out").glob(".shoal/partial/unpack-*/tree/a1/*"))) > 1)
-        assert is_unpacked(next((tmp_path / "out").glob(".shoal/partial/unpack-*/tree/a0")).parent, 0)
+        (staged,) = (tmp_path / "out").glob(".shoal/partial/unpack-*/tree/a0")
+        await poll(lambda: is_unpacked(staged.parent, 0))
         await bench.worker.drain(0)
     assert not (tmp_path / "out").exists()
     await poll(lambda: open_files() <= before)  # the stand-in closes its ends, too
@@ -252,7 +256,7 @@ async def test_a_chunk_that_was_wrong_begins_it_anew(tmp_path: Path, finished: C
         one.obey(drop=(0,))
         one.fetch(0, *range(5, len(one.table)))
         await one.until_has(0, *range(5, len(one.table)))
-        assert not first.exists()
+        await poll(lambda: not first.exists())
         await one.publish_all()
     assert is_unpacked(tmp_path, 0)
     assert finished.count == 0

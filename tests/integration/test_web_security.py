@@ -65,7 +65,7 @@ async def raw(
     lines = {"Host": f"127.0.0.1:{site.server.port}", "Connection": "close", "Content-Length": str(len(body))}
     head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in {**lines, **(headers or {})}.items())
     writer.write(head.encode() + b"\r\n" + body)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -305,7 +305,7 @@ async def test_a_stream_ends_with_its_login(closed: WebSite) -> None:
         assert answer.status == 200
         await answer.content.readuntil(b"event: snapshot")
         await closed.coordinator.tokens.revoke(admin.view.token_id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await answer.content.read()
 
 

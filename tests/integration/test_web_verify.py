@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shoal.common.errors import Conflict
-from shoal.common.library.records import Model, Place
 from shoal.common.manifest import ManifestEntry, write_manifest
-from shoal.common.records import Layout
 from shoal.common.safe_root import SafeRoot
 from shoal.common.views import SubmitRequest
-from shoal.coordinator.web.verify_api import repair_requests
 from support.web import WebSite, web_site
 
 COMMIT = "c" * 40
@@ -93,6 +90,18 @@ async def test_a_model_is_verified_and_what_is_wrong_is_named(site: WebSite, tmp
     await post(site, "/api/models/verify", {"model_id": "none-such"}, status=404)
 
 
+async def test_a_repair_is_of_the_commit_by_the_name_that_was_fetched(site: WebSite, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "tiny"
+    folder_with(folder, {"a.bin": b"one", "b.bin": b"two"}, f"{SOURCE}@release")
+    (model,) = (await get(site, "/api/models"))["models"]
+    (folder / "a.bin").write_bytes(b"One")
+    assert (await verified(site, model["model_id"]))["problems_total"] == 1
+    (job,) = (await post(site, "/api/models/repair", {"model_id": model["model_id"]}))["jobs"]
+    assert (job["created"], job["job"]["uri"], job["job"]["destination"]) == (True, f"{SOURCE}@release", str(folder))
+    asked = json.loads(site.coordinator.core.jobs[job["job"]["job_id"]].row.request)
+    assert (asked["commit"], asked["revision"], asked["include"], asked["force"]) == (COMMIT, "", ["a.bin"], True)
+
+
 async def test_another_source_in_the_same_folder_is_not_its_business(site: WebSite, tmp_path: Path) -> None:
     folder = tmp_path / "models" / "both"
     folder_with(folder, {"a.bin": b"one"})
@@ -123,50 +132,6 @@ async def test_a_cache_of_the_hubs_client_is_held_against_the_names_of_its_blobs
     (repo / "blobs" / name).write_bytes(b"WEIGHTS")
     assert (await verified(site, model["model_id"]))["problems"][0]["kind"] == "digest"
     await post(site, "/api/models/repair", {"model_id": model["model_id"]}, status=409)
-
-
-def model_in(path: str, place: Place = Place.FOLDER) -> Model:
-    return Model(model_id="m", kind="model", repo_id="acme/tiny", source="hf://acme/tiny", place=place, path=path)
-
-
-def entry(path: str, source: str = "hf://acme/tiny", commit: str = COMMIT) -> ManifestEntry:
-    return ManifestEntry(path=path, size=1, digest="", source=source, commit=commit)
-
-
-def test_a_repair_asks_for_wrong_files_alone_by_the_name_that_they_were_fetched_by() -> None:
-    (request,) = repair_requests(model_in("/data/tiny"), [entry("a[1].bin"), entry("b.bin")], root=Path("/"))
-    assert request == SubmitRequest(
-        uris=("hf://acme/tiny",),
-        destination="/data/tiny",
-        layout=Layout.FOLDER,
-        include=("a[[]1].bin", "b.bin"),
-        force=True,
-    )
-
-
-def test_a_repair_of_what_has_moved_asks_for_the_commit_that_was_fetched() -> None:
-    moved = {("hf://acme/tiny", COMMIT)}
-    (request,) = repair_requests(model_in("/agent/tiny"), [entry("a.bin")], root=Path("/agent"), moved=moved)
-    assert (request.revision, request.destination) == (COMMIT, "/tiny")
-
-
-def test_a_repair_of_a_cache_names_paths_of_the_repo() -> None:
-    wrong = entry(f"snapshots/{COMMIT}/sub/a.bin")
-    (request,) = repair_requests(model_in("/c/models--acme--tiny", Place.HUB_CACHE), [wrong], root=Path("/"))
-    assert (request.include, request.destination, request.layout) == (("sub/a.bin",), "/c", Layout.HUB_CACHE)
-
-
-@pytest.mark.parametrize(
-    ("path", "place", "wrong", "root"),
-    [
-        ("/data/tiny", Place.FOLDER, entry("a.bin", source=""), "/"),
-        ("/data/tiny", Place.FOLDER, entry("a.bin"), "/elsewhere"),
-        ("/c/models--a--b", Place.HUB_CACHE, entry("blobs/x"), "/"),
-    ],
-)
-def test_what_cannot_be_repaired_says_why(path: str, place: Place, wrong: ManifestEntry, root: str) -> None:
-    with pytest.raises(Conflict):
-        repair_requests(model_in(path, place), [wrong], root=Path(root))
 
 
 async def test_groups_are_counted_of_what_is_searched(site: WebSite, tmp_path: Path) -> None:

@@ -7,7 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from shoal.common.records import Acks, CoordinatorMessage, Delivery, Grants, Lease, ObjectSpec, UnitKind
+from shoal.common.records import (
+    Acks,
+    CoordinatorMessage,
+    Delivery,
+    Grants,
+    Lease,
+    LeaseRef,
+    ObjectSpec,
+    Revoke,
+    UnitKind,
+)
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.model import JobRow, JobStatus
 from shoal.coordinator.store.base import ObjectRow, ObjectStatus
@@ -203,6 +213,8 @@ class World:
             self._explain_grants(agent_id, message.leases)
         elif isinstance(message, Acks):
             self._check_acks(agent_id, message)
+        elif isinstance(message, Revoke) and "not_shared" in self.scenario.faults:
+            self._explain_revoked(agent_id, message)
 
     def _check_acks(self, agent_id: str, acks: Acks) -> None:
         session = next(agent for agent in self.agents if agent.agent_id == agent_id).session
@@ -390,6 +402,13 @@ class World:
         """It ran out at its agent. Where answers may take longer than it lives after a renewal, nothing else need be wrong."""
         if self.scenario.faults & {"delay", "slow_store"}:  # answers wait for the store
             self.explained += self._cost_of(lease)
+
+    def _explain_revoked(self, agent_id: str, revoke: Revoke) -> None:
+        """Where some do not see a partial file, its object is opened again, and what all others have under way of it is lost."""
+        agent = next(agent for agent in self.agents if agent.agent_id == agent_id)
+        refs = set(revoke.leases)
+        held = [lease for lease in agent.under_way if LeaseRef(lease.unit, lease.token) in refs]
+        self.explained += sum(map(self._cost_of, held))
 
     def _explain_grants(self, agent_id: str, leases: Iterable[Lease]) -> None:
         """Nobody knows yet that the agent does not hear: it may bring them just when others were told to."""

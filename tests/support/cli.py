@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 POLL_S = 0.005
-RUN_S = 40.0  # a run that takes longer hangs
+RUN_S = 60.0  # a run that takes longer hangs
 _FORBIDDEN = (
     "Traceback (most recent call last)",
     "was never awaited",
@@ -188,10 +188,15 @@ def installed(program: str) -> str:
     return str(path)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files that lie below a folder now. Unlike ``rglob`` it minds no folder that goes away while it looks."""
+    found = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
+    return [path for path in found if path.is_file()]
+
+
 def delivered(folder: Path) -> dict[str, bytes]:
     """Path below a destination -> content of every file, but for the folders of Shoal and of the Hub's client."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    named = {path.relative_to(folder).as_posix(): path for path in files}
+    named = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
     return {name: path.read_bytes() for name, path in named.items() if not name.startswith((".shoal/", ".cache/"))}
 
 
@@ -199,8 +204,8 @@ def leftovers(folder: Path) -> list[str]:
     """What lies in the work folders below a destination besides manifests: unfinished work, or nothing."""
     return sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if ".shoal" in path.relative_to(folder).parts[:-1] and path.is_file() and path.name != "manifest.json"
+        for path in files_below(folder)
+        if ".shoal" in path.relative_to(folder).parts[:-1] and path.name != "manifest.json"
     )
 
 

@@ -40,8 +40,8 @@ from shoal.common.records import (
 SPEC = CollectSpec(
     tables=("t.csv",),
     allow_private_addresses=True,
-    request_timeout_s=5.0,
-    idle_timeout_s=2.0,
+    request_timeout_s=60.0,
+    idle_timeout_s=30.0,
     connections=8,
     attempts=2,
     image_size=64,

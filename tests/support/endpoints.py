@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 POLL_S = 0.05
+RELAY_S = 60.0  # a tunnel that is silent for longer is over
 DAY = datetime.timedelta(days=1)
 
 
@@ -199,7 +200,7 @@ def proxy(*, refuse: int = 0, to: int | None = None) -> Generator[tuple[int, lis
                 return
             host, _, port = self.path.rpartition(":")
             address = ("127.0.0.1", to) if to is not None else (host, int(port))
-            with socket.create_connection(address, timeout=10) as onward:
+            with socket.create_connection(address, timeout=RELAY_S) as onward:
                 self.send_response_only(200)
                 self.end_headers()
                 _relay(self.connection, onward)
@@ -218,7 +219,7 @@ def proxy(*, refuse: int = 0, to: int | None = None) -> Generator[tuple[int, lis
 def _relay(one: socket.socket, other: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
-            readable, _, _ = select.select([one, other], [], [], 10)
+            readable, _, _ = select.select([one, other], [], [], RELAY_S)
             if not readable:
                 return
             for source in readable:
@@ -237,8 +238,9 @@ def black_hole() -> Generator[int]:
         yield listener.getsockname()[1]
 
 
-def closed_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def closed_port() -> Generator[int]:
+    """A port that nobody listens on, and that nobody else can be given meanwhile: it is bound. Yields it."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]

@@ -21,8 +21,8 @@ from .contents import ContentLike, as_content, read_all, sha256_hex
 from .hub_repo import HubRepo
 from .request_log import RequestLog
 
-FAST = {"backoff_initial_s": 0.01, "backoff_max_s": 0.05, "read_timeout_s": 5.0}
-"""Options that make retries quick enough for tests."""
+FAST = {"backoff_initial_s": 0.01, "backoff_max_s": 0.05, "read_timeout_s": 30.0}
+"""Options that make retries quick enough for tests. A server that is only slow, as the machine is, is waited for."""
 
 
 @dataclass

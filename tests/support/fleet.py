@@ -50,8 +50,8 @@ from .cli import Finished, Running, Shoal, installed
 T = TypeVar("T")
 
 POLL_S = 0.05
-WAIT_S = 40.0  # whatever takes longer hangs, on a busy machine too
-CALL_S = 10.0
+WAIT_S = 60.0  # whatever takes longer hangs, on a busy machine too
+CALL_S = 40.0
 TAIL_BYTES = 6000
 PORTS = range(20_000, 32_000)  # below the ephemeral ones: a client's own port can never be the coordinator's
 FORBIDDEN = (
@@ -189,7 +189,8 @@ class Daemon:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """Its log lines of one event; logs are JSON."""
-        lines = (line for line in self.log.splitlines() if line.startswith("{"))
+        whole, _, _under_way = self.log.rpartition("\n")  # the daemon writes while we read
+        lines = (line for line in whole.split("\n") if line.startswith("{"))
         return [found for found in map(json.loads, lines) if found.get("action", found.get("event")) == event]
 
     def peak_rss_bytes(self) -> int:

@@ -108,6 +108,7 @@ class WebHost:
         self.requests: list[Asked] = []
         self.open = 0
         self.open_max = 0
+        self.connected = 0  # connections
         self._counts: dict[str, int] = {}
         self._socket = socket.create_server((address, 0), backlog=256)
         self.name = f"{address}:{self._socket.getsockname()[1]}"
@@ -121,6 +122,7 @@ class WebHost:
         return await asyncio.start_server(self._serve, sock=self._socket, limit=HEAD_MAX)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connected += 1
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -139,6 +141,7 @@ class WebHost:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # cancelled by `_stop` alone, which awaits it
         finally:
+            self.connected -= 1
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

@@ -264,21 +264,24 @@ class Listener:
         return sent
 
     def _slowest_rate(self, answer: Answer) -> float | None:
-        rates = [self._faults.connection_rate, self._faults.total_rate, answer.rate]
+        rates = [self._faults.connection_rate, self._total_rate(), answer.rate]
         return min((rate for rate in rates if rate is not None), default=None)
 
     def _begin_pacing(self, connection: _Connection) -> None:
         now = asyncio.get_running_loop().time()
         if self._faults.connection_rate is not None:
             connection.pacer.begin(rate=self._faults.connection_rate, now=now)
-        if self._faults.total_rate is not None:
-            self._total.begin(rate=self._faults.total_rate, now=now)
+        if (total := self._total_rate()) is not None:
+            self._total.begin(rate=total, now=now)
+
+    def _total_rate(self) -> float | None:
+        return self._faults.total_rate_at(self._log.bytes_served)
 
     async def _pace(self, size: int, connection: _Connection, drip: Pacer, answer: Answer) -> None:
         now = asyncio.get_running_loop().time()
         pairs = [
             (connection.pacer, self._faults.connection_rate),
-            (self._total, self._faults.total_rate),
+            (self._total, self._total_rate()),
             (drip, answer.rate),
         ]
         delays = [pacer.take(size, rate=rate, now=now) for pacer, rate in pairs if rate is not None]

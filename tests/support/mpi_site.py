@@ -132,7 +132,7 @@ class MpiSite:
 def nothing_left(processes: Callable[[], dict[int, str]]) -> None:
     """Waits until there are no such processes. Raises TimeoutError that names them."""
     try:
-        until("nothing to be left", lambda: not processes(), timeout_s=30)
+        until("nothing to be left", lambda: not processes(), timeout_s=60)
     except TimeoutError:
         raise TimeoutError(f"still there: {processes()}") from None
 

@@ -72,11 +72,17 @@ class TmpfsNas:
 
 @contextmanager
 def tmpfs_nas(path: Path, size: str = "16m") -> Generator[TmpfsNas]:
-    """A mounted NAS; skips the test, with the reason, where mounting is not permitted (in CI that is a failure)."""
-    path.mkdir(parents=True, exist_ok=True)
+    """A mounted NAS; skips the test, with the reason, where mounting is not permitted (in CI that is a failure).
+
+    Where the folder above it is not there, it appears together with the NAS: nobody ever sees the empty mount point.
+    """
+    place = path if path.parent.is_dir() else path.parent.with_name(f"{path.parent.name} to be") / path.name
+    place.mkdir(parents=True, exist_ok=True)
     nas = TmpfsNas(path, size)
     try:
-        nas.mount()
+        TmpfsNas(place, size).mount()
+        if place != path:
+            place.parent.rename(path.parent)  # which takes along what is mounted below it
     except (OSError, subprocess.CalledProcessError) as error:
         why = f"no file system can be mounted here: {getattr(error, 'stderr', error)}"
         if os.environ.get("CI") == "true" and os.geteuid() == 0:

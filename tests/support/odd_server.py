@@ -24,7 +24,10 @@ class Request:
 
 @dataclass
 class OddServer:
-    """Serves ``pages`` (path to status, headers, body) and the odd paths below. ``log`` holds every path that was asked for."""
+    """Serves ``pages`` (path to status, headers, body) and the odd paths below. ``log`` holds every path that was asked for.
+
+    ``held``: path to what must be set before it is answered. ``crowd``: nobody is answered before so many have asked at the same time.
+    """
 
     pages: dict[str, tuple[int, Mapping[str, str], bytes]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -33,8 +36,11 @@ class OddServer:
     delay_s: float = 0.0
     port: int = 0
     image: bytes = b""
+    held: dict[str, asyncio.Event] = field(default_factory=dict)
+    crowd: int = 0
     together: int = 0
     together_max: int = 0
+    _crowded: asyncio.Event = field(default_factory=asyncio.Event)
     _counts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -67,6 +73,11 @@ class OddServer:
         try:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
+            if path in self.held:
+                await self.held[path].wait()
+            if self.together >= self.crowd:
+                self._crowded.set()
+            await self._crowded.wait()
             if path in self.pages:
                 status, extra, body = self.pages[path]
                 await self.answer(writer, status, body, extra)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from .http_answer import Kind, ServerName
 
 FILE_KINDS: frozenset[Kind] = frozenset({"file", "cdn"})
+SETTLE_S = 60.0  # whatever takes longer hangs
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -30,6 +31,7 @@ class RequestRecord:
     body_bytes: int = 0  # bytes of body handed to the connection
     complete: bool = False  # the whole answer went out
     faults: tuple[str, ...] = ()  # names of the faults that fired
+    forgotten: bool = False  # the log was cleared since: what is still sent counts for nothing
 
 
 class Records:
@@ -138,6 +140,8 @@ class RequestLog:
     def clear(self) -> None:
         """Forgets everything; requests under way are no longer counted."""
         with self._changed:
+            for record in self._records:
+                record.forgotten = True
             self._records = []
             self._file_bytes = 0
 
@@ -151,6 +155,13 @@ class RequestLog:
                 last = "\n".join(map(repr, self._records[-10:]))
                 raise TimeoutError(f"not within {timeout_s} s; the last of {len(self._records)} requests:\n{last}")
 
+    def settled(self, *, timeout_s: float = SETTLE_S) -> RequestLog:
+        """Blocks until no request is under way: who has all bytes may look before the server has written down that it sent them, and
+        of a connection that was dropped the server learns later than who dropped it. Returns: this log. Raises: TimeoutError.
+        """
+        self.wait_for(lambda log: all(record.ended_at is not None for record in log.records), timeout_s=timeout_s)
+        return self
+
     def opened(self, record: RequestRecord) -> None:
         """A request arrived."""
         with self._changed:
@@ -161,7 +172,7 @@ class RequestLog:
         """``size`` bytes of body go out."""
         with self._changed:
             record.body_bytes += size
-            if record.kind in FILE_KINDS:
+            if record.kind in FILE_KINDS and not record.forgotten:
                 self._file_bytes += size
             self._changed.notify_all()
 

@@ -26,9 +26,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-READY_S = 20.0
+from .fleet import free_port
+
+READY_S = 60.0
 POLL_S = 0.05
 COPY_BYTES = 256 * 1024
+RATE_MAX = 1 << 40  # bytes/s: none
 REGION = "us-east-1"
 
 
@@ -98,7 +101,7 @@ class Store:
     """One store, as a context manager. Buckets are the folders in ``folder``.
 
     Args: access, secret: the one pair of keys that it accepts; without any it serves everybody. rate: bytes per second of each
-    connection through the proxy, 0 for no limit.
+    connection through the proxy, 0 for no limit; it may be changed at any time.
     """
 
     def __init__(self, folder: Path, *, access: str = "", secret: str = "", rate: int = 0) -> None:
@@ -112,9 +115,7 @@ class Store:
 
     def __enter__(self) -> Self:
         program = rclone()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._port = free_port()
         keys = ["--auth-key", f"{self.access},{self.secret}"] if self.access else []
         self._output = (self.folder.parent / f"{self.folder.name}.log").open("wb")
         self._process = subprocess.Popen(
@@ -233,13 +234,13 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items():
                 connection.putheader(name, value)
             connection.endheaders(body or None)
-            self._pass_on(connection.getresponse(), asked, store.rate)
+            self._pass_on(connection.getresponse(), asked, store)
         finally:
             connection.close()
 
     do_HEAD = do_PUT = do_DELETE = do_GET
 
-    def _pass_on(self, answer: http.client.HTTPResponse, asked: Asked, rate: int) -> None:
+    def _pass_on(self, answer: http.client.HTTPResponse, asked: Asked, store: Store) -> None:
         asked.status = answer.status
         self.send_response_only(answer.status)
         known = answer.getheader("Content-Length") is not None
@@ -250,8 +251,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        while self.command != "HEAD" and (data := answer.read(COPY_BYTES if not rate else min(COPY_BYTES, rate // 20))):
-            self.wfile.write(data)
+        while self.command != "HEAD" and (data := answer.read(min(COPY_BYTES, (store.rate or RATE_MAX) // 20))):
+            # Counted before the bytes leave: a client that has them all must find them in the log.
             asked.body_bytes += len(data)
-            if rate:
-                time.sleep(len(data) / rate)
+            self.wfile.write(data)
+            if store.rate:
+                time.sleep(len(data) / store.rate)

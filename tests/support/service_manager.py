@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-WAIT_S = 40.0  # whatever takes longer hangs
+WAIT_S = 60.0  # whatever takes longer hangs
 
 
 class ServiceManager:

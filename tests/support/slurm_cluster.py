@@ -37,8 +37,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "scan
 PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin"
 CPUS = 4  # of each node, whatever the machine has
 MEMORY_MIB = 2048
-START_S = 30.0
-COMMAND_S = 30.0
+START_S = 60.0
+COMMAND_S = 60.0
 STOP_S = 5.0
 ENDED = (
     "COMPLETED",
@@ -206,7 +206,7 @@ class SlurmCluster:
         for node, state in self._states().items():
             if state.startswith(("down", "drain")):
                 self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        until("all jobs to be gone", lambda: not self.run("squeue", "--noheader").stdout.strip(), STOP_S * 6)
+        until("all jobs to be gone", lambda: not self.run("squeue", "--noheader").stdout.strip(), START_S)
         until("all nodes to be idle", lambda: set(self._states().values()) == {"idle"}, START_S)
 
     def clear_disks(self) -> None:

@@ -64,12 +64,15 @@ class Rule:
 class Faults:
     """The switchboard of one stand-in: change it at any time, from any thread.
 
-    `connection_rate` and `total_rate` (bytes/s, None: no limit) pace each TCP connection, and all of them together.
+    `connection_rate` and `total_rate` (bytes/s, None: no limit) pace each TCP connection, and all of them together. `slow_after`
+    (bytes, bytes/s) is the total rate once so many bytes of files were served: whoever is to be met half-way is then still there when a
+    busy machine gets round to it.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.connection_rate: float | None = None
         self.total_rate: float | None = None
+        self.slow_after: tuple[int, float] | None = None
         self._seed = seed
         self._added = 0
         self._rules: list[Rule] = []
@@ -124,7 +127,14 @@ class Faults:
         """Switches everything off, the rates too."""
         with self._lock:
             self._rules.clear()
-            self.connection_rate = self.total_rate = None
+            self.connection_rate = self.total_rate = self.slow_after = None
+
+    def total_rate_at(self, served: int) -> float | None:
+        """`total_rate`, or what follows it once so many bytes were served."""
+        total, slow = self.total_rate, self.slow_after
+        if slow is None or served < slow[0]:
+            return total
+        return slow[1] if total is None else min(total, slow[1])
 
     def firing(
         self, *, server: ServerName, kind: Kind, method: str, repo: str | None, path: str | None

@@ -7,6 +7,7 @@ async with web_site(tmp_path, web={"base_url": "/shoal"}) as site:
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from typing import Any
 import aiohttp
 
 from shoal.common.settings import Settings, load_settings
+from shoal.common.wiring import s3_profiles
 from shoal.coordinator.service import Coordinator
 from shoal.coordinator.store.memory import MemoryStore
 from shoal.coordinator.store.runner import StoreRunner
 from shoal.coordinator.web.server import WebServer
 from shoal.coordinator.wiring import make_coordinator, sources
+
+from .fleet import WAIT_S, until
 
 PASSWORD = "correct horse battery"
 # shoal web password, with the least that scrypt can cost: a test makes hundreds of tries.
@@ -54,6 +58,20 @@ class WebSite:
             return {"X-CSRF-Token": (await answer.json())["csrf_token"]}
 
 
+def until_served(url: str) -> None:
+    """Waits until a site answers: a coordinator serves its page some moments after its agents. url: of the site, without a slash at the
+    end. Raises TimeoutError."""
+
+    def served() -> bool:
+        try:
+            with urllib.request.urlopen(f"{url}/healthz", timeout=WAIT_S) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    until(f"{url} to be served", served)
+
+
 def web_settings(folder: Path, **given: object) -> Settings:
     """Settings of a site whose every folder lies below this one."""
     overrides: dict[str, object] = {
@@ -70,9 +88,10 @@ def web_settings(folder: Path, **given: object) -> Settings:
 async def web_site(folder: Path, overrides: Mapping[str, object] | None = None) -> AsyncGenerator[WebSite]:
     """A site. overrides: settings by name. It is stopped, and must have stopped in order, when the block ends."""
     settings = web_settings(folder, **(overrides or {}))
-    async with sources(settings, version="test") as open_source:
+    stores = s3_profiles(settings, version="test")
+    async with sources(settings, version="test", stores=stores) as open_source:
         store = StoreRunner(MemoryStore(), blocks=False)
-        coordinator = make_coordinator(settings, store, open_source, version="test")
+        coordinator = make_coordinator(settings, store, open_source, version="test", stores=stores)
         await coordinator.start()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -436,7 +436,7 @@ def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
 
 def test_a_command_that_does_not_exist_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="nothing was told"):
-        measure(["/no/such/command"], env=os.environ, cwd=tmp_path, timeout_s=5.0, output=tmp_path / "output")
+        measure(["/no/such/command"], env=os.environ, cwd=tmp_path, timeout_s=60.0, output=tmp_path / "output")
 
 
 # ---- the swarm -------------------------------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ read, write = os.pipe()
 if os.fork() == 0:
     while time.process_time() < 0.5:
         pass
-    time.sleep(2)
+    time.sleep(4)
     os._exit(0)
 os.close(write)
 os.read(read, 1)  # until the child has ended

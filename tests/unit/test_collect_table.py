@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -659,6 +658,17 @@ def test_progress_tells_the_rows_read(tmp_path: Path, work: Path) -> None:
     assert told == sorted(told) and told[-1] == 30
 
 
+def plan_and_stand_still(table: str, work: Path) -> None:
+    """For a process that will be killed: it says when rows have been spilled to the disk, and does no more."""
+
+    def spilled(rows: int) -> None:
+        if any(work.glob("spill/0/*")):
+            print("spilled", flush=True)
+            signal.pause()
+
+    make_plan(CollectSpec(tables=(table,)), work=work, policy=Policy(), should_stop=lambda: False, progress=spilled)
+
+
 def test_a_killed_run_is_begun_anew(tmp_path: Path, work: Path) -> None:
     big = tmp_path / "big.csv"
     count = 300_000
@@ -673,14 +683,12 @@ def test_a_killed_run_is_begun_anew(tmp_path: Path, work: Path) -> None:
         big,
     )
     code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); from unit import test_collect_table as t;"
-    code += "t.plan_of(sys.argv[1], work=Path(sys.argv[2]))"
-    tests = str(Path(__file__).parents[1])
-    process = subprocess.Popen([sys.executable, "-c", code, str(big), str(work), tests])
-    deadline = time.monotonic() + 60
-    while not any(work.glob("spill/0/*")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    code += "t.plan_and_stand_still(sys.argv[1], Path(sys.argv[2]))"
+    command = [sys.executable, "-c", code, str(big), str(work), str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"spilled\n"
+        process.send_signal(signal.SIGKILL)
     assert (work / "spill").exists()
     with pytest.raises(NotFound):
         open_plan(work)

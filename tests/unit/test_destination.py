@@ -992,7 +992,7 @@ def test_nothing_stays_open(folder: Path):
         destination.open_partial(an_object("c")).discard()
         destination.finalize([an_object("a")])
         destination.close()
-    assert open_files() == before
+    assert open_files() <= before  # what other tests left to the collector may go meanwhile
 
 
 def test_entries_are_plain_records():

@@ -76,7 +76,7 @@ async def test_results_and_errors(crew: Crew) -> None:
 async def test_then_comes_before_the_waiters_and_after_cancellation(crew: Crew) -> None:
     order: list[str] = []
     go = threading.Event()
-    job = crew.run(lambda: go.wait(10), lambda job: order.append("then"))
+    job = crew.run(lambda: go.wait(60), lambda job: order.append("then"))
 
     async def wait() -> None:
         await job.wait()

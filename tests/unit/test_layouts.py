@@ -225,6 +225,12 @@ def test_a_ref_moves_with_its_branch(make: Make, tmp_path: Path):
     assert (tmp_path / REPO / "refs/main").read_text() == OTHER_COMMIT
 
 
+def test_a_ref_stays_where_a_commit_was_asked_for_beside_it(make: Make, tmp_path: Path):
+    make(commit=OTHER_COMMIT).finalize([])
+    make(pinned=True).finalize([])
+    assert (tmp_path / REPO / "refs/main").read_text() == OTHER_COMMIT
+
+
 def test_a_new_commit_costs_only_links_for_what_did_not_change(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

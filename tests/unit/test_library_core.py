@@ -23,12 +23,14 @@ from shoal.common.library.freshness import check_freshness
 from shoal.common.library.library import Library
 from shoal.common.library.query import Query, groups, select
 from shoal.common.library.records import Check, Freshness, Model, Place, Revision
+from shoal.common.library.repair import repair_requests
 from shoal.common.library.state import INDEX, PLACES, known_places, read_state, remember_place, write_state
 from shoal.common.library.update import same_selection, update_request
 from shoal.common.manifest import ManifestEntry, write_manifest
 from shoal.common.paths import SafeRoot
 from shoal.common.records import Layout
 from shoal.common.uri import HubUri
+from shoal.common.views import SubmitRequest
 
 MANY = 10_000
 COMMIT = "a" * 40
@@ -501,6 +503,38 @@ async def test_what_an_update_asks_for() -> None:
         await update_request(replace(plain, revisions=(Revision(commit=COMMIT),)), [], listing, root=Path("/"))
     with pytest.raises(UsageError, match="nothing says"):
         await update_request(replace(plain, source=""), [], listing, root=Path("/"))
+
+
+def wrong(path: str, source: str = "hf://acme/tiny", commit: str = COMMIT) -> ManifestEntry:
+    return ManifestEntry(path=path, size=1, digest="", source=source, commit=commit)
+
+
+def test_a_repair_asks_for_wrong_files_alone_at_their_commits_by_the_names_that_they_were_fetched_by() -> None:
+    entries = [wrong("a[1].bin"), wrong("b.bin"), wrong("c.bin", commit=OTHER), wrong("d", "hf://acme/tiny@v1")]
+    base = SubmitRequest(uris=("hf://acme/tiny",), destination="/tiny", layout=Layout.FOLDER, force=True, profile="p")
+    assert repair_requests(Path("/agent/tiny"), entries, layout=Layout.FOLDER, root=Path("/agent"), profile="p") == [
+        replace(base, commit=COMMIT, include=("a[[]1].bin", "b.bin")),
+        replace(base, commit=OTHER, include=("c.bin",)),
+        replace(base, uris=("hf://acme/tiny@v1",), commit=COMMIT, include=("d",)),
+    ]
+
+
+def test_a_repair_of_a_cache_names_paths_of_the_repo() -> None:
+    (request,) = repair_requests(Path("/c"), [wrong(f"snapshots/{COMMIT}/sub/a.bin")], layout=Layout.HUB_CACHE)
+    assert (request.include, request.destination, request.layout) == (("sub/a.bin",), "/c", Layout.HUB_CACHE)
+
+
+@pytest.mark.parametrize(
+    ("layout", "entry", "root"),
+    [
+        (Layout.FOLDER, wrong("a.bin", source=""), "/"),
+        (Layout.FOLDER, wrong("a.bin"), "/elsewhere"),
+        (Layout.HUB_CACHE, wrong("blobs/x"), "/"),
+    ],
+)
+def test_what_cannot_be_repaired_says_why(layout: Layout, entry: ManifestEntry, root: str) -> None:
+    with pytest.raises(Conflict):
+        repair_requests(Path("/data/tiny"), [entry], layout=layout, root=Path(root))
 
 
 def test_state_files_are_whole_or_not_there(tmp_path: Path) -> None:

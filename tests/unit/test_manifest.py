@@ -214,6 +214,14 @@ def test_jobs_merge_and_the_new_entry_of_a_path_counts(root: SafeRoot, path: Pat
     assert os.listdir(path.parent) == ["manifest.json"]
 
 
+def test_what_is_no_news_of_a_source_is_said_only_where_nothing_is_known(root: SafeRoot):
+    add(root, entry("a"))
+    for uri in ("hf://a/b", "hf://c/d"):
+        assert merge_manifest(root, WORK, lambda: [entry("a")], sources={uri: {"commit": "old"}}, is_news=False) == 1
+    with read_manifest(root) as manifest:
+        assert manifest.sources == {"hf://a/b": {"commit": "c"}, "hf://c/d": {"commit": "old"}}
+
+
 def test_of_two_new_entries_of_one_path_the_first_counts(root: SafeRoot):
     add(root, entry("a", b"first"), entry("a", b"second one"))
     assert [found.size for found in read(root)] == [5]

@@ -368,7 +368,7 @@ def test_descriptors_are_few_and_all_closed(tmp_path: Path) -> None:
     assert open_descriptors() <= before + 1 + 4
     root.close()
     root.close()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what other tests left to the collector may go meanwhile
     with pytest.raises(ValueError, match="closed"):
         root.stat_beneath("a")
 

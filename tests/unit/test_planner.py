@@ -85,6 +85,7 @@ def test_the_same_source_twice_is_one_job() -> None:
         {"include": ("*.bin",)},
         {"exclude": ("*.bin",)},
         {"revision": "v1"},
+        {"commit": "c" * 40},
         {"sha256": "0" * 64},
         {"force": True},
         {"layout": Layout.HUB_CACHE},
@@ -117,6 +118,8 @@ def test_the_layout_follows_the_source_unless_it_is_named() -> None:
     ("uris", "changes", "match"),
     [
         ((), {}, "no URI"),
+        (("hf://acme/one",), {"commit": "c0ffee"}, "40 hex digits"),
+        (("https://example.org/a.bin",), {"commit": "c" * 40}, "no commits"),
         (("nonsense://x",), {}, "nonsense"),
         (("hf://acme/one",), {"delivery": Delivery.DATASET}, "dataset"),
         (("hf://acme/one", "hf://acme/two"), {"sha256": "0" * 64}, "sha256"),

@@ -176,6 +176,29 @@ def test_a_profile_of_the_aws_configuration(tmp_path: Path) -> None:
         known.store("theirs2")
 
 
+def test_prepared_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked anything, what would have to be is left alone, and a profile that is wrong costs only itself."""
+    made: list[str | None] = []
+    real = boto3.Session.client
+
+    def make(session: Any, name: str, **options: Any) -> Any:
+        made.append(options.get("endpoint_url"))
+        return real(session, name, **options)
+
+    monkeypatch.setattr(boto3.Session, "client", make)
+    lost = '[s3.lost]\nendpoint = "http://lost"\naccess_key_id_file = "nowhere"\nsecret_access_key_file = "nowhere"\n'
+    chain = '[s3.chain]\nendpoint = "http://chain"\n'
+    public = '[s3.public]\nendpoint = "http://public"\nanonymous = true\n'
+    known = profiles(tmp_path, lost + chain + ONE + public)
+    known.prepare()
+    assert made == [ENDPOINT, "http://public"]
+    session = known.store("one")._session  # pyright: ignore[reportPrivateUsage]
+    assert known.store("one").place("bucket", "x").base_url == f"{ENDPOINT}/bucket"
+    assert known.store("one")._session is session, "what was read is what is used"  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(ShoalError):
+        known.store("lost").place("bucket", "x")
+
+
 def test_without_keys(tmp_path: Path) -> None:
     with pytest.raises(Unauthenticated, match="no keys were found"):
         profiles(tmp_path, f'[s3.one]\nendpoint = "{ENDPOINT}"\n').store("one").place("bucket", "x")

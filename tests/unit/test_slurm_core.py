@@ -331,6 +331,17 @@ def test_a_probe_sees_what_is_there_and_leaves_nothing(shared: bool, tmp_path: P
     assert list((tmp_path / "to").iterdir()) == []
 
 
+def test_a_probe_says_where_it_cannot_write() -> None:
+    question = checks.question([Places(kind="repos", folder=Path("/proc"), shared=False)], [])
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal.slurm.probe"], input=question.line(), capture_output=True, check=True
+    )
+    (found,) = checks.answers_in(done.stdout.decode().splitlines())
+    assert found["folders"][0]["seen"] and found["folders"][0]["error"]
+    with pytest.raises(NotWritable, match=found["folders"][0]["error"]):
+        checks.verdict(question, [found["node"]], [found])
+
+
 def test_what_can_be_told_before_a_job_is_submitted(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     checks.check_folder(Places(kind="repos", folder=tmp_path / "a" / "b"))
@@ -338,7 +349,7 @@ def test_what_can_be_told_before_a_job_is_submitted(tmp_path: Path) -> None:
     checks.check_folder(Places(kind="collect", folder=None))
     assert checks.local_folder(tmp_path) == tmp_path
     assert checks.local_folder(Path("/nowhere")) in checks.LOCAL_FOLDERS
-    with pytest.raises(NotWritable, match="is not a folder"):
+    with pytest.raises(NotWritable, match="a file lies where a folder should be"):
         checks.check_folder(Places(kind="repos", folder=tmp_path / "file" / "x"))
     with pytest.raises(NotFound, match="check --data"):
         checks.check_folder(Places(kind="tools", folder=tmp_path / "data", must_exist=True))

@@ -274,6 +274,15 @@ async def test_a_commit_needs_no_question() -> None:
     assert len(await objects_of(source)) == 1
 
 
+async def test_a_branch_at_a_commit_that_it_may_have_left() -> None:
+    w = world({tree_url(): tree(file("a"))})
+    source = source_of("hf://acme/tiny@v1", w.context, commit=SHA)
+    resolved = await source.resolve()
+    assert (resolved.source, resolved.revision, resolved.commit) == ("hf://acme/tiny@v1", "v1", SHA)
+    assert resolved.pinned and w.http.requests == []
+    assert [spec.url for spec in await objects_of(source)] == [f"/acme/tiny/resolve/{SHA}/a"]
+
+
 async def test_pages_are_followed_and_numbered_on() -> None:
     second, third = f"{tree_url()}&cursor=2", "/api/models/acme/tiny/tree/x?cursor=3"
     w = world(
@@ -683,6 +692,7 @@ async def test_twins_are_delivered_with_a_warning() -> None:
     [
         ("hf://acme/tiny@v1", {"revision": "v2"}, "revision"),
         ("hf://acme/tiny", {"revision": "a..b"}, "revision"),
+        (f"hf://acme/tiny@{'a' * 40}", {"commit": "b" * 40}, "commit itself"),
         ("hf://acme/tiny", {"sha256": "0" * 64}, "names the digest"),
         ("https://example.org/x", {"revision": "v2"}, "no revisions"),
         ("https://example.org/x", {"sha256": "zz"}, "digest"),

@@ -13,6 +13,7 @@ from shoal.client.ports import require_free, who_listens
 from shoal.client.supervision import FIRST_WAIT_S, STEADY_S, WAIT_MAX_S, ChildLife, ChildState, how_it_ended
 from shoal.client.up import end_left_over, hold_state, note_children
 from shoal.common.errors import Busy, NotWritable, UsageError
+from support.fleet import free_port
 
 
 def test_waits_double_and_begin_anew_after_a_steady_run() -> None:
@@ -82,8 +83,8 @@ def test_how_it_ended(code: int, words: str) -> None:
 
 
 def test_who_has_a_port() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()  # one that nobody is given by chance, when it is free again
+    with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(UsageError, match=rf"web\.listen .*taken by process {os.getpid()} \(") as error:
             require_free("web.listen", f"127.0.0.1:{port}")
         assert error.value.exit_code == 2

@@ -241,6 +241,7 @@ job_specs = st.builds(
     collect=st.none() | collects,
     tool=st.none() | tools,
     nas=texts,
+    pinned=st.booleans(),
 )
 nas_counts = st.builds(
     NasCounts,
@@ -527,6 +528,7 @@ VIEWS: list[tuple[str, st.SearchStrategy[Any]]] = [
             unpack=texts,
             unpack_format=texts,
             nas=texts,
+            commit=texts,
             collect=st.none() | collects,
             tool=st.none() | tools,
         ),

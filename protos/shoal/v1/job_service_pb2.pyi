@@ -209,7 +209,7 @@ class JobObject(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., status: _Optional[_Union[ObjectStatus, str]] = ..., digest: _Optional[str] = ..., failures: _Optional[int] = ..., failure: _Optional[_Union[_work_pb2.Failure, _Mapping]] = ..., skipped: bool = ..., agent: _Optional[str] = ...) -> None: ...
 
 class SubmitJobRequest(_message.Message):
-    __slots__ = ("uris", "destination", "layout", "delivery", "include", "exclude", "revision", "force", "sha256", "priority", "name", "profile", "unpack", "unpack_format", "collect", "tool", "nas")
+    __slots__ = ("uris", "destination", "layout", "delivery", "include", "exclude", "revision", "force", "sha256", "priority", "name", "profile", "unpack", "unpack_format", "collect", "tool", "nas", "commit")
     URIS_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class SubmitJobRequest(_message.Message):
     COLLECT_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     NAS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
     uris: _containers.RepeatedScalarFieldContainer[str]
     destination: str
     layout: _work_pb2.Layout
@@ -244,7 +245,8 @@ class SubmitJobRequest(_message.Message):
     collect: _work_pb2.CollectSpec
     tool: _work_pb2.ToolSpec
     nas: str
-    def __init__(self, uris: _Optional[_Iterable[str]] = ..., destination: _Optional[str] = ..., layout: _Optional[_Union[_work_pb2.Layout, str]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., force: bool = ..., sha256: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., collect: _Optional[_Union[_work_pb2.CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[_work_pb2.ToolSpec, _Mapping]] = ..., nas: _Optional[str] = ...) -> None: ...
+    commit: str
+    def __init__(self, uris: _Optional[_Iterable[str]] = ..., destination: _Optional[str] = ..., layout: _Optional[_Union[_work_pb2.Layout, str]] = ..., delivery: _Optional[_Union[_work_pb2.Delivery, str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., force: bool = ..., sha256: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., collect: _Optional[_Union[_work_pb2.CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[_work_pb2.ToolSpec, _Mapping]] = ..., nas: _Optional[str] = ..., commit: _Optional[str] = ...) -> None: ...
 
 class SubmittedJob(_message.Message):
     __slots__ = ("job", "created")

@@ -176,7 +176,7 @@ class ObjectSpec(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., url: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere", "collect", "tool", "nas", "licenses")
+    __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere", "collect", "tool", "nas", "licenses", "pinned")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +200,7 @@ class JobSpec(_message.Message):
     TOOL_FIELD_NUMBER: _ClassVar[int]
     NAS_FIELD_NUMBER: _ClassVar[int]
     LICENSES_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     source: str
     origin: OriginKind
@@ -223,7 +224,8 @@ class JobSpec(_message.Message):
     tool: ToolSpec
     nas: str
     licenses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ..., collect: _Optional[_Union[CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[ToolSpec, _Mapping]] = ..., nas: _Optional[str] = ..., licenses: _Optional[_Iterable[str]] = ...) -> None: ...
+    pinned: bool
+    def __init__(self, job_id: _Optional[str] = ..., source: _Optional[str] = ..., origin: _Optional[_Union[OriginKind, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., destination: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., repo_kind: _Optional[str] = ..., repo_id: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., force: bool = ..., total_bytes: _Optional[int] = ..., total_objects: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., profile: _Optional[str] = ..., unpack: _Optional[str] = ..., unpack_format: _Optional[str] = ..., chunks: _Optional[_Union[ChunkSizes, _Mapping]] = ..., verify_everywhere: bool = ..., collect: _Optional[_Union[CollectSpec, _Mapping]] = ..., tool: _Optional[_Union[ToolSpec, _Mapping]] = ..., nas: _Optional[str] = ..., licenses: _Optional[_Iterable[str]] = ..., pinned: bool = ...) -> None: ...
 
 class NasCounts(_message.Message):
     __slots__ = ("files_copied", "bytes_copied", "files_there", "files_waiting", "bytes_waiting", "files_failing", "files_refused", "files_removed", "files_to_remove", "reason")
