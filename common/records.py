@@ -77,7 +77,9 @@ class ObjectSpec:
     """One file to deliver.
 
     digest is ``ALGORITHM:HEX`` with sha256 or git-sha1, or empty where the publisher names none. url is absolute, or starts
-    with ``/`` and is taken below one of the job's endpoints. etag is the publisher's validator without quotes.
+    with ``/`` and is taken below one of the job's endpoints. etag is the publisher's validator without quotes. life: not 0 where
+    the object was begun anew, because what was there was not right; no two lives have the same number. Each has a partial file of
+    its own, and what an agent knows of the object from another life counts no more.
     """
 
     object_id: int
@@ -86,6 +88,7 @@ class ObjectSpec:
     digest: str = ""
     etag: str = ""
     url: str = ""
+    life: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +139,6 @@ class Lease:
     stop: int = 0
     remaining: int = 0  # bytes of the job that nobody holds yet: near the end an agent works in smaller pieces
     ttl_s: float = 30.0
-    life: int = 0  # not 0: the object was begun anew; what an agent knows of it from another life counts no more
-    is_spoiled: bool = False  # of an OPEN: what is there is not right, and is to be thrown away first
     profile: bool = False  # of a BATCH: measure its host first, and report what it is like
     give_up_code: int = (
         0  # of a BATCH: not 0: its host is waited for no longer, the rows that are left become errors with this code

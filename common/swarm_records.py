@@ -70,6 +70,7 @@ class SwarmOrders:
     give_up: tuple[int, ...] = ()  # object ids: failed for good, the copy is complete without them
     ended: bool = False  # everywhere: nothing more will be asked for
     seq: int = 0  # numbers the orders of a lease to its holder, from 1 on
+    lives: tuple[int, ...] = ()  # `ObjectSpec.life` of those of reset from now on, in their order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +91,7 @@ class SwarmInventory:
     have: bytes = b""
     published: tuple[int, ...] = ()  # object ids of large objects that have their name
     digests: tuple[ChunkDigest, ...] = ()  # of chunks of objects that do not
+    lives: tuple[int, ...] = ()  # that it is of, by large object in the table's order; empty: all are of life 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

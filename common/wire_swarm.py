@@ -68,6 +68,7 @@ def encode_swarm_orders(orders: SwarmOrders) -> pb.SwarmOrders:
         give_up=orders.give_up,
         ended=orders.ended,
         seq=orders.seq,
+        lives=orders.lives,
     )
 
 
@@ -85,6 +86,7 @@ def decode_swarm_orders(orders: pb.SwarmOrders) -> SwarmOrders:
         give_up=_counts(orders.give_up, "SwarmOrders.give_up"),
         ended=orders.ended,
         seq=count(orders.seq, "SwarmOrders.seq"),
+        lives=_counts(orders.lives, "SwarmOrders.lives"),
     )
 
 
@@ -97,6 +99,7 @@ def encode_swarm_inventory(inventory: SwarmInventory) -> pb.SwarmInventory:
         have=inventory.have,
         published=inventory.published,
         digests=(pb.ChunkDigest(chunk=known.chunk, digest=known.digest) for known in inventory.digests),
+        lives=inventory.lives,
     )
 
 
@@ -112,6 +115,7 @@ def decode_swarm_inventory(inventory: pb.SwarmInventory) -> SwarmInventory:
         have=inventory.have,
         published=_counts(inventory.published, "SwarmInventory.published"),
         digests=each(_decode_chunk_digest, inventory.digests, "SwarmInventory.digests"),
+        lives=_counts(inventory.lives, "SwarmInventory.lives"),
     )
 
 

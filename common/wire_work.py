@@ -67,7 +67,13 @@ def decode_interval(interval: work.Interval) -> Interval:
 def encode_object_spec(spec: ObjectSpec) -> work.ObjectSpec:
     """A file to deliver."""
     return work.ObjectSpec(
-        object_id=spec.object_id, path=spec.path, size=spec.size, digest=spec.digest, etag=spec.etag, url=spec.url
+        object_id=spec.object_id,
+        path=spec.path,
+        size=spec.size,
+        digest=spec.digest,
+        etag=spec.etag,
+        url=spec.url,
+        life=spec.life,
     )
 
 
@@ -80,6 +86,7 @@ def decode_object_spec(spec: work.ObjectSpec) -> ObjectSpec:
         digest=spec.digest,
         etag=spec.etag,
         url=spec.url,
+        life=count(spec.life, "ObjectSpec.life"),
     )
 
 
@@ -168,8 +175,6 @@ def encode_lease(lease: Lease) -> work.Lease:
         ttl_s=lease.ttl_s,
         profile=lease.profile,
         give_up_code=lease.give_up_code,
-        life=lease.life,
-        is_spoiled=lease.is_spoiled,
     )
 
 
@@ -193,8 +198,6 @@ def decode_lease(lease: work.Lease) -> Lease:
         ttl_s=amount(lease.ttl_s, "Lease.ttl_s"),
         profile=lease.profile,
         give_up_code=lease.give_up_code,
-        life=count(lease.life, "Lease.life"),
-        is_spoiled=lease.is_spoiled,
     )
 
 

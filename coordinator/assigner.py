@@ -196,8 +196,6 @@ class Assigner:
                 stop=work.stop,
                 remaining=job.remaining,
                 ttl_s=self._leases.ttl_s,
-                life=work.obj.life if work.obj else 0,
-                is_spoiled=work.kind is UnitKind.OPEN and work.obj is not None and work.obj.is_spoiled,
                 profile=profile,
                 give_up_code=give_up_code,
             )

@@ -60,6 +60,14 @@ class ObjectRetried:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectBegunAnew:
+    """What is there of the object is not it: it has this life from now on (`ObjectSpec.life`), and is queued."""
+
+    object_id: int
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinishObjects:
     """All queued objects of the job are complete on every agent that has its copy."""
 
@@ -143,6 +151,7 @@ Write = (
     | ObjectDone
     | ObjectFailed
     | ObjectRetried
+    | ObjectBegunAnew
     | FinishObjects
     | RequeueFailed
     | PutLease

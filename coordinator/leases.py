@@ -112,6 +112,11 @@ class LeaseTable:
         self._insert(lease)
         return lease
 
+    def new_life(self) -> int:
+        """A number for an object's life (`ObjectSpec.life`): a token that no lease will have, so unique over all incarnations."""
+        self._next_token += 1
+        return self._next_token
+
     @property
     def next_token(self) -> int:
         """The token that the next grant will carry: unique over all incarnations."""

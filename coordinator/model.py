@@ -94,8 +94,6 @@ class ObjectState:
     failed_at: float = float("-inf")  # of the last failure that was counted
     expired_at: float = float("-inf")  # of the last expiry that was counted
     transfer_failures: int = 0  # those of failures that new bytes make up for
-    life: int = 0  # not 0: it was begun anew, because what was there was not right; no two lives have the same number
-    is_spoiled: bool = False  # what is there has yet to be thrown away
     unseen: int = 0  # times in a row that an agent did not find its partial file
 
     @property
@@ -256,7 +254,8 @@ class JobState:
         obj.done.clear()
         obj.done_bytes = 0
         obj.bytes_by_agent.clear()
-        self.enqueue(obj)
+        if obj.phase is not Phase.QUEUED:
+            self.enqueue(obj)
 
     def clear_window(self) -> None:
         """Forget all objects in memory; the store has them."""

@@ -12,7 +12,8 @@ A large object's life; a bundle of small ones has none, because its receivers ve
               --digest wrong, changed at the origin--> (unknown): everybody begins anew with it
               --attempts used up--> given up
 
-Nothing of this is stored but the leases and, in the end, the job's row: after a restart the agents tell it again.
+Nothing of this is stored but the leases, the lives of objects that were begun anew and, in the end, the job's row: after a restart
+the agents tell it again, and what they tell of another life than the stored one does not count.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class TableRow:
     size: int | None
     vouched: str = ""
     etag: str = ""
+    life: int = 0  # `ObjectSpec.life`
     given_up: bool = False  # it failed for good, but agents that were there before have it in their tables
 
 
@@ -77,6 +79,7 @@ class LargeObject:
     mask: int
     vouched: str = ""  # ALGORITHM:HEX
     etag: str = ""
+    life: int = 0  # not 0: it was begun anew, and nobody's copy of another life counts
     voucher: str = ""  # agent id
     failures: int = 0
     anew: dict[str, int] = field(
@@ -93,7 +96,7 @@ class Draft:
     drop: list[int] = field(default_factory=list[int])
     vouch: list[int] = field(default_factory=list[int])
     publish: list[PublishOrder] = field(default_factory=list[PublishOrder])
-    reset: list[int] = field(default_factory=list[int])
+    reset: dict[int, int] = field(default_factory=dict[int, int])  # object id -> its life from now on
     give_up: list[int] = field(default_factory=list[int])
     ended: bool = False
 
@@ -111,6 +114,7 @@ class Draft:
             give_up=tuple(self.give_up),
             ended=self.ended,
             seq=seq,
+            lives=tuple(self.reset.values()),
         )
 
 
@@ -131,6 +135,7 @@ class ReplicaJob:
                 mask=((1 << len(chunks)) - 1) << chunks.start,
                 vouched=rows[position].vouched,
                 etag=rows[position].etag,
+                life=rows[position].life,
             )
         self.unknown_sizes = {row.object_id for row in rows if row.size is None}
         self.unvouched = {object_id for object_id, known in self.large.items() if not known.vouched}  # and no voucher

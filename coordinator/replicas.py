@@ -54,7 +54,9 @@ class ReplicaBook:
         self._reports = reports
         self._attempts = attempts
         self._limits = limits
-        self._swarm_reports = SwarmReports(agents, effects, attempts=attempts, cut_off=self._cut_off)
+        self._swarm_reports = SwarmReports(
+            agents, effects, attempts=attempts, new_life=leases.new_life, cut_off=self._cut_off
+        )
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ class ReplicaBook:
             return
         if replica.is_active:
             replica.status = ReplicaStatus.COPYING
-        self._swarm_reports.inventory(swarm, replica, inventory)
+        self._swarm_reports.inventory(job, swarm, replica, inventory)
 
     def report(self, agent_id: str, report: SwarmReport, now: float) -> None:
         """Something happened to an agent's copy."""

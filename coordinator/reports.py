@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..common.errors import Busy, Changed, NoSpace, NotShared, NotWritable, Refused, VerificationFailed, error_class
 from ..common.records import Failure, Outcome, Result, UnitKind
-from .effects import AddUnits, Effects, ObjectDone, ObjectFailed, ObjectRetried
+from .effects import AddUnits, Effects, ObjectBegunAnew, ObjectDone, ObjectFailed, ObjectRetried
 from .leases import HeldLease, LeaseTable
 from .model import AgentState, JobState, JobStatus, ObjectState, Phase
 
@@ -175,7 +175,6 @@ class ReportBook:
             if 0 <= start < stop <= size:
                 done.add(start, stop)
         job.open_ranges(obj, done)
-        obj.is_spoiled = False
         # After a coordinator's restart, agents may still hold ranges that an earlier incarnation granted.
         for lease in self._leases.of_object(obj.spec.object_id):
             if lease.kind is UnitKind.RANGE:
@@ -263,34 +262,45 @@ class ReportBook:
             job.excluded[agent.agent_id] = now + EXCLUDED_S
             obj.unseen += 1
             if obj.unseen >= self._attempts and obj.phase is not Phase.QUEUED:
-                self._begin_anew(job, obj)  # its partial file is really gone
+                self._start_over(
+                    job, obj
+                )  # its partial file is really gone, or all of them are blind: who opens it will see
             return
         if issubclass(kind, (NoSpace, NotWritable)):
             self.end_with(job, failure)
             return
         if failure.code == Busy.code:  # another run fetches it, or has taken it over: it is looked at again
-            if obj.phase is not Phase.QUEUED:
+            if transfer or obj.phase is not Phase.QUEUED:
                 self._begin_anew(job, obj)
             job.delay(obj, now + RETRY_FIRST_S)
             return
         obj.failures += 1
         obj.failed_at = now
         if not failure.retryable or issubclass(kind, Refused) or obj.failures >= self._attempts:
+            if issubclass(kind, (Changed, VerificationFailed)):
+                self._give_another_life(obj)  # for a retry of the job
             self._fail(job, obj, failure)
             return
         self._effects.writes.append(ObjectRetried(object_id=obj.spec.object_id, failures=obj.failures, failure=failure))
         if issubclass(kind, (Changed, VerificationFailed)):
-            if obj.phase is not Phase.QUEUED:
-                self._begin_anew(job, obj)
-            obj.life, obj.is_spoiled = self._leases.next_token, True
+            self._begin_anew(job, obj)
         elif transfer:
             obj.transfer_failures += 1
         job.delay(obj, now + retry_delay_s(obj.failures))
 
     def _begin_anew(self, job: JobState, obj: ObjectState) -> None:
+        self._give_another_life(obj)
+        self._start_over(job, obj)
+
+    def _start_over(self, job: JobState, obj: ObjectState) -> None:
+        # A queued one may have leases, too: of ranges that an earlier incarnation granted.
         self._orphan_leases(obj)
         obj.unseen = 0
         job.reset(obj)
+
+    def _give_another_life(self, obj: ObjectState) -> None:
+        obj.spec = replace(obj.spec, life=self._leases.new_life())
+        self._effects.writes.append(ObjectBegunAnew(obj.spec.object_id, obj.spec.life))
 
     def _fail(self, job: JobState, obj: ObjectState, failure: Failure) -> None:
         job.row.objects_failed += 1

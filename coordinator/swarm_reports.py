@@ -21,6 +21,7 @@ Pure: no I/O, no clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain, repeat
 
 from ..common.errors import (
     AccessDenied,
@@ -43,7 +44,7 @@ from ..common.swarm_records import (
     SwarmReport,
     Vouch,
 )
-from .effects import Effects, ObjectDone, ObjectFailed, ObjectRetried
+from .effects import Effects, ObjectBegunAnew, ObjectDone, ObjectFailed, ObjectRetried
 from .model import AgentState, JobState
 from .replica_model import LargeObject, ReplicaJob, ReplicaState
 from .reports import retry_delay_s
@@ -69,22 +70,29 @@ class SwarmReports:
         effects: Effects,
         *,
         attempts: int,
+        new_life: Callable[[], int],
         cut_off: Callable[[AgentState], None],
     ) -> None:
-        """cut_off: nobody is to be sent to the agent any more, whatever the job."""
+        """new_life: a number for `ObjectSpec.life`; cut_off: nobody is to be sent to the agent any more, whatever the job."""
         self._agents = agents
         self._effects = effects
         self._attempts = attempts
+        self._new_life = new_life
         self._cut_off = cut_off
 
-    def inventory(self, swarm: ReplicaJob, replica: ReplicaState, inventory: SwarmInventory) -> None:
-        """An agent joined the swarm with what it holds: all of it is new to us."""
+    def inventory(self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, inventory: SwarmInventory) -> None:
+        """An agent joined the swarm with what it holds: all of it is new to us, and what is of another life counts for nothing."""
         agent = self._agents[replica.agent_id]
         peer = agent.peer
         have = int.from_bytes(inventory.have, "little")
         replica.published = set(inventory.published)
         replica.told.clear()
         self.forget_voucher(swarm, replica)
+        told = zip(swarm.large.values(), chain(inventory.lives, repeat(0)), strict=False)
+        stale = [large for large, life in told if life != large.life]
+        for large in stale:
+            have &= ~large.mask
+            replica.published.discard(large.object_id)
         for known in inventory.digests:
             if known.chunk >= len(swarm.table) or not have >> known.chunk & 1:
                 continue
@@ -109,6 +117,8 @@ class SwarmReports:
         for known in swarm.large.values():
             known.anew.pop(replica.agent_id, None)
             self._publish_if_right(swarm, known, replica)
+        for large in (large for large in stale if large.object_id not in swarm.given_up):
+            self._tell_life(job, swarm, large, replica.agent_id)
 
     def report(self, job: JobState, swarm: ReplicaJob, replica: ReplicaState, report: SwarmReport, now: float) -> None:
         """What happened to an agent's copy."""
@@ -132,7 +142,9 @@ class SwarmReports:
                 continue
             if not _overtaken(known, replica, report):
                 self._vouched(job, swarm, known, replica, vouch)
-        replica.published.update(report.published)
+        for object_id in report.published:
+            if object_id in swarm.large and not _overtaken(swarm.large[object_id], replica, report):
+                replica.published.add(object_id)
 
     def forget_voucher(self, swarm: ReplicaJob, replica: ReplicaState) -> None:
         """The agent cannot vouch any more: somebody else must."""
@@ -314,6 +326,8 @@ class SwarmReports:
     def _begin_anew(self, job: JobState, swarm: ReplicaJob, known: LargeObject, failure: Failure) -> None:
         """What is there of the object is not it: everybody forgets it."""
         known.failures += 1
+        known.life = self._new_life()
+        self._effects.writes.append(ObjectBegunAnew(known.object_id, known.life))
         if known.failures >= self._attempts:
             self._give_up(job, swarm, known.object_id, known.failures, failure)
             return
@@ -329,11 +343,18 @@ class SwarmReports:
             swarm.suspects.pop(chunk, None)
             swarm.had_wrong.pop(chunk, None)
         for member in swarm.swarm:
-            draft = swarm.draft(member.agent_id)
-            for chunk in known.chunks:
-                draft.fetch.pop(chunk, None)
-            draft.reset.append(known.object_id)
-            known.anew[member.agent_id] = self._next_seq(job, member.agent_id)
+            self._tell_life(job, swarm, known, member.agent_id)
+
+    def _tell_life(self, job: JobState, swarm: ReplicaJob, known: LargeObject, agent_id: str) -> None:
+        """The agent is to forget what it has of the object: it begins another life, or has begun one that the agent does not know."""
+        assert job.replication is not None
+        draft = swarm.draft(agent_id)
+        for chunk in known.chunks:
+            draft.fetch.pop(chunk, None)
+        draft.publish[:] = [order for order in draft.publish if order.object_id != known.object_id]
+        draft.reset[known.object_id] = known.life
+        known.anew[agent_id] = self._next_seq(job, agent_id)
+        job.replication.replicas[agent_id].published.discard(known.object_id)
 
     def _next_seq(self, job: JobState, agent_id: str) -> int:
         assert job.replication is not None

@@ -28,6 +28,7 @@ async def load_table(store: StoreRunner, job_id: str) -> list[TableRow]:
                 size=row.spec.size,
                 vouched=row.spec.digest if row.status is ObjectStatus.DONE else "",
                 etag=row.spec.etag,
+                life=row.spec.life,
                 given_up=row.status is ObjectStatus.FAILED,
             )
             for row in found

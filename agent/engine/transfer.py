@@ -81,9 +81,8 @@ class Transfer:
         self._marking = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._poisoned = False  # what still comes belongs to another version
+        self._changed: Changed | None = None
         self._resetting = asyncio.Lock()
-        self.resets = 0
-        self._life = 0
         self._writing: dict[Job[Written], Interval] = {}
         self.listeners: dict[int, Listener] = {}  # by the byte that each is to hear next
         self.grown: Callable[[Iterable[Interval]], None] = lambda spans: None  # called when these bytes are on disk
@@ -264,24 +263,25 @@ class Transfer:
         """The first ``count`` bytes of the partial file, or what there is of them."""
         return await self._disk.run(partial(os.pread, self.partial.fd, count, 0)).wait()
 
-    async def reset(self, *, after: int | None = None) -> None:
+    async def reset(self) -> None:
         """Empty the partial file: what it holds is not the object. Whoever fetches must have been stopped before.
 
-        after: only if `resets` is still that many. Leases that hear of a change together call this one after the other, and what has
-        come since the first of them must not be thrown away by the last.
+        Only for who has the object alone: of one that others write, too, the coordinator begins another life.
         """
         async with self._resetting:
-            if after is not None and after != self.resets:
-                return
             await self._forget_and(self._empty)
-            self.resets += 1
 
-    async def renew(self, life: int) -> None:
-        """Forget what was known of the object in another life (`Lease.life`), and close the file: others have emptied it."""
+    async def renew(self, spec: ObjectSpec) -> None:
+        """Forget what was known of the object in another life than this one's (`ObjectSpec.life`), and close that one's file.
+
+        Raises Changed when it is known that the object has changed in this very life: what comes now would be mixed with what is there.
+        """
         async with self._resetting:
-            if life not in (0, self._life):
+            if spec.life != self.spec.life:
                 await self._forget_and(self._drop)
-                self._life = life
+                self.spec = spec
+        if self._changed is not None:
+            raise Changed(self.spec.path, cause=self._changed.cause)
 
     async def _forget_and(self, act: Callable[[], Awaitable[None]]) -> None:
         was_poisoned = self._poisoned
@@ -295,7 +295,7 @@ class Transfer:
         except BaseException:
             self._poisoned = was_poisoned
             raise
-        self._poisoned = False
+        self._poisoned, self._changed = False, None
 
     async def _empty(self) -> None:
         if self._partial is not None:
@@ -335,13 +335,13 @@ class Transfer:
 
     def calm(self) -> None:
         """Somebody else sees to what became of the versions: what comes from now on is taken again."""
-        self._poisoned = False
+        self._poisoned, self._changed = False, None
         self.validators.clear()
         self.version = None
 
     def poison(self, error: Changed) -> None:
-        """The object changed at its origin: nothing more is written until `reset`, and every lease on it hears why."""
-        self._poisoned = True
+        """The object changed at its origin: nothing more is written in this life of it, and every lease on it hears why."""
+        self._poisoned, self._changed = True, error
         self.fail(error)
 
     async def adopt(self, path: Path) -> None:

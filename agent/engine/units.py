@@ -177,8 +177,6 @@ class Units:
         elif transfer.is_open:
             await transfer.refresh()  # ranges of it are at work here: it stays open, but others may have written, too
         await transfer.open(create=True)
-        if holding.lease.is_spoiled:
-            await transfer.reset()
         await self._fill(holding, transfer)
         transfer.follow(all_of_it=True)
         return self._report(holding, done=tuple(transfer.have))
@@ -209,15 +207,15 @@ class Units:
         transfer = await self._attach_now(holding)
         await transfer.open(create=False)
         transfer.follow(all_of_it=False)
-        for start, stop in transfer.have.present(lease.start, lease.stop):
+        if remembered := tuple(transfer.have.present(lease.start, lease.stop)):
+            await self._disk.run(transfer.partial.check_ours).wait()  # of a file that is gone it would be worth nothing
+        for start, stop in remembered:
             holding.unreported.add(start, stop)
             holding.arrived += stop - start
-        resets = transfer.resets
         try:
             await self._fetch(holding, transfer, lease.start, lease.stop)
         except Changed:
             self._remove(holding)
-            await transfer.reset(after=resets)
             holding.unreported.clear()
             raise
         await transfer.settle()
@@ -313,7 +311,7 @@ class Units:
     async def _attach_now(self, holding: Holding) -> Transfer:
         """As `attach`, without what is known of another life of the object."""
         transfer = self.attach(holding)
-        await transfer.renew(holding.lease.life)
+        await transfer.renew(holding.spec)
         return transfer
 
     def _check_allowed(self, job: JobContext, spec: ObjectSpec) -> None:

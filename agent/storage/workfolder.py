@@ -59,10 +59,14 @@ def object_key(job: JobSpec, spec: ObjectSpec) -> str:
     """Names one version of an object. The digest is the version where there is one, so a new commit goes on with old bytes.
 
     Where the publisher names no version at all, the job is the version: nothing would notice bytes of two mixed in one file.
+    Each life of an object that was begun anew has a key of its own, too: an agent that has yet to hear of it, as one that is cut off
+    from its coordinator, goes on with the file of the life that it knows, and spoils nothing.
     """
     version = [spec.digest] if spec.digest else [spec.etag, job.commit]
     if not any(version):
         version = [job.job_id]
+    if spec.life:
+        version += [job.job_id, str(spec.life)]
     return object_prefix(job, spec) + short_hash(*version, str(spec.size), hex_digits=16)
 
 

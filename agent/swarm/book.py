@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 
 from ...common.chunks import Bundle, ChunkTable, Part
 from ...common.records import Failure
@@ -133,9 +134,9 @@ class Book:
                 self._set(chunk)
         return self._finish_if_complete()
 
-    def inventory(self, job_id: str, token: int) -> SwarmInventory:
-        """All that is there."""
-        return inventory(job_id, token, self.table, bytes(self._have), self._placed, self._digests)
+    def inventory(self, job_id: str, token: int, lives: tuple[int, ...] = ()) -> SwarmInventory:
+        """All that is there. lives: of the large objects, as in `SwarmInventory`."""
+        return inventory(job_id, token, self.table, bytes(self._have), self._placed, self._digests, lives)
 
     def readmit(self) -> list[Step]:
         """A new session stands: earlier orders are void, and reports that were not sent are told by the inventory."""
@@ -144,6 +145,7 @@ class Book:
         self._waiting.clear()
         self._vouch.clear()
         self._news.clear()
+        self._seen = 0  # another coordinator may count from the beginning
         return steps
 
     # ---- orders -----------------------------------------------------------------------------------------------------
@@ -152,9 +154,9 @@ class Book:
         """What the swarm wants."""
         self._seen = orders.seq
         steps: list[Step] = []
-        for object_id in orders.reset:
-            if (position := self.table.position(object_id)) is not None:
-                steps += self._reset(position)
+        for object_id, life in zip_longest(orders.reset, orders.lives):
+            if object_id is not None and (position := self.table.position(object_id)) is not None:
+                steps += self._reset(position, life)
         for chunk in orders.drop:
             if 0 <= chunk < len(self.table):
                 steps += self._drop(chunk)
@@ -207,14 +209,13 @@ class Book:
         self._clear(chunk)
         self._news.take_back((chunk,))
         part = self.table.chunk(chunk)
-        positions = part.positions if isinstance(part, Bundle) else (part.position,)
-        for position in positions:
+        for position in part.positions if isinstance(part, Bundle) else (part.position,):
             self._computing.discard(position)
             self._computed.pop(position, None)
             self._note_unplaced(position)
         return [*steps, Forget(chunk)]
 
-    def _reset(self, position: int) -> list[Step]:
+    def _reset(self, position: int, life: int | None = None) -> list[Step]:
         steps: list[Step] = []
         for chunk in self.table.chunks_of(position):
             steps += self._stop(chunk)
@@ -226,7 +227,7 @@ class Book:
         self._note_unplaced(position)
         chunks = self.table.chunks_of(position)
         self._news.take_back(chunks, self.table.object_ids[position])
-        return [*steps, Reset(position) if chunks.start >= self.table.bundles else Forget(chunks.start)]
+        return [*steps, Reset(position, life) if chunks.start >= self.table.bundles else Forget(chunks.start)]
 
     def _give_up(self, position: int) -> list[Step]:
         if position in self._given_up:

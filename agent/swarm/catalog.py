@@ -8,7 +8,7 @@ from __future__ import annotations
 import marshal
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...common.chunks import ChunkSizes, ChunkTable
@@ -28,12 +28,15 @@ class Catalog:
         self._last: list[ObjectSpec] = []  # not a full block yet
         self._open: OrderedDict[int, list[ObjectSpec]] = OrderedDict()
         self._learned: dict[int, int] = {}
+        self._lives: dict[int, int] = {}  # of objects that were begun anew
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def add(self, spec: ObjectSpec) -> None:
         """Add an object; ids ascend."""
+        if spec.life:
+            self._lives[len(self._ids)] = spec.life
         self._ids.append(spec.object_id)
         self._sizes.append(spec.size)
         self._last.append(spec)
@@ -61,8 +64,11 @@ class Catalog:
             else:
                 self._open.move_to_end(number)
             spec = block[at]
-        size = self._learned.get(position)
-        return spec if size is None else replace(spec, size=size)
+        return self._as_known(position, spec)
+
+    def _as_known(self, position: int, spec: ObjectSpec) -> ObjectSpec:
+        size, life = self._learned.get(position, spec.size), self._lives.get(position, 0)
+        return spec if (size, life) == (spec.size, spec.life) else replace(spec, size=size, life=life)
 
     def learn_size(self, position: int, size: int) -> None:
         """The size of an object that came without one."""
@@ -72,13 +78,20 @@ class Catalog:
         """The size that was learned may not be right any more."""
         self._learned.pop(position, None)
 
+    def begin_life(self, position: int, life: int) -> None:
+        """The object is begun anew (`ObjectSpec.life`)."""
+        self._lives[position] = life
+
+    def lives(self, positions: Sequence[int]) -> tuple[int, ...]:
+        """The lives of these objects; nothing where all are of life 0."""
+        return tuple(self._lives.get(position, 0) for position in positions) if self._lives else ()
+
     def __iter__(self) -> Iterator[ObjectSpec]:
         """All objects, also for another thread: what is open is left alone."""
         position = 0
         for number in range(len(self._blocks) + 1):
             for spec in self._read(number) if number < len(self._blocks) else self._last:
-                size = self._learned.get(position)
-                yield spec if size is None else replace(spec, size=size)
+                yield self._as_known(position, spec)
                 position += 1
 
     def _read(self, number: int) -> list[ObjectSpec]:

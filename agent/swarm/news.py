@@ -65,9 +65,16 @@ class News:
 
 
 def inventory(
-    job_id: str, token: int, table: ChunkTable, have: bytes, placed: Sequence[int], digests: Mapping[int, bytes]
+    job_id: str,
+    token: int,
+    table: ChunkTable,
+    have: bytes,
+    placed: Sequence[int],
+    digests: Mapping[int, bytes],
+    lives: tuple[int, ...],
 ) -> SwarmInventory:
-    """All that is there. have: a bit a chunk; placed: by position; digests: of chunks. Those of placed objects are not told."""
+    """All that is there. have: a bit a chunk; placed: by position; digests: of chunks, those of placed objects are not told; lives: of
+    large objects, as in `SwarmInventory`."""
 
     def counts(chunk: int) -> bool:
         part = table.chunk(chunk)
@@ -81,4 +88,5 @@ def inventory(
         have=have,
         published=tuple(table.object_ids[at] for at in table.large if placed[at]),
         digests=tuple(known),
+        lives=lives,
     )

@@ -240,8 +240,10 @@ class Objects:
 
         self._whole(kept, forget, errands, undoes=True)
 
-    def reset(self, position: int, errands: Iterable[asyncio.Task[None]]) -> None:
-        """Nothing of it is right."""
+    def reset(self, position: int, errands: Iterable[asyncio.Task[None]], life: int | None = None) -> None:
+        """Nothing of it is right. life: that it has from now on, None for the same; each has a partial file of its own."""
+        if life is not None:
+            self._catalog.begin_life(position, life)
         if self._is_sealed:
             return
         kept = self.get(position)
@@ -252,7 +254,9 @@ class Objects:
             kept.transfer.listeners.clear()
             await kept.transfer.reset()
             self._catalog.forget_size(position)
+            await kept.transfer.renew(self._catalog[position])
             kept.transfer.spec = self._catalog[position]
+            await self._open_anew(kept)
             self.follow(position)
 
         self._whole(kept, reset, errands, undoes=True)

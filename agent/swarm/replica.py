@@ -220,7 +220,7 @@ class Replica:
         await self._look(table)
         steps = self.book.looked()
         self.is_ready = True
-        self.shop.tell(self.book.inventory(self.job_id, self.ref.token))
+        self._tell_inventory()
         self.perform(steps)
         self._news()
 
@@ -249,6 +249,9 @@ class Replica:
 
     async def _note(self, table: ChunkTable, positions: list[int], looking: Job[list[Seen]]) -> None:
         for position, seen in zip(positions, await looking.wait(), strict=True):
+            spec = self.catalog[position]
+            if seen.published is not None and spec.life and not spec.digest:
+                continue  # it may be of an earlier life
             if seen.published is not None:
                 self.objects.named(position, seen.published.digest, "")
                 self.book.found_object(position)
@@ -265,7 +268,11 @@ class Replica:
             steps = self.book.readmit()
             self.peers.clear()
             self.perform(steps)
-            self.shop.tell(self.book.inventory(self.job_id, self.ref.token))
+            self._tell_inventory()
+
+    def _tell_inventory(self) -> None:
+        lives = self.catalog.lives(self.book.table.large)
+        self.shop.tell(self.book.inventory(self.job_id, self.ref.token, lives))
 
     def obey(self, orders: SwarmOrders) -> None:
         """Do what the swarm wants."""
@@ -293,8 +300,8 @@ class Replica:
                     self._errands.stop(chunk)
                 case Forget(chunk):
                     self._forget(chunk)
-                case Reset(position):
-                    self._reset(position)
+                case Reset(position, life):
+                    self._reset(position, life)
                 case Follow(position):
                     self.objects.follow(position)
                 case Compute(position):
@@ -311,9 +318,9 @@ class Replica:
         if not isinstance(part, Bundle):
             self.objects.forget(part.position, part.start, part.stop, earlier)
 
-    def _reset(self, position: int) -> None:
+    def _reset(self, position: int, life: int | None) -> None:
         earlier = [task for chunk in self.book.table.chunks_of(position) for task in self._errands.forget(chunk)]
-        self.objects.reset(position, earlier)
+        self.objects.reset(position, earlier, life)
 
     def _computed(self, position: int, digest: str, failure: Failure | None) -> None:
         self.perform(self.book.computed(position, digest, failure))

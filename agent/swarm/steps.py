@@ -30,9 +30,10 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Nothing of the object is right."""
+    """Nothing of the object is right. life: that it has from now on (`ObjectSpec.life`); None: it stays the same."""
 
     position: int
+    life: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

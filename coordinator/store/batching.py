@@ -9,6 +9,7 @@ from ..effects import (
     DropLease,
     FinishObjects,
     ForgetHostProfiles,
+    ObjectBegunAnew,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
@@ -55,6 +56,8 @@ class WriteBatch:
                 self._object(sql.OBJECT_FAILED, failed_to_row(write))
             case ObjectRetried():
                 self._object(sql.OBJECT_RETRIED, failed_to_row(write))
+            case ObjectBegunAnew(object_id, life):
+                self._object(sql.OBJECT_BEGUN_ANEW, (life, object_id))
             case FinishObjects(job_id):
                 self._object(sql.FINISH_OBJECTS, (job_id,))
             case RequeueFailed(job_id):

@@ -20,6 +20,7 @@ from ..effects import (
     DropLease,
     FinishObjects,
     ForgetHostProfiles,
+    ObjectBegunAnew,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
@@ -48,6 +49,7 @@ class _Object:
     agent_id: str = ""
     refused: bool = False
     tally: Tally = ()
+    was_named: bool = True  # False: its digest is one that an agent has computed, the publisher named none
 
     def row(self) -> ObjectRow:
         return ObjectRow(
@@ -111,7 +113,7 @@ class MemoryStore:
                     job.row = replace(row)
             case PutFetched():
                 self._job(write.job_id).fetched_by[write.agent_id] = write.bytes_fetched
-            case ObjectDone() | ObjectFailed() | ObjectRetried():
+            case ObjectDone() | ObjectFailed() | ObjectRetried() | ObjectBegunAnew():
                 self._apply_to_object(write)
             case FinishObjects(job_id):
                 self._finish_queued(job_id)
@@ -132,16 +134,23 @@ class MemoryStore:
             case AddUnits(job_id, count):
                 self.add_objects(job_id, unit_specs(count))
 
-    def _apply_to_object(self, write: ObjectDone | ObjectFailed | ObjectRetried) -> None:
+    def _apply_to_object(self, write: ObjectDone | ObjectFailed | ObjectRetried | ObjectBegunAnew) -> None:
         obj = self._objects.get(write.object_id)
         if obj is None:
             return
         if isinstance(write, ObjectDone):
             spec = obj.spec
             digest, etag = write.digest or spec.digest, write.etag or spec.etag
+            obj.was_named = obj.was_named and bool(spec.digest)
             obj.spec = replace(spec, size=write.size, digest=digest, etag=etag)
             obj.status, obj.failure = ObjectStatus.DONE, None
             obj.skipped, obj.agent_id, obj.tally = write.skipped, write.agent_id, write.tally
+        elif isinstance(write, ObjectBegunAnew):
+            obj.spec = replace(obj.spec, life=write.life, digest=obj.spec.digest if obj.was_named else "")
+            obj.was_named = True
+            if obj.status is ObjectStatus.DONE:
+                obj.status = ObjectStatus.QUEUED
+                self._jobs[obj.job_id].order = None
         else:
             obj.failures, obj.failure = write.failures, write.failure
             if isinstance(write, ObjectFailed):
@@ -178,11 +187,13 @@ class MemoryStore:
             self._add(job, _Object(job_id, spec, ObjectStatus.FAILED, failure=failure, refused=True))
 
     def _add(self, job: _Job, obj: _Object) -> None:
-        object_id = job.ids.get(obj.spec.path)
+        object_id, life = job.ids.get(obj.spec.path), 0
         if object_id is None:
             self._last_object_id += 1
             object_id = job.ids[obj.spec.path] = self._last_object_id
-        obj.spec = replace(obj.spec, object_id=object_id)
+        else:
+            life = self._objects[object_id].spec.life
+        obj.spec = replace(obj.spec, object_id=object_id, life=life)
         self._objects[object_id] = obj
         job.order = None
 

@@ -75,13 +75,13 @@ def job_from_row(values: Row) -> JobRow:
     return row
 
 
-SPEC_COLUMNS = ("object_id", "path", "size", "digest", "etag", "url")
+SPEC_COLUMNS = ("object_id", "path", "size", "digest", "etag", "url", "life")
 
 
 def object_spec_from_row(values: Row) -> ObjectSpec:
     """values in the order of SPEC_COLUMNS."""
-    object_id, path, size, digest, etag, url = values
-    return ObjectSpec(object_id=object_id, path=path, size=size, digest=digest, etag=etag, url=url)
+    object_id, path, size, digest, etag, url, life = values
+    return ObjectSpec(object_id=object_id, path=path, size=size, digest=digest, etag=etag, url=url, life=life)
 
 
 OBJECT_COLUMNS = (*SPEC_COLUMNS, "job_id", "status", "failures", "failure", "skipped", "agent_id", "tally")

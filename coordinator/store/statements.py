@@ -71,7 +71,8 @@ ADD_OBJECT = """
 INSERT INTO objects (job_id, path, size, digest, etag, url, status, failure, refused) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (job_id, path) DO UPDATE SET
     size = excluded.size, digest = excluded.digest, etag = excluded.etag, url = excluded.url, status = excluded.status,
-    failure = excluded.failure, refused = excluded.refused, failures = 0, skipped = 0, agent_id = '', tally = ''
+    failure = excluded.failure, refused = excluded.refused, failures = 0, skipped = 0, agent_id = '', tally = '',
+    listed_digest = NULL
 """
 """Add an object, or begin anew with the one at that path, which keeps its id."""
 
@@ -81,8 +82,8 @@ COUNT_OBJECTS = "SELECT count(*), coalesce(sum(size), 0) FROM objects WHERE job_
 
 OBJECT_DONE = """
 UPDATE objects
-SET status = 'done', failure = NULL, size = ?, digest = coalesce(nullif(?, ''), digest),
-    etag = coalesce(nullif(?, ''), etag), skipped = ?, agent_id = ?, tally = ?
+SET status = 'done', failure = NULL, size = ?, listed_digest = coalesce(listed_digest, iif(digest = '', '', NULL)),
+    digest = coalesce(nullif(?, ''), digest), etag = coalesce(nullif(?, ''), etag), skipped = ?, agent_id = ?, tally = ?
 WHERE object_id = ?
 """
 """An object is complete. What the agent did not compute stays as the publisher named it."""
@@ -92,6 +93,14 @@ OBJECT_FAILED = "UPDATE objects SET status = 'failed', failures = ?, failure = ?
 
 OBJECT_RETRIED = "UPDATE objects SET failures = ?, failure = ? WHERE object_id = ?"
 """An object failed and stays queued."""
+
+OBJECT_BEGUN_ANEW = """
+UPDATE objects
+SET life = ?, status = iif(status = 'done', 'queued', status), digest = coalesce(listed_digest, digest),
+    listed_digest = NULL
+WHERE object_id = ?
+"""
+"""What is there of an object is not it. A digest that an agent has computed of it says nothing of what comes next."""
 
 FINISH_OBJECTS = "UPDATE objects SET status = 'done', failure = NULL WHERE job_id = ? AND status = 'queued'"
 """Every agent that has its copy has these."""

@@ -424,6 +424,28 @@ async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
         assert [(agent.name, agent.from_origin) for agent in view.agents] == [("a1", 53)]
 
 
+async def test_an_object_that_was_begun_anew_keeps_its_life_over_restarts(bench: Bench) -> None:
+    changed = Failure(code="changed", text="it has another ETag")
+    lives: list[int] = []
+    for restart in range(4):
+        async with bench.running() as coordinator:
+            agent = FakeAgent(coordinator, "a1", slots=1)
+            await agent.join()
+            if not restart:
+                await coordinator.submit(bench.request("tiny", 64 << 20))
+                await agent.report(await agent.lease(UnitKind.PREPARE))
+            opening = await agent.lease(UnitKind.OPEN)
+            assert opening.object is not None
+            lives.append(opening.object.life)
+            if restart == 1:
+                assert await agent.report(opening, done=())
+                assert {lease.object and lease.object.life for lease in (await agent.told(Grants)).leases} == {lives[1]}
+            else:
+                assert await agent.report(opening, Outcome.FAILED, failure=changed)
+    first, second, third, fourth = lives
+    assert 0 == first < second == third < fourth
+
+
 async def test_a_lease_that_is_claimed_after_a_restart_is_kept_and_another_is_not(bench: Bench) -> None:
     async with bench.running() as coordinator:
         agent = FakeAgent(coordinator, "a1")

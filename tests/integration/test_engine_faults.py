@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shoal.agent.engine.pieces import MIB
-from shoal.agent.storage.partial import Partial
 from shoal.common.records import Outcome, UnitKind, WorkReport
-from support.contents import ContentLike, SyntheticFile
+from support.contents import ContentLike, SyntheticFile, read_all
 from support.engine import engine, hub_job, hub_specs, leftovers, same, web_job, web_spec
 from support.faults import (
     ChangeFile,
@@ -171,30 +171,46 @@ async def test_a_file_that_changes_while_its_ranges_are_leased(tmp_path: Path) -
         web.faults.add(ChangeFile())
         report = await bench.run(UnitKind.RANGE, spec, 8 * MIB, BIG.size)
         assert failure_of(report)[0] == "changed" and report.done == ()
-        assert (await bench.run(UnitKind.OPEN, spec)).done == (), "what came of the old version is gone"
+        again = await bench.run(UnitKind.OPEN, replace(spec, life=5))
+        assert (again.outcome, again.done) == (Outcome.DONE, ()), "what came of the old version is gone"
 
 
-async def test_ranges_that_meet_a_change_together_empty_the_file_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Emptied by each of them, it lost bytes of the new version that had come between two of them and were counted as there."""
-    emptied: list[Partial] = []
-    empty = Partial.reset
-    monkeypatch.setattr(Partial, "reset", lambda file: (emptied.append(file), empty(file)))
+async def test_ranges_that_meet_a_change_together_leave_the_file_to_its_life(tmp_path: Path) -> None:
+    """Another agent may still write to the file of that life, by a lease in force; what comes next goes into another file."""
     new = SyntheticFile(BIG.size, seed=77)
     async with FaultOrigin({"a": OriginFile(content=BIG, etag='"old"')}) as web, engine(web_job(tmp_path)) as bench:
         spec = web_spec(web.url_of("a"), BIG, digested=False)
         await bench.run(UnitKind.OPEN, spec)
         await bench.run(UnitKind.RANGE, spec, 0, MIB)
-        web.faults.add(ChangeFile(content=new))
-        leases = [bench.start(UnitKind.RANGE, spec, at * MIB, (at + 1) * MIB) for at in range(1, 9)]
-        reports = [await bench.last(lease) for lease in leases]
-        assert {failure_of(report)[0] for report in reports} == {"changed"}
-        assert len(emptied) == 1
-        await bench.run(UnitKind.OPEN, spec)
+        (old,) = (tmp_path / ".shoal/partial").glob("*.part")
+        with old.open("rb") as held:
+            web.faults.add(ChangeFile(content=new))
+            leases = [bench.start(UnitKind.RANGE, spec, at * MIB, (at + 1) * MIB) for at in range(1, 9)]
+            reports = [await bench.last(lease) for lease in leases]
+            assert {failure_of(report)[0] for report in reports} == {"changed"}
+            late = await bench.run(UnitKind.RANGE, spec, 9 * MIB, 10 * MIB)
+            assert failure_of(late)[0] == "changed", (
+                "granted before the coordinator heard: no bytes of two versions in one file"
+            )
+            assert held.read(MIB) == read_all(BIG)[:MIB]
+        spec = replace(spec, life=5)
+        assert (await bench.run(UnitKind.OPEN, spec)).done == ()
+        (fresh,) = (tmp_path / ".shoal/partial").glob("*.part")
+        assert fresh != old
         await bench.run(UnitKind.RANGE, spec, 0, BIG.size)
         await bench.run(UnitKind.PUBLISH, spec)
     assert same(tmp_path / "file.bin", new)
+
+
+async def test_what_is_remembered_of_a_file_that_is_gone_is_worth_nothing(tmp_path: Path) -> None:
+    async with FaultOrigin({"a": OriginFile(content=BIG, etag='"v"')}) as web, engine(web_job(tmp_path)) as bench:
+        spec = web_spec(web.url_of("a"), BIG, digested=False)
+        await bench.run(UnitKind.OPEN, spec)
+        await bench.run(UnitKind.RANGE, spec, 0, MIB)
+        for name in (tmp_path / ".shoal/partial").iterdir():
+            name.unlink()
+        report = await bench.run(UnitKind.RANGE, spec, 0, MIB)
+        assert (failure_of(report)[0], report.done) == ("busy", ())
 
 
 async def test_a_file_that_never_holds_still(tmp_path: Path) -> None:

@@ -306,6 +306,36 @@ async def test_reset_begins_an_object_anew(tmp_path: Path) -> None:
     assert same(tmp_path / "big.bin", BIG)
 
 
+async def test_each_life_of_an_object_has_a_partial_file_of_its_own(tmp_path: Path) -> None:
+    files: dict[str, object] = {"big.bin": BIG}
+    async with FaultOrigin(files) as origin:
+        specs = specs_of(origin, files, digested=False)
+        later = [replace(spec, life=7) for spec in specs]
+        async with node(1, tmp_path, specs) as one:
+            assert (await one.join()).lives == ()
+            one.fetch(0, 1)
+            await one.until_has(0, 1)
+        async with node(1, tmp_path, later) as one:  # it was not there when the object was begun anew
+            inventory = await one.join()
+            assert (have(inventory), inventory.lives) == (set(), (7,))
+        async with node(1, tmp_path, specs) as one:  # nor does it know of it, until it is told
+            assert have(await one.join()) == {0, 1}
+            one.messages.clear()
+            one.obey(reset=(10,), lives=(7,), fetch=(FetchOrder(chunk=2),))
+            await one.until_has(2)
+            one.worker.admitted()
+            assert (have(one.inventories[-1]), one.inventories[-1].lives) == ({2}, (7,))
+        async with node(1, tmp_path, later) as one:
+            assert have(await one.join()) == {2}
+            one.fetch(0, 1, 3, 4, 5)
+            await one.until_has(0, 1, 3, 4, 5)
+            await one.publish_all()
+            assert leftovers(tmp_path) == []
+        assert same(tmp_path / "big.bin", BIG)
+        async with node(1, tmp_path, [replace(spec, life=8) for spec in specs]) as one:
+            assert have(await one.join()) == set(), "what has its name may be of an earlier life, too"
+
+
 async def test_a_dropped_chunk_comes_again(tmp_path: Path) -> None:
     files: dict[str, object] = {"big.bin": BIG}
     async with FaultOrigin(files) as origin, node(1, tmp_path, specs_of(origin, files)) as one:

@@ -21,7 +21,7 @@ from shoal.agent.session import (
     StopWork,
     Tell,
 )
-from shoal.common.errors import NoSpace, NotShared, TimedOut, VerificationFailed
+from shoal.common.errors import Busy, Changed, NoSpace, NotShared, TimedOut, VerificationFailed
 from shoal.common.intervals import IntervalSet
 from shoal.common.records import (
     Capacity,
@@ -38,7 +38,7 @@ from shoal.common.records import (
 )
 
 from .clock import Clock, require
-from .disk import Disk
+from .disk import Disk, Partial
 from .network import Link
 
 STEP_BYTES = 8 << 20
@@ -50,6 +50,8 @@ NOT_SHARED = Failure(code=NotShared.code, text="the partial file is not there")
 NO_SPACE = Failure(code=NoSpace.code, text="the disk is full", retryable=False)
 ORIGIN_DOWN = Failure(code=TimedOut.code, text="the origin was silent")
 NOT_THERE = Failure(code="not-found", text="the origin has no such object", retryable=False)
+CHANGED = Failure(code=Changed.code, text="the origin has another version")
+TAKEN_OVER = Failure(code=Busy.code, text="the partial file's name stands for another one")
 WRONG_BYTES = Failure(code=VerificationFailed.code, text="the digest is another")
 
 
@@ -59,10 +61,22 @@ class Origin:
 
     sizes: dict[str, int] = field(default_factory=dict[str, int])  # by url
     gone: set[str] = field(default_factory=set[str])
+    versions: dict[str, int] = field(default_factory=dict[str, int])  # of those that change, and have no digest
     error_rate: float = 0.0
     corrupt_rate: float = 0.0
     served: int = 0
     too_late: int = 0  # bytes that arrived although they had been given back
+
+
+@dataclass(slots=True)
+class Known:
+    """What an agent remembers of an object in one of its lives, while its process lives: as `Transfer` does."""
+
+    life: int
+    partial: Partial | None = None  # open
+    have: IntervalSet = field(default_factory=IntervalSet)
+    version: int | None = None  # of its first answer
+    changed: bool = False
 
 
 @dataclass(slots=True)
@@ -102,6 +116,8 @@ class SimAgent:
         self._origin = origin
         self._journal: dict[int, Result] = {}
         self._tasks: dict[LeaseRef, Task] = {}
+        self._known: dict[int, Known] = {}
+        self.on_lapse: Callable[[Lease], None] = lambda lease: None  # hears of leases that ran out at this agent
         self._link: Link | None = None
         self._inbox: deque[tuple[Link, CoordinatorMessage]] = deque()
         self._timer = 0
@@ -117,6 +133,7 @@ class SimAgent:
         identity = Identity(agent_id=self.agent_id, name=self.agent_id, version="1")
         self.session = SessionCore(identity=identity, capacity=self.capacity, unreported=dict(self._journal))
         self._tasks.clear()
+        self._known.clear()
         self._inbox.clear()
         self._connect()
 
@@ -223,6 +240,9 @@ class SimAgent:
 
         def tick() -> None:
             if timer == self._timer:
+                for task in self._tasks.values():
+                    if self._session().deadline(task.ref) <= self.clock.now:
+                        self.on_lapse(task.lease)
                 progress = [Progress(task.lease.unit, task.lease.token, task.arrived) for task in self._tasks.values()]
                 self._carry_out(self._session().tick(self.clock.now, Outlook(progress=progress)))
                 self._wake()
@@ -343,8 +363,23 @@ class SimAgent:
             return NOT_THERE
         return ORIGIN_DOWN if self._rng.random() < self._origin.error_rate else None
 
-    def _wrong(self) -> bool:
-        return self._rng.random() < self._origin.corrupt_rate
+    def _wrong(self, spec: ObjectSpec) -> bool:
+        return spec.url not in self._origin.versions and self._rng.random() < self._origin.corrupt_rate
+
+    def _know(self, spec: ObjectSpec) -> Known:
+        """What is remembered of the object, without what is of another life."""
+        known = self._known.get(spec.object_id)
+        if known is None or known.life != spec.life:
+            known = self._known[spec.object_id] = Known(spec.life)
+        return known
+
+    def _meets_a_change(self, known: Known, spec: ObjectSpec) -> bool:
+        """The origin answers: whether that is of another version than the first answer in this life. Then nothing more is written."""
+        version = self._origin.versions.get(spec.url, 0)
+        if known.version is None:
+            known.version = version
+        known.changed = known.changed or known.version != version
+        return known.changed
 
     def _job_unit(self, task: Task) -> None:
         if task.stopped:
@@ -367,10 +402,10 @@ class SimAgent:
             self._fail(task, failure)
         else:
             self._origin.served += size
-            if self._wrong():
+            if self._wrong(spec):
                 self._fail(task, WRONG_BYTES, fetched=size)
             else:
-                self._disk.put(spec.object_id, size, self._signature(task))
+                self._disk.put(spec.object_id, spec.life, size, self._signature(task))
                 self._report(task, Outcome.DONE, size=size, digest="sha256:00", fetched=size)
 
     def _signature(self, task: Task) -> str:
@@ -385,15 +420,21 @@ class SimAgent:
             self._report(task, Outcome.DONE, size=spec.size, digest="sha256:00", skipped=True)
         elif self._disk.full:
             self._fail(task, NO_SPACE)
+        elif (known := self._know(spec)).changed:
+            self._fail(task, CHANGED)
         else:
-            partial = self._disk.open(spec.object_id, self._true_size(spec))
-            self._report(task, Outcome.DONE, done=tuple(partial.recorded))
+            known.partial = self._disk.open(spec.object_id, spec.life, self._true_size(spec))
+            known.have = known.partial.recorded.copy()
+            self._report(task, Outcome.DONE, done=tuple(known.have))
 
     def _range(self, task: Task, spec: ObjectSpec) -> None:
         """Bring the next step of a range. A step that was under way when the lease ended still lands on the disk."""
         if task.stopped:
             return
         require(bool(task.left), f"{self.agent_id} works on {task.ref} with nothing left")
+        known = self._know(spec)
+        if not task.arrived and self._ends_at_once(task, spec, known):
+            return
         start, stop = next(iter(task.left))
         stop = min(stop, start + max(STEP_BYTES_MIN, min(STEP_BYTES, int(self.rate * SLICE_S))))
 
@@ -401,17 +442,25 @@ class SimAgent:
             if task.stopped and self._rng.random() < 0.5:
                 return
             failure = self._obstacle(spec)
-            partial = self._disk.partials.get(spec.object_id)
+            partial = known.partial
+            if failure is None and self._meets_a_change(known, spec):
+                failure = CHANGED
+            elif failure is None and partial is not None and not self._disk.names(spec.object_id, partial):
+                failure = TAKEN_OVER
             # What was given back meanwhile is cut off, or has arrived already.
             still = sum(b - a for a, b in task.left.present(start, stop))
             end = stop if task.stopped or self._rng.random() < 0.3 else start + still
-            if self._wrong() and self._rng.random() < 0.3:
+            if failure is None and self._wrong(spec) and self._rng.random() < 0.3:
                 failure = WRONG_BYTES  # an error page in place of the bytes: seen at once, and not written
             if failure is None and partial is not None:
                 self._origin.served += end - start
                 self._origin.too_late += end - start - still
-                partial.write(start, end, self._signature(task), right=not self._wrong())
+                partial.write(start, end, self._signature(task), right=not self._wrong(spec))
+                known.have.add(start, end)
             if task.stopped:
+                return
+            if failure is CHANGED:
+                self._all_fail(spec)
                 return
             if failure is not None or partial is None:
                 self._fail(task, failure or NOT_SHARED)
@@ -424,14 +473,50 @@ class SimAgent:
 
         self._fetch(stop - start, landed)
 
+    def _ends_at_once(self, task: Task, spec: ObjectSpec, known: Known) -> bool:
+        """A range begins: it cannot, or with what is remembered of it all of it is there."""
+        if known.changed:
+            self._all_fail(spec)
+            return True
+        if known.partial is None and self.sees_folder:
+            known.partial = self._disk.find(spec.object_id, spec.life)
+            known.have = known.partial.recorded.copy() if known.partial is not None else known.have
+        remembered = tuple(span for start, stop in task.left for span in known.have.present(start, stop))
+        if not remembered:
+            return False
+        if known.partial is None or not self._disk.names(spec.object_id, known.partial):
+            self._fail(task, TAKEN_OVER)
+            return True
+        for start, stop in remembered:
+            task.left.remove(start, stop)
+        self._report(task, Outcome.PARTIAL if task.left else Outcome.DONE, done=remembered)
+        return not task.left
+
+    def _all_fail(self, spec: ObjectSpec) -> None:
+        """Every range of the object here hears of the change."""
+        for task in [*self._tasks.values()]:
+            same = task.lease.object is not None and task.lease.object.object_id == spec.object_id
+            if same and task.started and task.lease.kind is UnitKind.RANGE and not task.stopped:
+                self._fail(task, CHANGED)
+
     def _publish(self, task: Task, spec: ObjectSpec) -> None:
         if task.stopped:
             return
         if not self.sees_folder:
             self._fail(task, NOT_SHARED)
             return
-        wrong = self._disk.publish(spec.object_id, self._signature(task))
+        known = self._know(spec)
+        partial = known.partial or self._disk.find(spec.object_id, spec.life)
+        if known.changed:
+            self._fail(task, CHANGED)
+            return
+        if partial is None and spec.object_id not in self._disk.finals:
+            self._fail(task, NOT_SHARED)
+            return
+        verifies = spec.url not in self._origin.versions
+        partial = partial or Partial(self._true_size(spec), spec.life)
+        wrong = self._disk.publish(spec.object_id, partial, self._signature(task), verifies=verifies)
         if wrong == "":
             self._report(task, Outcome.DONE, size=self._true_size(spec), digest="sha256:00")
         else:
-            self._fail(task, WRONG_BYTES if wrong == "bytes" else NOT_SHARED)
+            self._fail(task, WRONG_BYTES if wrong == "bytes" else TAKEN_OVER)

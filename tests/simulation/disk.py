@@ -1,4 +1,7 @@
-"""The shared disk: partial files with the truth of what lies in them, chunk maps, final files."""
+"""The shared disk: partial files with the truth of what lies in them, chunk maps, final files.
+
+Each life of an object has a partial file of its own. Whoever has a file open still has it when its name is gone.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from shoal.common.intervals import Interval, IntervalSet
 
 @dataclass(slots=True)
 class Partial:
-    """A file in work. good and bad hold the bytes that are right and wrong; recorded is what the chunk maps say."""
+    """A file in work. good and bad hold the bytes that are right and wrong; recorded is what the chunk maps say. life: whose it is."""
 
     size: int
+    life: int = 0
     good: IntervalSet = field(default_factory=IntervalSet)
     bad: IntervalSet = field(default_factory=IntervalSet)
     recorded: IntervalSet = field(default_factory=IntervalSet)
@@ -36,6 +40,7 @@ class Final:
     size: int
     right: bool
     publisher: str
+    life: int = 0
 
 
 @dataclass(slots=True)
@@ -47,28 +52,41 @@ class Disk:
     prepared: set[str] = field(default_factory=set[str])
     full: bool = False
 
-    def open(self, object_id: int, size: int) -> Partial:
-        """The partial file, created if need be."""
-        return self.partials.setdefault(object_id, Partial(size))
+    def open(self, object_id: int, life: int, size: int) -> Partial:
+        """The partial file of this life, created if need be. Those of other lives are stale, and are removed."""
+        found = self.find(object_id, life)
+        if found is None:
+            found = self.partials[object_id] = Partial(size, life)
+        return found
 
-    def publish(self, object_id: int, publisher: str) -> str:
-        """Verify the partial file and give it its final name. Returns what is wrong: "" (it is published), "bytes" or "gone"."""
+    def find(self, object_id: int, life: int) -> Partial | None:
+        """The partial file of this life."""
+        found = self.partials.get(object_id)
+        return found if found is not None and found.life == life else None
+
+    def names(self, object_id: int, partial: Partial) -> bool:
+        """Whether the name of the partial file still stands for this one."""
+        return self.partials.get(object_id) is partial
+
+    def publish(self, object_id: int, partial: Partial, publisher: str, *, verifies: bool) -> str:
+        """Give a partial file its final name, verified if there is a digest. Returns what is wrong: "bytes", "gone", "" for nothing."""
         if object_id in self.finals:
             self.partials.pop(object_id, None)
             return ""
-        partial = self.partials.get(object_id)
-        if partial is None:
-            return "gone"
-        if not partial.good.covers(0, partial.size):
-            del self.partials[object_id]  # what is wrong is not known, so all of it goes
+        right = partial.good.covers(0, partial.size)
+        if verifies and not right:
+            for known in (partial.good, partial.bad, partial.recorded):
+                known.clear()  # what is wrong is not known, so all of it goes
             return "bytes"
+        if not self.names(object_id, partial):
+            return "gone"
         del self.partials[object_id]
-        self.finals[object_id] = Final(partial.size, True, publisher)
+        self.finals[object_id] = Final(partial.size, right, publisher, partial.life)
         return ""
 
-    def put(self, object_id: int, size: int, publisher: str) -> None:
+    def put(self, object_id: int, life: int, size: int, publisher: str) -> None:
         """A whole file is brought, verified and published."""
-        self.finals[object_id] = Final(size, True, publisher)
+        self.finals[object_id] = Final(size, True, publisher, life)
 
     def corrupt(self, object_ids: Iterable[int], at: float) -> int | None:
         """A byte of the first partial file that has any rots. at is a place in it, from 0 to 1. Returns the object."""

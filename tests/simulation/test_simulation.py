@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from shoal.common.records import Outcome
+from shoal.common.records import ObjectSpec, Outcome
 from shoal.coordinator.core import Core
 from shoal.coordinator.effects import Effects
 from shoal.coordinator.leases import HeldLease
+from simulation.agent import Known, SimAgent, Task
 from simulation.clock import Violation
 from simulation.coordinator import SimCoordinator
 from simulation.network import Link
@@ -42,6 +43,17 @@ def test_each_fault_alone(fault: str) -> None:
         objects = [(40 * MIB, True), *[(MIB // 2, True)] * 20, (3 * MIB, False)]
         scenario = Scenario(agents=4, faults=frozenset({fault}), fault_every_s=2.0, jobs=[objects, objects[1:]])
         World(seed, scenario).run()
+
+
+def test_objects_that_change_while_agents_sleep_and_coordinators_die() -> None:
+    faults = frozenset({"change", "delay", "partition", "freeze", "kill_agent", "kill_coordinator"})
+    lives = 0
+    for seed in range(8):
+        jobs = [[(40 * MIB, True)] * 4]
+        world = World(seed, Scenario(agents=5, faults=faults, fault_every_s=0.7, jobs=jobs, rate=2.0 * MIB))
+        world.run()
+        lives += sum(final.life > 0 for final in world.disk.finals.values())
+    assert lives, "some have begun anew"
 
 
 def test_hundreds_of_agents() -> None:
@@ -153,6 +165,34 @@ def test_a_broken_shell_is_caught(broken: type[SimCoordinator], text: str) -> No
     objects = [(MIB // 2, True)] * 60
     scenario = Scenario(agents=4, slots=1, faults=frozenset({"cut", "slow_store"}), fault_every_s=0.3, jobs=[objects])
     assert re.search(text, caught(lambda seed: World(seed, scenario, make_coordinator=broken), 40))
+
+
+def test_an_agent_that_remembers_an_earlier_life_is_caught() -> None:
+    def remembering(seed: int) -> World:
+        faults = frozenset({"change", "kill_coordinator"})
+        jobs = [[(60 * MIB, True)] * 4]
+        world = World(seed, Scenario(agents=4, faults=faults, fault_every_s=1.0, jobs=jobs, rate=4.0 * MIB))
+        for agent in world.agents:
+
+            def know(spec: ObjectSpec, agent: SimAgent = agent) -> Known:
+                before = agent._known.get(spec.object_id, Known(spec.life))
+                if before.life != spec.life:
+                    agent._known[spec.object_id] = before = Known(spec.life, have=before.have)
+                return agent._known.setdefault(spec.object_id, before)
+
+            agent._know = know  # type: ignore[method-assign]
+            agent._open = lambda task, spec, agent=agent: open_unread(agent, task, spec)  # type: ignore[method-assign]
+        return world
+
+    def open_unread(agent: SimAgent, task: Task, spec: ObjectSpec) -> None:
+        """As an agent whose file stays open: it adds what others have recorded to what it knows."""
+        known = agent._know(spec)
+        have = known.have.copy()
+        SimAgent._open(agent, task, spec)
+        for start, stop in have:
+            known.have.add(start, stop)
+
+    assert "right=False" in caught(remembering)
 
 
 def test_an_agent_that_reports_what_it_did_not_do_is_caught() -> None:

@@ -7,10 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from shoal.common.records import Acks, CoordinatorMessage, Delivery, Grants, Lease, ObjectSpec, UnitKind
+from shoal.common.records import (
+    Acks,
+    CoordinatorMessage,
+    Delivery,
+    Grants,
+    Lease,
+    LeaseRef,
+    ObjectSpec,
+    Revoke,
+    UnitKind,
+)
 from shoal.coordinator.core import Core, CoreLimits
 from shoal.coordinator.model import JobRow, JobStatus
-from shoal.coordinator.store.base import ObjectStatus
+from shoal.coordinator.store.base import ObjectRow, ObjectStatus
 
 from .agent import Origin, SimAgent
 from .clock import Clock, Violation, require
@@ -39,6 +49,7 @@ FAULTS = (
     "gone",
     "control",
     "slow_store",
+    "change",
 )
 
 
@@ -106,7 +117,7 @@ class World:
         self.explained = 0  # bytes that faults may have caused to be fetched again
         self.granted: Counter[str] = Counter()
         limits = NetworkLimits()
-        if "delay" in self.scenario.faults:
+        if self.scenario.faults & {"delay", "slow_store"}:  # answers wait for the store
             limits = NetworkLimits(delay_s=0.05, jitter_s=self.rng.choice((0.5, 3.0)), lost_after_s=10.0)
         self.network = Network(self.clock, self.rng, limits)
         self.rows: dict[str, JobRow] = {}
@@ -145,6 +156,8 @@ class World:
             self.origin.sizes[url] = size
             if "gone" in self.scenario.faults and self.rng.random() < 0.1:
                 self.origin.gone.add(url)
+            if "change" in self.scenario.faults and self.rng.random() < 0.5:
+                self.origin.versions[url] = 0
             specs.append(ObjectSpec(object_id=number + 1, path=str(number), size=size if known else None, url=url))
         return specs
 
@@ -159,6 +172,7 @@ class World:
             slots=self.scenario.slots,
         )
         agent.connect = self._connect
+        agent.on_lapse = self._lapsed
         self.clock.after(self.rng.random() * 5.0, agent.start)
         return agent
 
@@ -199,6 +213,8 @@ class World:
             self._explain_grants(agent_id, message.leases)
         elif isinstance(message, Acks):
             self._check_acks(agent_id, message)
+        elif isinstance(message, Revoke) and "not_shared" in self.scenario.faults:
+            self._explain_revoked(agent_id, message)
 
     def _check_acks(self, agent_id: str, acks: Acks) -> None:
         session = next(agent for agent in self.agents if agent.agent_id == agent_id).session
@@ -247,6 +263,11 @@ class World:
 
     def _stored(self) -> list[JobRow]:
         return self.coordinator.ledger.rows()
+
+    def _objects(self) -> list[ObjectRow]:
+        return [
+            obj for row in self._stored() for obj in self.coordinator.ledger.list_objects(row.job_id, limit=1 << 30)
+        ]
 
     def _all_done(self) -> bool:
         rows = self._stored() if self.coordinator.up else []
@@ -319,6 +340,8 @@ class World:
             case "origin_errors":
                 self.origin.error_rate = self.rng.choice((0.0, 0.1, 0.6))
                 self.explain(*self.agents)
+            case "change":
+                self._change()
             case "control":
                 self._control()
             case _:
@@ -333,7 +356,15 @@ class World:
         if self.rng.random() < 0.5:
             self.origin.corrupt_rate = self.rng.choice((0.0, 0.02, 0.3))
         else:
-            self.disk.corrupt(sorted(self.disk.partials), self.rng.random())
+            digested = [row.spec.object_id for row in self._objects() if row.spec.url not in self.origin.versions]
+            self.disk.corrupt(sorted(self.disk.partials.keys() & set(digested)), self.rng.random())
+
+    def _change(self) -> None:
+        """An object that somebody is at gets another version at its origin."""
+        rows = [self.coordinator.ledger.get_object(object_id) for object_id in sorted(self.disk.partials)]
+        open_urls = [row.spec.url for row in rows if row is not None and row.spec.url in self.origin.versions]
+        if open_urls:
+            self.origin.versions[self.rng.choice(open_urls)] += 1
 
     def _control(self) -> None:
         if not self.coordinator.up or not self.coordinator.core.jobs:
@@ -366,6 +397,18 @@ class World:
             if any(agent.agent_id == lease.agent_id for agent in agents):
                 costs[lease.unit, lease.token] = self._cost(lease.kind, lease.object_id, lease.start, lease.stop)
         self.explained += sum(costs.values())
+
+    def _lapsed(self, lease: Lease) -> None:
+        """It ran out at its agent. Where answers may take longer than it lives after a renewal, nothing else need be wrong."""
+        if self.scenario.faults & {"delay", "slow_store"}:  # answers wait for the store
+            self.explained += self._cost_of(lease)
+
+    def _explain_revoked(self, agent_id: str, revoke: Revoke) -> None:
+        """Where some do not see a partial file, its object is opened again, and what all others have under way of it is lost."""
+        agent = next(agent for agent in self.agents if agent.agent_id == agent_id)
+        refs = set(revoke.leases)
+        held = [lease for lease in agent.under_way if LeaseRef(lease.unit, lease.token) in refs]
+        self.explained += sum(map(self._cost_of, held))
 
     def _explain_grants(self, agent_id: str, leases: Iterable[Lease]) -> None:
         """Nobody knows yet that the agent does not hear: it may bring them just when others were told to."""
@@ -424,10 +467,13 @@ class World:
                     require(final is not None, f"{found.spec} is done, but there is no file")
                     assert final is not None
                     require(final.right and final.size == size, f"{found.spec} is done, but the file is {final}")
+                    require(
+                        final.life == found.spec.life, f"{found.spec} is done, but the file is of life {final.life}"
+                    )
         served = self.origin.served - self.origin.too_late
         if not self.scenario.faults:
             require(served == total, f"{served} bytes were fetched for {total}, and nothing went wrong")
-        elif not self.scenario.faults & {"corrupt", "gone"}:
+        elif not self.scenario.faults & {"corrupt", "gone", "change"}:
             most = total + self.explained
             require(served <= most, f"{served} bytes were fetched for {total}; faults explain {self.explained}")
 

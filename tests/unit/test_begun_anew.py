@@ -1,10 +1,13 @@
-"""An object that changed at its origin: its partial file is emptied once, and never under what comes afterwards."""
+"""An object that changed at its origin: what is known of it ends with its life, and so does its partial file."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any, cast
+
+import pytest
 
 from shoal.agent.engine.crew import Crew
 from shoal.agent.engine.memory import BufferPool
@@ -58,22 +61,24 @@ async def write(transfer: Transfer, buffers: BufferPool, at: int) -> bool:
     return writing is not None
 
 
-async def test_leases_that_hear_of_a_change_together_empty_the_file_once() -> None:
+async def test_who_hears_of_a_change_writes_nothing_more_in_that_life() -> None:
+    """The file is left as it is: others may write to it by leases of that very life, until the coordinator has heard."""
     file = File()
     transfer, buffers, crew = await opened(file)
     assert await write(transfer, buffers, 0)
-    heard_at = transfer.resets
-    transfer.poison(Changed("big.bin"))
+    transfer.poison(Changed("big.bin", cause="it has another ETag"))
     assert not await write(transfer, buffers, MIB)
-    await asyncio.gather(*(transfer.reset(after=heard_at) for _ in range(3)))
-    assert (file.resets, bool(transfer.have)) == (1, False)
+    for _ in range(2):
+        with pytest.raises(
+            Changed, match="another ETag"
+        ):  # also of a lease that is granted before the coordinator hears
+            await transfer.renew(transfer.spec)
+    assert not await write(transfer, buffers, MIB)
+    await transfer.renew(replace(transfer.spec, life=7))
+    assert (file.closed, file.resets, buffers.in_use) == (True, 0, 0)
+    await transfer.open(create=True)
     assert await write(transfer, buffers, MIB), "the new version"
-    await transfer.reset(after=heard_at)  # of a lease that was slow to hear
-    assert file.resets == 1
-    assert transfer.have.covers(MIB, 2 * MIB)
-    transfer.poison(Changed("big.bin"))
-    await transfer.reset(after=transfer.resets)
-    assert (file.resets, bool(transfer.have), buffers.in_use) == (2, False, 0)
+    assert list(transfer.have) == [(MIB, 2 * MIB)]
     await crew.aclose()
 
 
@@ -97,13 +102,14 @@ async def test_what_is_known_from_another_life_counts_no_more() -> None:
     transfer, buffers, crew = await opened(file)
     assert await write(transfer, buffers, 0)
     transfer.validators["a.example"] = '"old"'
-    await transfer.renew(0)  # nobody began it anew
+    await transfer.renew(transfer.spec)  # nobody began it anew
     assert transfer.have.covers(0, MIB)
-    await asyncio.gather(*(transfer.renew(7) for _ in range(3)))
+    another = replace(transfer.spec, life=7)
+    await asyncio.gather(*(transfer.renew(another) for _ in range(3)))
     assert (file.closed, file.resets, transfer.is_open) == (True, 0, False)
     assert not transfer.have and not transfer.validators
     await transfer.open(create=True)
     assert await write(transfer, buffers, MIB)
-    await transfer.renew(7)
+    await transfer.renew(another)
     assert transfer.is_open and transfer.have.covers(MIB, 2 * MIB)
     await crew.aclose()

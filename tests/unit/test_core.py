@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain
+
 import pytest
 
 from shoal.common.records import (
@@ -18,6 +22,7 @@ from shoal.common.records import (
     HostObservation,
     JobSpec,
     Layout,
+    Lease,
     LeaseRef,
     OriginKind,
     Outcome,
@@ -32,6 +37,7 @@ from shoal.coordinator.assigner import GRANTS_MAX
 from shoal.coordinator.core import RECONNECT_GRACE_S
 from shoal.coordinator.effects import (
     DropLease,
+    ObjectBegunAnew,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
@@ -409,29 +415,78 @@ def test_a_partial_file_that_nobody_finds_is_made_anew() -> None:
         made.say("a0", Heartbeat())
         granted = made.assign()["a0"]
     assert granted[0].kind is UnitKind.OPEN
+    assert lives_of(granted) == {0}, "it may be there all the time"
 
 
-def test_an_object_that_begins_anew_has_another_life_and_is_emptied_before() -> None:
+def lives_of(leases: Iterable[Lease]) -> set[int]:
+    return {lease.object.life for lease in leases if lease.object}
+
+
+def test_an_object_that_begins_anew_has_another_life() -> None:
     made = fleet(64 * MIB, agents=2)
     granted = open_object(made)
-    assert {(lease.life, lease.is_spoiled) for leases in granted.values() for lease in leases} == {(0, False)}
+    assert lives_of(chain(*granted.values())) == {0}
     lives: list[int] = []
     for failure in (Failure(code="changed", text="another ETag"), WRONG):
         ((agent_id, (lease, *_)), *_) = granted.items()
         assert made.report(agent_id, lease, Outcome.FAILED, failure=failure)
+        (begun,) = written(made.last, ObjectBegunAnew)
         made.pass_time(5.0)
         for each in ("a0", "a1"):
             made.say(each, Heartbeat())
         made.take()
         ((opener, (opening,)),) = made.assign().items()
-        assert (opening.kind, opening.is_spoiled) == (UnitKind.OPEN, True)
+        assert opening.kind is UnitKind.OPEN
         assert made.report(opener, opening, done=())
         granted = made.assign()
-        (life,) = {lease.life for leases in granted.values() for lease in leases}
-        assert life == opening.life
-        assert not any(lease.is_spoiled for leases in granted.values() for lease in leases)
-        lives.append(life)
-    assert 0 < lives[0] < lives[1]
+        assert lives_of([opening, *chain(*granted.values())]) == {begun.life}
+        lives.append(begun.life)
+    assert 0 < lives[0] < lives[1] < made.core.leases.next_token
+
+
+def test_a_restarted_coordinator_goes_on_from_the_life_that_is_stored() -> None:
+    made = fleet(64 * MIB)
+    granted = open_object(made)["a0"]
+    made.report("a0", granted[0], Outcome.FAILED, failure=WRONG)
+    (begun,) = written(made.last, ObjectBegunAnew)
+    again = Fleet(incarnation=2)
+    again.add()
+    again.core.jobs["j"].row.status = JobStatus.RUNNING
+    again.pass_time(0.1)
+    again.load(replace(granted[0].object or made.specs(1)[0], life=begun.life))
+    again.hello("a0")
+    assert lives_of(open_object(again)["a0"]) == {begun.life}
+
+
+def test_ranges_of_an_earlier_incarnation_end_with_the_life_that_they_are_of() -> None:
+    """Their object waits to be opened again: what they still bring must not count in the life that begins meanwhile."""
+    made = fleet(64 * MIB, agents=2)
+    held = open_object(made)
+    again = made.restart()
+    for agent_id, leases in held.items():
+        again.hello(agent_id, held=tuple(LeaseRef(lease.unit, lease.token) for lease in leases))
+    assert again.phase() is Phase.QUEUED
+    assert again.report("a0", held["a0"][0], Outcome.FAILED, failure=Failure(code="changed", text="another ETag"))
+    late = held["a1"][0]
+    assert not again.report("a1", late, done=((late.start, late.stop),))
+    assert (len(again.core.leases), again.core.jobs["j"].objects[1].done_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_an_object_that_changed_has_another_life_when_its_job_is_tried_again(attempts: int) -> None:
+    made = fleet(64 * MIB, attempts=attempts)
+    granted = open_object(made)["a0"]
+    made.report("a0", granted[0], Outcome.FAILED, failure=Failure(code="changed", text="another ETag"))
+    (begun,) = written(made.last, ObjectBegunAnew)
+    assert begun.life > 0
+    assert (made.phase() is None) == (attempts == 1)
+
+
+def test_what_an_agent_remembers_of_a_file_that_is_gone_is_of_an_earlier_life() -> None:
+    made = fleet(64 * MIB)
+    granted = open_object(made)["a0"]
+    made.report("a0", granted[0], Outcome.FAILED, failure=Failure(code="busy", text="it was published by another run"))
+    assert len(written(made.last, ObjectBegunAnew)) == 1
 
 
 # ---- leases and sessions ----------------------------------------------------------------------------------------------

@@ -221,6 +221,43 @@ def test_a_wrong_digest_of_the_whole_begins_the_object_anew() -> None:
     fleet.check_copies()
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_an_agent_holds_of_an_earlier_life_counts_for_nothing(restarts: bool) -> None:
+    """It was away when the object was begun anew, and is the first to tell what it holds; no digest would show a mixture."""
+    fleet = fleet_of(2, 20 * MIB)
+    fleet.has_digests, fleet.version = False, "old"
+    while not fleet.copies["a1"].have:
+        fleet.step()
+    fleet.kill("a1")
+    fleet.version = "new"
+    while not fleet.rows[0].life:
+        fleet.step()
+    if restarts:
+        fleet.kill("a0")
+        fleet.restart()
+    fleet.revive("a1")
+    if restarts:
+        fleet.revive("a0")
+    assert fleet.run() is JobStatus.DONE
+    fleet.check_copies()
+    assert {copy.lives[1] for copy in fleet.copies.values()} == {fleet.rows[0].life}
+
+
+def test_what_was_published_before_an_object_begins_anew_is_published_again() -> None:
+    fleet = fleet_of(1, 20 * MIB, 200 * MIB)
+    fleet.has_digests, fleet.version = False, "old"
+    copy = fleet.copies["a0"]
+    while 1 not in copy.published:
+        fleet.step()
+    fleet.version = "new"
+    copy.published.discard(1)
+    del copy.have[0], copy.publish[1]
+    tell(fleet, "a0", lost=(0,))
+    assert fleet.run() is JobStatus.DONE
+    assert fleet.rows[0].life
+    fleet.check_copies()
+
+
 def test_a_failing_origin_is_asked_again_and_then_the_object_is_given_up() -> None:
     fleet = fleet_of(2)
     fleet.origin_fails = {2: [TIMEOUT] * 2, 23: [TIMEOUT] * 3}

@@ -14,6 +14,7 @@ from shoal.common.errors import NotFound
 from shoal.common.records import Failure, JobSpec, Layout, ObjectSpec, OriginKind, UnitKind
 from shoal.coordinator.effects import (
     DropLease,
+    ObjectBegunAnew,
     ObjectDone,
     ObjectFailed,
     ObjectRetried,
@@ -272,6 +273,36 @@ def test_a_retried_object_stays_queued_with_its_failures(store: Store) -> None:
     assert (row.status, row.failure) == (ObjectStatus.QUEUED, FAILURE)
 
 
+def test_an_object_that_is_begun_anew_keeps_its_life(store: Store) -> None:
+    first, second = with_objects(store, 10, 9)
+    store.apply([ObjectBegunAnew(first, 7), ObjectRetried(object_id=first, failures=1, failure=FAILURE)])
+    store.apply([ObjectBegunAnew(first, 1 << 62), ObjectFailed(object_id=first, failures=3, failure=FAILURE)])
+    store.apply([ObjectBegunAnew(99, 5)])  # of a job that is listed anew
+    store.close()
+    store.open()
+    failed = store.get_object(first)
+    assert failed is not None and (failed.status, failed.spec.life) == (ObjectStatus.FAILED, 1 << 62)
+    store.apply([RequeueFailed("j1")])
+    assert [found.life for found, _ in store.queued_objects("j1", None, 9)] == [1 << 62, 0]
+    assert [row.spec.life for row in store.list_objects("j1")] == [1 << 62, 0]
+    store.add_objects("j1", [spec("0.bin", 11)])
+    again = store.get_object(first)
+    assert again is not None and (again.spec.size, again.spec.life) == (11, 1 << 62)
+    assert [found.object_id for found, _ in store.queued_objects("j1", None, 9)] == [first, second]
+
+
+def test_a_digest_that_an_agent_computed_ends_with_the_life_that_it_is_of(store: Store) -> None:
+    """Of a replicated job: it is computed while others still bring theirs, and one of them may find that it changed."""
+    named, nameless = with_objects(store, 10, 9)
+    store.add_objects("j1", [spec("1.bin", 9, digest="")])
+    store.apply([done(named, digest="sha256:00"), done(nameless), done(nameless)])
+    store.apply([ObjectBegunAnew(named, 5), ObjectBegunAnew(nameless, 6)])
+    found = {row.spec.object_id: row for row in store.list_objects("j1")}
+    assert {row.status for row in found.values()} == {ObjectStatus.QUEUED}
+    assert (found[named].spec.digest, found[nameless].spec.digest) == ("sha256:00", "")
+    assert [row.object_id for row, _ in store.queued_objects("j1", None, 9)] == [named, nameless]
+
+
 def test_success_forgets_the_last_failure_but_not_the_count(store: Store) -> None:
     (object_id,) = with_objects(store, 10)
     store.apply([ObjectRetried(object_id=object_id, failures=2, failure=FAILURE), done(object_id)])
@@ -415,6 +446,7 @@ _MAKERS: dict[str, Callable[[int, int], Write]] = {
     "done": lambda object_id, n: done(object_id, size=n),
     "failed": lambda object_id, n: ObjectFailed(object_id=object_id, failures=n, failure=FAILURE),
     "retried": lambda object_id, n: ObjectRetried(object_id=object_id, failures=n, failure=FAILURE),
+    "anew": ObjectBegunAnew,
     "lease": lambda _, n: lease(f"o{n % 3}", n),
     "drop": lambda _, n: DropLease(f"o{n % 3}"),
     "requeue": lambda _, n: RequeueFailed(("j1", "j2", "none")[n % 3]),

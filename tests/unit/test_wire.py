@@ -142,7 +142,9 @@ intervals = tuples(st.tuples(counts, counts).map(lambda pair: (min(pair), max(pa
 refs = st.builds(LeaseRef, names, counts)
 failures = st.builds(Failure, code=names, text=texts, retryable=st.booleans())
 capacities = st.builds(Capacity, slots=counts, units_max=counts, bytes_max=counts)
-specs = st.builds(ObjectSpec, object_id=counts, path=texts, size=sizes, digest=texts, etag=texts, url=texts)
+specs = st.builds(
+    ObjectSpec, object_id=counts, path=texts, size=sizes, digest=texts, etag=texts, url=texts, life=counts
+)
 positive = st.integers(1, 2**31 - 1)
 pairs = tuples(st.tuples(texts, texts))
 tallies = tuples(st.tuples(int32s, counts))
@@ -262,6 +264,7 @@ def inventories(draw: st.DrawFn) -> SwarmInventory:
         have=have.to_bytes(draw(st.integers(38, 40)), "little"),
         published=draw(numbers),
         digests=draw(tuples(st.builds(ChunkDigest, chunk=counts, digest=digests))),
+        lives=draw(numbers),
     )
 
 
@@ -409,6 +412,7 @@ coordinator_messages = st.one_of(
         reset=numbers,
         give_up=numbers,
         ended=st.booleans(),
+        lives=numbers,
         seq=counts,
     ),
     st.builds(HeartbeatAck, counts),

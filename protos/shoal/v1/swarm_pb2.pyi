@@ -53,7 +53,7 @@ class PublishOrder(_message.Message):
     def __init__(self, object_id: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class SwarmOrders(_message.Message):
-    __slots__ = ("job_id", "token", "peers", "fetch", "drop", "vouch", "publish", "reset", "give_up", "ended", "seq")
+    __slots__ = ("job_id", "token", "peers", "fetch", "drop", "vouch", "publish", "reset", "give_up", "ended", "seq", "lives")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class SwarmOrders(_message.Message):
     GIVE_UP_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
+    LIVES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     token: int
     peers: _containers.RepeatedCompositeFieldContainer[PeerAddress]
@@ -76,23 +77,26 @@ class SwarmOrders(_message.Message):
     give_up: _containers.RepeatedScalarFieldContainer[int]
     ended: bool
     seq: int
-    def __init__(self, job_id: _Optional[str] = ..., token: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., fetch: _Optional[_Iterable[_Union[FetchOrder, _Mapping]]] = ..., drop: _Optional[_Iterable[int]] = ..., vouch: _Optional[_Iterable[int]] = ..., publish: _Optional[_Iterable[_Union[PublishOrder, _Mapping]]] = ..., reset: _Optional[_Iterable[int]] = ..., give_up: _Optional[_Iterable[int]] = ..., ended: bool = ..., seq: _Optional[int] = ...) -> None: ...
+    lives: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job_id: _Optional[str] = ..., token: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., fetch: _Optional[_Iterable[_Union[FetchOrder, _Mapping]]] = ..., drop: _Optional[_Iterable[int]] = ..., vouch: _Optional[_Iterable[int]] = ..., publish: _Optional[_Iterable[_Union[PublishOrder, _Mapping]]] = ..., reset: _Optional[_Iterable[int]] = ..., give_up: _Optional[_Iterable[int]] = ..., ended: bool = ..., seq: _Optional[int] = ..., lives: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SwarmInventory(_message.Message):
-    __slots__ = ("job_id", "token", "chunks", "have", "published", "digests")
+    __slots__ = ("job_id", "token", "chunks", "have", "published", "digests", "lives")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    LIVES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     token: int
     chunks: int
     have: bytes
     published: _containers.RepeatedScalarFieldContainer[int]
     digests: _containers.RepeatedCompositeFieldContainer[ChunkDigest]
-    def __init__(self, job_id: _Optional[str] = ..., token: _Optional[int] = ..., chunks: _Optional[int] = ..., have: _Optional[bytes] = ..., published: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[ChunkDigest, _Mapping]]] = ...) -> None: ...
+    lives: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job_id: _Optional[str] = ..., token: _Optional[int] = ..., chunks: _Optional[int] = ..., have: _Optional[bytes] = ..., published: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[ChunkDigest, _Mapping]]] = ..., lives: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ChunkDigest(_message.Message):
     __slots__ = ("chunk", "digest")

@@ -158,20 +158,22 @@ class Interval(_message.Message):
     def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ...) -> None: ...
 
 class ObjectSpec(_message.Message):
-    __slots__ = ("object_id", "path", "size", "digest", "etag", "url")
+    __slots__ = ("object_id", "path", "size", "digest", "etag", "url", "life")
     OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
     object_id: int
     path: str
     size: int
     digest: str
     etag: str
     url: str
-    def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
+    life: int
+    def __init__(self, object_id: _Optional[int] = ..., path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., etag: _Optional[str] = ..., url: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
 
 class JobSpec(_message.Message):
     __slots__ = ("job_id", "source", "origin", "layout", "destination", "endpoints", "repo_kind", "repo_id", "revision", "commit", "force", "total_bytes", "total_objects", "delivery", "profile", "unpack", "unpack_format", "chunks", "verify_everywhere", "collect", "tool", "nas", "licenses", "pinned")
@@ -420,7 +422,7 @@ class ChunkSizes(_message.Message):
     def __init__(self, chunk_bytes: _Optional[int] = ..., small_bytes_max: _Optional[int] = ..., bundle_bytes_max: _Optional[int] = ..., bundle_objects_max: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s", "profile", "give_up_code", "life", "is_spoiled")
+    __slots__ = ("unit", "token", "kind", "job_id", "object", "start", "stop", "remaining", "ttl_s", "profile", "give_up_code")
     UNIT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -432,8 +434,6 @@ class Lease(_message.Message):
     TTL_S_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     GIVE_UP_CODE_FIELD_NUMBER: _ClassVar[int]
-    LIFE_FIELD_NUMBER: _ClassVar[int]
-    IS_SPOILED_FIELD_NUMBER: _ClassVar[int]
     unit: str
     token: int
     kind: UnitKind
@@ -445,9 +445,7 @@ class Lease(_message.Message):
     ttl_s: float
     profile: bool
     give_up_code: int
-    life: int
-    is_spoiled: bool
-    def __init__(self, unit: _Optional[str] = ..., token: _Optional[int] = ..., kind: _Optional[_Union[UnitKind, str]] = ..., job_id: _Optional[str] = ..., object: _Optional[_Union[ObjectSpec, _Mapping]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., remaining: _Optional[int] = ..., ttl_s: _Optional[float] = ..., profile: bool = ..., give_up_code: _Optional[int] = ..., life: _Optional[int] = ..., is_spoiled: bool = ...) -> None: ...
+    def __init__(self, unit: _Optional[str] = ..., token: _Optional[int] = ..., kind: _Optional[_Union[UnitKind, str]] = ..., job_id: _Optional[str] = ..., object: _Optional[_Union[ObjectSpec, _Mapping]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., remaining: _Optional[int] = ..., ttl_s: _Optional[float] = ..., profile: bool = ..., give_up_code: _Optional[int] = ...) -> None: ...
 
 class LeaseRef(_message.Message):
     __slots__ = ("unit", "token")
