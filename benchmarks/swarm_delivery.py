@@ -73,10 +73,12 @@ def deliver(
 
     prepare: is called when the fleet stands, just before the clock starts.
     """
+    started = time.perf_counter()
     fleet.start_coordinator()
     for name, machine in machines.items():
         fleet.start_agent(name, machine)
     fleet.await_agents(len(machines))
+    ready_s = time.perf_counter() - started
     assert origin.pid is not None
     folders = {name: fleet.root(name) / DESTINATION for name in machines}
     events = Events(fleet, folders, half, kill=kill, join=join)
@@ -97,6 +99,7 @@ def deliver(
         raise RunFailed("it was over before the half: nothing was killed, nobody joined")
     for folder in set(folders.values()):
         verify(payload, folder)
+    cpu = sum(cost.cpu_s for cost in costs.values())
     figures = {
         "tool": "shoal",
         "agents": len(machines),
@@ -107,11 +110,13 @@ def deliver(
         "joined_s": None if events.joined_at is None else events.joined_at - began,
         "sent_ratio": None if sent is None else sent / payload.size,
         "origin_cpu_s": origin_cpu_s,
-        "cpu_s": sum(cost.cpu_s for cost in costs.values()),
+        "cpu_s": cpu,
+        "whole_s": ready_s + wall_s,
+        "whole_cpu_s": fleet.start_cpu_s + cpu,
         "peak_bytes": max(cost.peak_bytes for name, cost in costs.items() if name != "coordinator"),
         "processes": {name: asdict(cost) for name, cost in costs.items()},
     }
-    return figures | rates(payload, len(folders), wall_s, float(figures["cpu_s"]))
+    return figures | rates(payload, len(folders), wall_s, cpu)
 
 
 def rates(payload: Payload, agents: int, wall_s: float, cpu: float) -> dict[str, float]:

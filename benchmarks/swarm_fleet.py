@@ -205,6 +205,11 @@ class Fleet:
         """What was spent up to here does not count."""
         self._before = {name: _cost(process.pid) for name, process in self._processes.items()}
 
+    @property
+    def start_cpu_s(self) -> float:
+        """What the daemons had spent when `begin` was called."""
+        return sum(cost.cpu_s for cost in self._before.values())
+
     def costs(self) -> dict[str, Cost]:
         """Of every daemon since `begin`, or since its start if that was later. Peaks are over its whole life."""
         now = {name: self._final.get(name) or _cost(process.pid) for name, process in self._processes.items()}

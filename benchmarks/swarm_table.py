@@ -127,6 +127,11 @@ def _comparison(cell: Mapping[str, Any]) -> list[str]:
         wall = (median(ours, "wall_s") or 0) / (median(runs, "wall_s") or 1)
         cpu = (median(ours, "cpu_s") or 0) / (median(runs, "cpu_s") or 1)
         lines.append(f"{agents} nodes: Shoal takes {wall:.2f} of {tool}'s time and {cpu:.2f} of its CPU.")
+        whole = [
+            f"{_text(median(each, 'whole_s'))} s and {_text(median(each, 'whole_cpu_s'))} CPU s"
+            for each in (ours, runs)
+        ]
+        lines[-1] += f" From the first process on (Ray's end included): {whole[0]} against {whole[1]}."
     return lines
 
 
