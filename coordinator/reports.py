@@ -202,8 +202,10 @@ class ReportBook:
             self.give_back(lease)
             lease.left.clear()
         if result.failure is not None:
-            # Ranges fail together when their origin does: those granted before the last failure belong to it.
-            if lease.granted_at > obj.failed_at or not result.failure.retryable:
+            # Ranges fail together when their origin does: those granted before the last failure belong to it. Of wrong bytes
+            # all leases are over once they are known, so a report of them tells something new.
+            is_wrong = issubclass(error_class(result.failure.code), (Changed, VerificationFailed))
+            if lease.granted_at > obj.failed_at or is_wrong or not result.failure.retryable:
                 self._object_failed(agent, job, obj, result.failure, now, transfer=True)
         elif obj.phase is Phase.RANGES:
             self._maybe_ready(job, obj, now)

@@ -332,8 +332,12 @@ class SwarmReports:
             self._give_up(job, swarm, known.object_id, known.failures, failure)
             return
         self._effects.writes.append(ObjectRetried(object_id=known.object_id, failures=known.failures, failure=failure))
-        if known.voucher:
-            swarm.draft(known.voucher).vouch.append(known.object_id)
+        voucher = job.replication.replicas.get(known.voucher) if job.replication is not None else None
+        if voucher is not None and voucher.is_active and swarm.swarm.member(voucher.agent_id) is not None:
+            swarm.draft(voucher.agent_id).vouch.append(known.object_id)
+        else:  # who has vouched for it before is gone, or its copy is complete
+            known.voucher = ""
+            swarm.unvouched.add(known.object_id)
         known.vouched = known.etag = ""
         if known.object_id in swarm.unknown_sizes:
             swarm.table.forget_size(known.position)

@@ -444,6 +444,22 @@ def test_an_object_that_begins_anew_has_another_life() -> None:
     assert 0 < lives[0] < lives[1] < made.core.leases.next_token
 
 
+@pytest.mark.parametrize("failure", [Failure(code="changed", text="another ETag"), WRONG], ids=["changed", "wrong"])
+def test_wrong_bytes_count_also_where_another_range_has_failed_since_theirs_was_granted(failure: Failure) -> None:
+    """Who goes on may be an agent that has seen nothing of the earlier version: it would add the new one's bytes to it."""
+    made = fleet(256 * MIB, agents=2)
+    made.pass_time(1.0)
+    granted = open_object(made)
+    made.pass_time(1.0)
+    mine = granted["a0"][0]
+    assert made.report("a0", mine, Outcome.PARTIAL, done=((mine.start, mine.start + 1),))
+    assert made.report("a1", granted["a1"][0], Outcome.FAILED, failure=TIMEOUT)
+    made.pass_time(1.0)
+    assert made.report("a0", mine, Outcome.FAILED, failure=failure)
+    assert len(written(made.last, ObjectBegunAnew)) == 1
+    assert (made.phase(), made.core.jobs["j"].objects[1].done_bytes) == (Phase.QUEUED, 0)
+
+
 def test_a_restarted_coordinator_goes_on_from_the_life_that_is_stored() -> None:
     made = fleet(64 * MIB)
     granted = open_object(made)["a0"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shoal.common.records import Failure, Outcome
@@ -254,6 +256,25 @@ def test_what_was_published_before_an_object_begins_anew_is_published_again() ->
     del copy.have[0], copy.publish[1]
     tell(fleet, "a0", lost=(0,))
     assert fleet.run() is JobStatus.DONE
+    assert fleet.rows[0].life
+    fleet.check_copies()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_somebody_vouches_for_what_begins_anew_when_who_vouched_for_it_is_gone(restarts: bool) -> None:
+    """It died, maybe before the coordinator did, which has read in its store that the object was vouched for."""
+    fleet = SwarmFleet(20 * MIB, 200 * MIB)
+    fleet.has_digests, fleet.version = False, "old"
+    gone = fleet.join("gone")
+    while 1 not in gone.published:
+        fleet.step()
+    fleet.version = "new"
+    fleet.kill("gone")
+    if restarts:
+        fleet.rows[0] = replace(fleet.rows[0], vouched="sha256:00", etag="old")
+        fleet.restart()
+    fleet.join("heir")
+    assert fleet.run(steps_max=300) is JobStatus.DONE
     assert fleet.rows[0].life
     fleet.check_copies()
 
