@@ -152,11 +152,13 @@ class Partial:
         self._writer.close()
 
     def check_ours(self) -> None:
-        """Raise Busy when the name of the partial file no longer stands for the file that is open here."""
+        """Raise Busy when the name of the partial file no longer stands for the file that is open here, NotWritable when none tells."""
         try:
             stat = self._root.stat_beneath(self.path)
         except FileNotFoundError:
             stat = None
+        except OSError as error:
+            raise disk_error(error, self._thing) from error
         if stat is None or (stat.st_dev, stat.st_ino) != self._inode:
             raise Busy(self._thing, cause="its partial file was published or removed by another agent meanwhile")
 

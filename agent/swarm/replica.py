@@ -283,7 +283,11 @@ class Replica:
             return
         if self.is_ready:
             self.peers.update((peer.number, peer) for peer in orders.peers)
-            self.perform(self.book.obey(orders))
+            try:
+                self.perform(self.book.obey(orders))
+            except ShoalError as error:  # a rule of this agent forbids an object; the session is sound
+                self.fail(error)
+                return
             for kept in self.objects:
                 kept.wake()
             self._news()

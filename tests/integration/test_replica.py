@@ -17,7 +17,9 @@ import pytest
 from blake3 import blake3
 
 from shoal.agent.storage.destination import Destination
+from shoal.agent.swarm.objects import Objects
 from shoal.common.chunks import ChunkSizes
+from shoal.common.errors import Refused
 from shoal.common.records import ObjectSpec, Outcome
 from shoal.common.swarm_records import MIXED, ORIGIN, FetchOrder, PublishOrder
 from support.contents import SyntheticFile, read_all
@@ -518,6 +520,23 @@ async def test_a_disk_that_takes_no_more_fails_the_copy(tmp_path: Path) -> None:
         report = await one.ended()
         assert report.outcome is Outcome.FAILED and report.failure is not None
         assert report.failure.code == "not-writable"
+
+
+async def test_an_order_for_what_this_agents_rules_forbid_fails_the_copy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: dict[str, object] = {"big.bin": BIG}
+    async with FaultOrigin(files) as origin, node(1, tmp_path, specs_of(origin, files)) as one:
+        await one.join()
+
+        def refuse(self: Objects, position: int) -> None:
+            raise Refused("big.bin", cause="it is larger than security.max_object_size")
+
+        monkeypatch.setattr(Objects, "get", refuse)
+        one.obey(reset=(10,))
+        report = await one.ended()
+        assert report.outcome is Outcome.FAILED and report.failure is not None
+        assert report.failure.code == "refused"
 
 
 async def test_slots_bound_what_is_under_way(tmp_path: Path) -> None:
