@@ -62,7 +62,7 @@ def everything_said(fleet: Fleet) -> bytes:
 def test_three_agents_and_two_profiles(fleet: Fleet, stores: tuple[Store, Store], tmp_path: Path) -> None:
     one, two = stores
     one.rate = (
-        4 * MIB
+        MIB // 4
     )  # no more than a busy machine takes: what it is behind with is lost where a range is shared out anew
     fleet.start(*AGENTS)
     first = fleet.submit("s3://models/v1/", "--to", tmp_path / "a", "--profile", "one")
@@ -73,7 +73,7 @@ def test_three_agents_and_two_profiles(fleet: Fleet, stores: tuple[Store, Store]
     assert delivered(tmp_path / "a") == {"big.bin": BIG}
     assert delivered(tmp_path / "b") == {f"{n:03}.txt": b"%d\n" % n * 20 for n in range(200)}
     assert (big.bytes_fetched, small.objects_done) == (len(BIG), 200)
-    assert len(BIG) <= one.log.bytes_served() <= len(BIG) * 1.05
+    assert len(BIG) <= one.log.bytes_served() <= len(BIG) * 1.25
     assert len(two.log.objects) == 200
     said = everything_said(fleet)
     for secret in (*FIRST, *SECOND, *SIGNED):
