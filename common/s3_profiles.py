@@ -70,7 +70,7 @@ class S3Profiles:
             return found
 
     def prepare(self) -> None:
-        """Read, in advance, what botocore has to say of stores: else the first job from one waits a third of a second for it.
+        """Read, in advance, what botocore has to say of stores: else the first job from one waits for that.
 
         Only for profiles of the configuration that need nobody's answer, and asks none. What is wrong with one is told when it is used.
         """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from .secrets import redact
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A commit's id, as the Hub writes it; what else a revision may be is a name."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -17,6 +16,7 @@ from ..common.logs import get_logger
 from ..common.records import Delivery, Failure, JobSpec, Layout, OriginKind
 from ..common.selection import Selection
 from ..common.uri import HubUri, SourceUri, parse_uri
+from ..common.uri_records import COMMIT
 from ..common.views import SubmitRequest
 from .collecting import Collections
 from .core import Core
@@ -27,7 +27,6 @@ from .store.runner import StoreRunner
 
 log = get_logger("planner")
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 OpenSource = Callable[[SourceRequest], Source]
 
@@ -92,7 +91,7 @@ def _pinned(uri: SourceUri, commit: str) -> dict[str, str]:
         return {}
     if not isinstance(uri, HubUri):
         raise UsageError(uri.canonical(), cause="it has no commits", remedy="leave the commit out")
-    if not _COMMIT.fullmatch(commit):
+    if not COMMIT.fullmatch(commit):
         raise UsageError(
             f"commit {commit!r}", cause="it is not 40 hex digits", remedy="name a branch or tag as the revision"
         )

@@ -264,9 +264,8 @@ class ReportBook:
             job.excluded[agent.agent_id] = now + EXCLUDED_S
             obj.unseen += 1
             if obj.unseen >= self._attempts and obj.phase is not Phase.QUEUED:
-                self._start_over(
-                    job, obj
-                )  # its partial file is really gone, or all of them are blind: who opens it will see
+                # Its partial file is really gone, or all of them are blind: who opens it will see.
+                self._start_over(job, obj)
             return
         if issubclass(kind, (NoSpace, NotWritable)):
             self.end_with(job, failure)

@@ -121,8 +121,8 @@ def make_coordinator(
 ) -> Coordinator:
     """A coordinator that is not started yet.
 
-    stores: shared with ``open_one``: each of them costs a third of a second; work_folder: of partitioned tables; those of the
-    settings unless given.
+    stores: shared with ``open_one``, because each of them reads all that botocore knows of stores; work_folder: of partitioned
+    tables; those of the settings unless given.
     """
     tables = settings.coordinator.tables or settings.coordinator.state / "collect"
     return Coordinator(

@@ -27,8 +27,8 @@ from ...common.errors import UnsafeName, UsageError
 from ...common.manifest import WORK_FOLDER, open_finished
 from ...common.paths import SafeRoot, safe_relative_path
 from ...common.records import JobSpec, Layout, ObjectSpec, OriginKind
+from ...common.uri_records import COMMIT
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?")
 _REPO_KINDS = frozenset({"model", "dataset", "space"})
@@ -217,7 +217,7 @@ class HubCacheLayout:
         """Point the revision that the user named at the commit, as the client does: not when it is a commit itself, or was asked for
         at a commit that is not its own any more."""
         revision = self._job.revision or _DEFAULT_REVISION
-        if self._job.pinned or revision == self._job.commit or _COMMIT.fullmatch(revision):
+        if self._job.pinned or revision == self._job.commit or COMMIT.fullmatch(revision):
             return
         path = f"{self.base}/refs/{safe_relative_path(revision)}"
         self._root.makedirs_beneath(path.rpartition("/")[0])

@@ -60,7 +60,7 @@ def object_key(job: JobSpec, spec: ObjectSpec) -> str:
 
     Where the publisher names no version at all, the job is the version: nothing would notice bytes of two mixed in one file.
     Each life of an object that was begun anew has a key of its own, too: an agent that has yet to hear of it, as one that is cut off
-    from its coordinator, goes on with the file of the life that it knows, and spoils nothing.
+    from its coordinator, goes on with the file of the life that it knows, and its bytes are mixed with nobody's.
     """
     version = [spec.digest] if spec.digest else [spec.etag, job.commit]
     if not any(version):

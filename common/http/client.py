@@ -42,12 +42,12 @@ class HttpClient:
         user_agent: str,
         tls: TlsOptions = TlsOptions(),  # noqa: B008 (frozen)
         proxies: Mapping[str, str] | None = None,
-        https_only: bool | Callable[[], bool] = False,
+        https_only: Callable[[], bool] = lambda: False,
         refuse_address: Callable[[str], str] | None = None,
         check_host: Callable[[str], None] | None = None,
     ) -> None:
-        """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: refuse every http URL; a
-        call is asked for each, where that may change.
+        """``proxies``: as ``proxies_from_environ`` returns them; None for none. ``https_only``: whether every http URL
+        is refused; asked for each, because that may change.
 
         ``refuse_address``: says why an address must not be connected to, "" where it may; asked after a name was resolved. What a
         proxy connects to is the proxy's business. ``check_host``: raises Refused for a host that nothing may be asked of, redirects
@@ -57,7 +57,7 @@ class HttpClient:
         self._limits = limits
         self._user_agent = user_agent
         self._proxies = ProxyChooser(proxies)
-        self._https_only: Callable[[], bool] = https_only if callable(https_only) else lambda: https_only
+        self._https_only = https_only
         self._check_host = check_host
         dialer = Dialer(tls=TlsContexts(tls), limits=limits, user_agent=user_agent, refuse_address=refuse_address)
         self._pool = Pool(dialer.dial, connections_per_host=limits.connections_per_host, idle_s=limits.idle_s)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UnsafeName
 from ..manifest import ManifestEntry
 from ..paths import SafeRoot
+from ..uri_records import COMMIT
 from .deletion import (
     DeletionPlan,
     exists,
@@ -22,7 +23,7 @@ from .deletion import (
     strangers,
     work_files,
 )
-from .hub_cache import COMMIT, CachedRepo, read_repo
+from .hub_cache import CachedRepo, read_repo
 from .records import Model
 
 _HASH = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})(?:\.[0-9a-f]+)?(?:\.incomplete)?")

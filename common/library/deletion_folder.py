@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from ..manifest import WORK_FOLDER, ManifestEntry
 from ..paths import SafeRoot
+from ..uri_records import COMMIT
 from . import deletion
 from .deletion import DeletionPlan, exists, freed, gone, kept_of, names_in, parents_of, strangers, work_files
 from .folders import CLIENT, MANIFEST, METADATA, FolderSource, read_folder
-from .hub_cache import COMMIT, model_id
+from .hub_cache import model_id
 from .records import Model, ModelFile
 
 _CLIENT_TOP = (".cache/huggingface/CACHEDIR.TAG", ".cache/huggingface/.gitignore")

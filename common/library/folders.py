@@ -17,7 +17,8 @@ from ..errors import NotFound, ShoalError, StateDamaged, UnsafeName
 from ..manifest import MANIFEST_NAME, WORK_FOLDER, ManifestEntry, read_manifest
 from ..paths import SafeRoot
 from ..uri import HubUri, S3Uri, parse_uri
-from .hub_cache import COMMIT, DEPTH_MAX, model_id, read_config
+from ..uri_records import COMMIT
+from .hub_cache import DEPTH_MAX, model_id, read_config
 from .naming import family_of, owner_of
 from .quantization import group_files, labels_of
 from .records import Model, ModelFile, Place, Revision

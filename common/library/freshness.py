@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ..errors import ShoalError
 from ..uri import HubUri, parse_uri
-from .hub_cache import COMMIT
+from ..uri_records import COMMIT
 from .records import Check, Freshness, Model, Revision
 
 AskCommit = Callable[[HubUri], Awaitable[str]]

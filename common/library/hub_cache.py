@@ -17,13 +17,13 @@ from typing import Any, Final, cast
 
 from ..errors import UnsafeName
 from ..paths import SafeRoot
+from ..uri_records import COMMIT
 from .naming import family_of, owner_of
 from .quantization import group_files, labels_of
 from .records import Model, ModelFile, Place, Revision
 
 KINDS: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 REPO_FOLDER: Final = re.compile(r"(models|datasets|spaces)--(?!-)[A-Za-z0-9_.-]{1,240}")
-COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 BLOB: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 IGNORED: Final = frozenset({".DS_Store"})  # of the client's own list
 CONFIG_BYTES_MAX: Final = 1 << 20

@@ -21,13 +21,13 @@ from ...common.errors import NotFound, ProtocolViolation, UsageError
 from ...common.hub_errors import repo_path
 from ...common.records import ObjectSpec, OriginKind
 from ...common.uri import HubUri, check_revision
+from ...common.uri_records import COMMIT
 from .base import Resolved, SourceContext, SourceRequest
 from .hub_api import HubApi, JsonObject
 from .intake import Intake, shown
 
 DEFAULT_REVISION: Final = "main"
 LICENSES_CHARACTERS_MAX: Final = 4096
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,7 +47,7 @@ class HubSource:
         if request.revision:
             uri = replace(uri, revision=check_revision(request.revision))
         self._revision = uri.revision or DEFAULT_REVISION
-        if request.commit and _COMMIT.fullmatch(self._revision) and request.commit != self._revision:
+        if request.commit and COMMIT.fullmatch(self._revision) and request.commit != self._revision:
             raise UsageError(str(uri), cause=f"it is a commit itself, not {request.commit}", remedy="name one of them")
         self._is_pinned = bool(request.commit)
         self._asked = request.commit or self._revision
@@ -79,7 +79,7 @@ class HubSource:
         for endpoint in self._context.hub_endpoints:
             policy.check_denied_host(urlsplit(endpoint).hostname or "")
             policy.check_encrypted(endpoint, f"Hub at {endpoint}")
-        is_known = _COMMIT.fullmatch(self._asked) and not policy.rules_licenses
+        is_known = COMMIT.fullmatch(self._asked) and not policy.rules_licenses
         self._commit = self._asked if is_known else await self._ask_commit()
         return Resolved(
             source=self._uri.canonical(),
@@ -123,7 +123,7 @@ class HubSource:
         query = "expand=sha&expand=cardData&expand=tags" + ("" if self._uri.kind == "space" else "&expand=gated")
         answer = await self._api.get_object(f"{path}?{query}")
         commit, repo_id = answer.get("sha"), answer.get("id")
-        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise _malformed(self._uri, "the Hub names no commit for it")
         if isinstance(repo_id, str):
             # A repo that was renamed is answered for under its new name, which the rules may refuse.
@@ -233,7 +233,7 @@ def _size_and_digest(entry: JsonObject) -> tuple[int | None, str]:
         return None, ""
     if oid is None:
         return size, ""
-    if not isinstance(oid, str) or not (_SHA256 if lfs else _COMMIT).fullmatch(oid):
+    if not isinstance(oid, str) or not (_SHA256 if lfs else COMMIT).fullmatch(oid):
         return None, ""
     return size, f"{SHA256 if lfs else GIT_SHA1}:{oid}"
 

@@ -61,9 +61,8 @@ def everything_said(fleet: Fleet) -> bytes:
 
 def test_three_agents_and_two_profiles(fleet: Fleet, stores: tuple[Store, Store], tmp_path: Path) -> None:
     one, two = stores
-    one.rate = (
-        MIB // 4
-    )  # no more than a busy machine takes: what it is behind with is lost where a range is shared out anew
+    # No more than a busy machine takes: what it is behind with is lost where a range is shared out anew.
+    one.rate = MIB // 4
     fleet.start(*AGENTS)
     first = fleet.submit("s3://models/v1/", "--to", tmp_path / "a", "--profile", "one")
     second = fleet.submit("s3://data/set/", "--to", tmp_path / "b", "--profile", "two")

@@ -61,9 +61,8 @@ def test_many_small_files_cost_one_resolve_each(shoal: Shoal, hub: StandInHub, t
 def test_a_big_file_needs_little_memory(shoal: Shoal, hub: StandInHub, tmp_path: Path) -> None:
     import hashlib
 
-    hub.faults.connection_rate = (
-        8 * MIB
-    )  # no more than a busy machine takes: what it is behind with is lost where a piece is split
+    # No more than a busy machine takes: what it is behind with is lost where a piece is split.
+    hub.faults.connection_rate = 8 * MIB
     run = shoal.get("hf://acme/big", "--to", tmp_path / "to")
     assert run.peak_rss_bytes < MEMORY_BYTES
     with (tmp_path / "to/model.safetensors").open("rb") as file:

@@ -449,7 +449,7 @@ async def test_the_limit_of_read(text: bytes):
 
 @both_loops
 async def test_requests_that_must_not_be_sent():
-    async with serving(OK) as server, client() as http, client(https_only=True) as strict:
+    async with serving(OK) as server, client() as http, client(https_only=lambda: True) as strict:
         with pytest.raises(Refused):
             await http.request(server.url("/\r\nX: y"))
         with pytest.raises(Refused):
