@@ -39,6 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInHub]
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SHOAL_COORDINATOR_ADDRESS", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     with hub_in_thread([HubRepo("acme/tiny", FILES), HubRepo("acme/other", OTHER), HubRepo("acme/big", BIG)]) as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
